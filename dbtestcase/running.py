@@ -1,0 +1,225 @@
+"""One test class while it runs: its instance, the sandboxes of its databases, its class data, its present test.
+
+:class:`RunningClass` is all the private state of a test class in one place, so that the class itself, which lives in
+its users' namespace, carries a single attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from sqlalchemy import URL, Engine, make_url
+from sqlalchemy.orm import Session
+
+from dbtestcase import classdata, sandbox
+from dbtestcase.errors import DBTestCaseError, SchemaError
+from dbtestcase.postgres import Contents, Instance, expect, running_instance
+from dbtestcase.sandbox import Sandbox
+from dbtestcase.schema import SchemaPlan, plan
+
+if TYPE_CHECKING:
+    from dbtestcase.case import DatabaseTestCase
+
+__all__ = ["RunningClass", "contents_of", "expect_instance"]
+
+
+def plan_of(test_class: type[DatabaseTestCase]) -> SchemaPlan:
+    """Return what the class's ``schema`` asks for.
+
+    Raises:
+        SchemaError: The attribute holds something that is no schema.
+    """
+    return plan(
+        test_class._schema(),
+        owner=f"{test_class.__qualname__}.schema",
+        extensions=test_class.postgres.extensions,
+    )
+
+
+def contents_of(wanted: SchemaPlan) -> Contents:
+    """Translate a schema's plan into what a cluster is asked to hold."""
+
+    def prepare(instance: Instance) -> None:
+        wanted.create(lambda database: make_url(instance.url(database=database)), instance.execute)
+
+    return Contents(
+        fingerprint=wanted.fingerprint, prepare=prepare, token=wanted.token, background=wanted.background
+    )
+
+
+def expect_instance(test_class: type[DatabaseTestCase]) -> None:
+    """Boot the instance of a class that has yet to start, in the background."""
+    try:
+        wanted = plan_of(test_class)
+    except SchemaError:
+        return  # the class itself will say so, in its own setUpClass
+    expect(test_class.postgres, contents_of(wanted), owner=test_class.__qualname__)
+
+
+class RunningClass:
+    """A test class between its ``setUpClass`` and its last class cleanup. A context manager that undoes it all.
+
+    Attributes:
+        instance: The class's own PostgreSQL.
+        engine: Engine of its first database.
+        url: URL of its first database, isolated for whoever makes an engine from it.
+    """
+
+    def __init__(self, test_class: type[DatabaseTestCase]) -> None:
+        self._class = test_class
+        self._undo = ExitStack()
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._class_data: list[str] = []
+        self._test: DatabaseTestCase | None = None
+        self.instance: Instance
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            wanted = plan_of(self._class)
+            self.instance = undo.enter_context(self._start(wanted))
+            for database in wanted.databases:
+                self._add_sandbox(database, undo)
+            sandbox.activate(self._sandboxes)
+            undo.callback(sandbox.deactivate)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    @property
+    def engine(self) -> Engine:
+        return self.main.engine
+
+    @property
+    def url(self) -> URL:
+        return self.main.url
+
+    @property
+    def main(self) -> Sandbox:
+        """The sandbox of the first database."""
+        return next(iter(self._sandboxes.values()))
+
+    def sandbox(self, database: str | None) -> Sandbox:
+        """Return the sandbox of one of the class's databases, of the first one for ``None``.
+
+        Raises:
+            DBTestCaseError: The class has no database of this name.
+        """
+        if database is None:
+            return self.main
+        try:
+            return self._sandboxes[database]
+        except KeyError:
+            raise DBTestCaseError(
+                f"{self._class.__qualname__} has no database {database!r}; it has "
+                f"{', '.join(map(repr, self._sandboxes))}.\n"
+                f"Name it in {self._class.__qualname__}.schema: schema = {{..., {database!r}: ...}}."
+            ) from None
+
+    def redirect(self, engine: Engine, database: str | None = None) -> None:
+        """Point an engine of the code under test to one of the class's databases."""
+        self.sandbox(database).redirect(engine)
+
+    def redirect_application(self) -> None:
+        """Redirect the engines that the class declares as those of the code under test."""
+        for engine in self._class.app_engines:
+            self.redirect(engine)
+
+    def add_database(self, database: str) -> None:
+        """Create an empty database that the schema did not name, and its sandbox."""
+        self.instance.execute(f'CREATE DATABASE "{database}"')
+        self._add_sandbox(database, self._undo)
+
+    def create_missing(self) -> None:
+        """Create in the running instance what the schema has gained since the instance was chosen."""
+        wanted = plan_of(self._class)
+        for database in wanted.databases:
+            if database not in self._sandboxes:
+                self.add_database(database)
+        wanted.create(self._plain_url, lambda _: None)
+
+    def make_class_data(self) -> None:
+        """Run ``setUpTestData`` and put what it left on the class within every test's reach."""
+        before = dict(vars(self._class))
+        with self.class_data_session() as session:
+            self._class.setUpTestData(session)
+            session.commit()
+            self._class_data = classdata.hand_out(self._class, before)
+
+    @contextmanager
+    def class_data_session(self) -> Iterator[Session]:
+        """The session that ``setUpTestData`` is given."""
+        with Session(self.engine) as session:
+            yield session
+
+    def begin_test(self, test: DatabaseTestCase) -> None:
+        """Open the sandboxes for a test; nothing is sent before the test's first statement."""
+        self._test = test
+        for each in self._sandboxes.values():
+            each.begin_test(test.id())
+
+    def end_test(self, test: DatabaseTestCase) -> None:
+        """Undo the test.
+
+        Raises:
+            IsolationBroken, LostCommit: The sandbox could not give the test what real connections would have.
+        """
+        if self._test is not test:
+            return
+        self._test = None
+        self.leave_test(test)
+        problems = [problem for each in self._sandboxes.values() for problem in each.end_test()]
+        if any(each.needs_fresh_database for each in self._sandboxes.values()):
+            self._replace_instance()
+        if problems:
+            raise _joined(problems)
+
+    def leave_test(self, test: DatabaseTestCase) -> None:
+        """Close what was made for the test outside its database: its session."""
+        session = test.__dict__.pop("session", None)
+        if isinstance(session, Session):
+            session.close()
+
+    def drop_test(self, test: DatabaseTestCase) -> None:
+        """End a test whose cleanups never ran, as those of a skipped test."""
+        if self._test is test:
+            self.end_test(test)
+
+    def session_for_test(self) -> Session:
+        """Return a new session on the class's engine."""
+        return Session(self.engine)
+
+    def _start(self, wanted: SchemaPlan) -> Any:
+        return running_instance(self._class.postgres, contents_of(wanted), owner=self._class.__qualname__)
+
+    def _add_sandbox(self, database: str, undo: ExitStack) -> None:
+        added = Sandbox(
+            self._plain_url(database),
+            owner=self._class.__qualname__,
+            isolation=self._class.isolation,
+        )
+        undo.callback(added.close)
+        self._sandboxes[database] = added
+
+    def _plain_url(self, database: str) -> URL:
+        return make_url(self.instance.url(database=database))
+
+    def _replace_instance(self) -> None:
+        """Go on with a fresh instance, after a test that ended our transaction and so may have changed this one."""
+        self.instance = self._undo.enter_context(self._start(plan_of(self._class)))
+        self._class.instance = self.instance
+        for database, each in self._sandboxes.items():
+            each.move_to(self._plain_url(database))
+        classdata.take_back(self._class, self._class_data)
+        self.make_class_data()
+
+
+def _joined(problems: list[Exception]) -> Exception:
+    """Return the first problem, with the others as notes, so that one error names them all."""
+    first, *others = problems
+    for other in others:
+        first.add_note(f"{type(other).__name__}: {other}")
+    return first
