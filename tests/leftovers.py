@@ -1,0 +1,43 @@
+"""Look for what a finished test run must not leave: servers of ours, and their directories.
+
+Run as ``python -m tests.leftovers``; exits with 1 and lists what it found.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+
+def servers() -> list[str]:
+    """Return a line for each running PostgreSQL server whose data directory is one of ours."""
+    found = []
+    for process in psutil.process_iter(["pid", "name", "cmdline"]):
+        command = process.info["cmdline"] or []
+        if process.info["name"] in ("postgres", "postmaster") and any("dbtestcase" in word for word in command):
+            found.append(f"process {process.info['pid']}: {' '.join(command)}")
+    return found
+
+
+def directories() -> list[str]:
+    """Return the directories of instances that lie in the usual temporary places."""
+    places = {Path("/dev/shm"), Path(tempfile.gettempdir()), Path("/tmp")}
+    return [str(found) for place in places if place.is_dir() for found in place.glob("*dbtestcase*")]
+
+
+def main() -> int:
+    """Wait briefly for servers that are on their way out, then report."""
+    deadline = time.monotonic() + 2
+    while (left := servers() + directories()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for line in left:
+        print(line, file=sys.stderr)
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""What several test modules need: running a small test case inside a test, and a schema to run it on."""
+
+from __future__ import annotations
+
+import unittest
+import warnings
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Customer(Base):
+    __tablename__ = "customer"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    orders: Mapped[list[Order]] = relationship(back_populates="customer")
+
+
+class Order(Base):
+    __tablename__ = "order"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    item: Mapped[str]
+    customer_id: Mapped[int] = mapped_column(ForeignKey("customer.id"))
+    customer: Mapped[Customer] = relationship(back_populates="orders")
+
+
+def run_case(*cases: type[unittest.TestCase]) -> unittest.TestResult:
+    """Run test classes as unittest would, tests in name order, and return the plain result."""
+    loader = unittest.TestLoader()
+    suite = unittest.TestSuite(loader.loadTestsFromTestCase(case) for case in cases)
+    result = unittest.TestResult()
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        suite.run(result)
+    return result
+
+
+def problems(result: unittest.TestResult) -> list[str]:
+    """Return the texts of all failures and errors; comparing with [] shows them when there are any."""
+    return [text for _, text in result.failures + result.errors]

@@ -1,0 +1,562 @@
+from __future__ import annotations
+
+import os
+import time
+import unittest
+from pathlib import Path
+from typing import ClassVar
+
+from sqlalchemy import Connection, MetaData, Table, Column, Integer, create_engine, func, inspect, select, text
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from dbtestcase import DatabaseTestCase, ThrowawayPostgres, errors
+from tests.support import Base, Customer, Order, problems, run_case
+
+FORBIDDEN = "postgresql+psycopg2://nobody@matters.invalid:5432/production"
+
+
+class ShopTestCase(DatabaseTestCase):
+    schema = Base
+
+
+def assert_goes_away(test: unittest.TestCase, folder: Path) -> None:
+    """Wait for a folder to be deleted; that is done aside, so that no class waits for it."""
+    deadline = time.monotonic() + 5
+    while folder.exists():
+        test.assertLess(time.monotonic(), deadline, f"{folder} is still there")
+        time.sleep(0.01)
+
+
+class LifeCycleTests(unittest.TestCase):
+    def test_hooks_run_in_the_order_that_unittest_users_expect(self):
+        calls: list[str] = []
+
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                calls.append("setUpTestData")
+
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                calls.append("setUpClass")
+
+            def setUp(self):
+                calls.append("setUp")
+                self.addCleanup(calls.append, "cleanup")
+
+            def tearDown(self):
+                calls.append("tearDown")
+
+            @classmethod
+            def tearDownClass(cls):
+                calls.append("tearDownClass")
+
+            def test_it(self):
+                calls.append("test")
+
+        result = run_case(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(
+            calls,
+            ["setUpTestData", "setUpClass", "setUp", "test", "tearDown", "cleanup", "tearDownClass"],
+        )
+
+    def test_schema_is_there_after_set_up_class(self):
+        class Shop(ShopTestCase):
+            def test_tables(self):
+                self.assertEqual(set(inspect(self.engine).get_table_names()), {"customer", "order"})
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_no_schema_is_an_empty_database(self):
+        class Empty(DatabaseTestCase):
+            def test_no_tables(self):
+                self.assertEqual(inspect(self.engine).get_table_names(), [])
+
+        self.assertEqual(problems(run_case(Empty)), [])
+
+    def test_server_and_directory_are_gone_after_the_class(self):
+        seen = {}
+
+        class Shop(ShopTestCase):
+            def test_it(self):
+                seen["pid"] = self.instance.server_pid
+                seen["directory"] = Path(self.instance.base_dir)
+                assert seen["directory"].is_dir()
+                os.kill(seen["pid"], 0)
+
+        result = run_case(Shop)
+
+        self.assertEqual(problems(result), [])
+        assert_goes_away(self, seen["directory"])
+        with self.assertRaises(ProcessLookupError):
+            os.kill(seen["pid"], 0)
+
+    def test_server_stops_when_set_up_class_raises(self):
+        seen = {}
+
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                seen["pid"] = cls.instance.server_pid
+                seen["directory"] = Path(cls.instance.base_dir)
+                raise RuntimeError("on purpose")
+
+            def test_it(self):
+                pass
+
+        class Later(ShopTestCase):
+            def test_it(self):
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+
+        result = run_case(Shop, Later)
+
+        self.assertEqual(len(result.errors), 1)
+        self.assertIn("on purpose", result.errors[0][1])
+        self.assertEqual(result.testsRun, 1)
+        assert_goes_away(self, seen["directory"])
+
+    def test_server_stops_when_class_data_cannot_be_made(self):
+        seen = {}
+
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                seen["directory"] = Path(cls.instance.base_dir)
+                session.add(Order(item="nobody's"))
+
+            def test_it(self):
+                pass
+
+        result = run_case(Shop)
+
+        self.assertEqual(len(result.errors), 1)
+        self.assertIn("customer_id", result.errors[0][1])
+        assert_goes_away(self, seen["directory"])
+
+    def test_set_up_class_without_super_is_told_so(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpClass(cls):
+                pass
+
+            def test_it(self):
+                raise AssertionError("must not run")
+
+        result = run_case(Shop)
+
+        self.assertEqual(len(result.errors), 1)
+        self.assertEqual(result.failures, [])
+        self.assertIn("super().setUpClass()", result.errors[0][1])
+        self.assertIn("Shop", result.errors[0][1])
+
+    def test_engine_before_set_up_class_is_a_sentence(self):
+        class Shop(ShopTestCase):
+            pass
+
+        with self.assertRaisesRegex(errors.DBTestCaseError, r"Shop.engine is there once"):
+            Shop.engine  # noqa: B018
+
+    def test_set_up_and_tear_down_without_super_are_isolated_all_the_same(self):
+        class Shop(ShopTestCase):
+            def setUp(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+            def tearDown(self):
+                pass
+
+            def test_1(self):
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 1)
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_a_skipped_test_leaves_nothing_open(self):
+        class Shop(ShopTestCase):
+            @unittest.skip("not today")
+            def test_1(self):
+                pass
+
+            def test_2(self):
+                self.skipTest("neither")
+
+            def test_3(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+        result = run_case(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(len(result.skipped), 2)
+
+    def test_sub_tests_share_the_test_s_data(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                for number in range(3):
+                    with self.subTest(number=number):
+                        self.session.add(Customer(name=f"customer {number}"))
+                        self.session.commit()
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 3)
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_an_expected_failure_is_one(self):
+        class Shop(ShopTestCase):
+            @unittest.expectedFailure
+            def test_1(self):
+                self.session.add(Order(item="nobody's"))
+                self.session.commit()
+
+            def test_2(self):
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Order)), 0)
+
+        result = run_case(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(len(result.expectedFailures), 1)
+
+    def test_debug_isolates_too(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 1)
+
+            test_2 = test_1
+
+        unittest.TestSuite([Shop("test_1"), Shop("test_2")]).debug()
+
+    def test_a_class_that_is_run_twice_starts_afresh(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_bad_schema_names_class_and_attribute(self):
+        class Shop(DatabaseTestCase):
+            schema = 42
+
+            def test_1(self):
+                pass
+
+        result = run_case(Shop)
+
+        self.assertEqual(len(result.errors), 1)
+        self.assertIn("Shop.schema", result.errors[0][1])
+        self.assertIn("42", result.errors[0][1])
+
+
+class IsolationTests(unittest.TestCase):
+    def test_committed_rows_are_gone_in_the_next_test(self):
+        class Shop(ShopTestCase):
+            def test_1_commits_a_row(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+            def test_2_sees_an_empty_table(self):
+                self.assertEqual(self.session.scalars(select(Customer)).all(), [])
+
+            @classmethod
+            def tearDownClass(cls):
+                with create_engine(cls.instance.url()).connect() as connection:
+                    assert connection.scalar(select(func.count()).select_from(Customer)) == 0
+                super().tearDownClass()
+
+        result = run_case(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(result.testsRun, 2)
+
+    def test_a_rollback_keeps_what_was_committed_before(self):
+        class Shop(ShopTestCase):
+            def test_it(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+                self.session.add(Customer(name="Grace"))
+                self.session.rollback()
+                self.assertEqual(self.session.scalars(select(Customer.name)).all(), ["Ada"])
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_every_way_into_the_database_is_undone(self):
+        app_engine = create_engine(FORBIDDEN)
+        module_session = scoped_session(sessionmaker(app_engine))
+
+        def write(engine, count=iter(range(100))):
+            with engine.begin() as connection:
+                connection.execute(Customer.__table__.insert(), {"name": f"begin {next(count)}"})
+            with engine.connect() as connection:
+                connection.execute(Customer.__table__.insert(), {"name": f"connect {next(count)}"})
+                connection.commit()
+            with Session(engine) as session:
+                session.add(Customer(name=f"session {next(count)}"))
+                session.commit()
+            raw = engine.raw_connection()
+            try:
+                raw.cursor().execute(f"INSERT INTO customer (name) VALUES ('raw {next(count)}')")
+                raw.commit()
+            finally:
+                raw.close()
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(Customer.__table__.insert(), {"name": f"autocommit {next(count)}"})
+
+        class Shop(ShopTestCase):
+            app_engines = [app_engine]
+
+            def test_1(self):
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+                write(app_engine)
+                write(self.engine)
+                write(create_engine(self.url))
+                module_session.add(Customer(name="scoped"))
+                module_session.commit()
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 16)
+
+            test_2 = test_1
+
+        pool, dialect = app_engine.pool, app_engine.dialect
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertIs(app_engine.pool, pool)
+        self.assertIs(app_engine.dialect, dialect)
+        self.assertEqual(app_engine.url.host, "matters.invalid")
+
+    def test_a_connection_closed_without_commit_leaves_nothing(self):
+        class Shop(ShopTestCase):
+            def test_it(self):
+                with self.engine.connect() as connection:
+                    connection.execute(Customer.__table__.insert(), {"name": "Ada"})
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_an_unhandled_integrity_error_fails_its_own_test_only(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                self.session.add(Order(item="nobody's"))
+                self.session.commit()
+
+            def test_2(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 1)
+
+        result = run_case(Shop)
+
+        self.assertEqual([test.id().rpartition(".")[2] for test, _ in result.errors], ["test_1"])
+
+    def test_a_caught_integrity_error_keeps_earlier_commits(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+                self.session.add(Customer(name="Ada"))
+                with self.assertRaisesRegex(Exception, "duplicate key"):
+                    self.session.commit()
+                self.session.rollback()
+                self.assertEqual(self.session.scalars(select(Customer.name)).all(), ["Ada"])
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_drop_all_and_create_all_inside_a_test_do_not_hang_and_are_undone(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                other = Session(self.engine)
+                other.scalars(select(Customer)).all()
+                Base.metadata.drop_all(self.engine)
+                self.assertEqual(inspect(self.engine).get_table_names(), [])
+
+            def test_2(self):
+                self.assertEqual(len(inspect(self.engine).get_table_names()), 2)
+                Base.metadata.create_all(self.engine)
+                self.session.execute(text('TRUNCATE customer, "order"'))
+                self.session.execute(text("ALTER TABLE customer ADD COLUMN age integer"))
+                self.session.commit()
+
+            def test_3(self):
+                columns = [column["name"] for column in inspect(self.engine).get_columns("customer")]
+                self.assertEqual(columns, ["id", "name"])
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_commit_as_sql_text_is_an_error_of_that_test_only(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.flush()
+                self.session.execute(text("COMMIT"))
+
+            def test_2(self):
+                self.assertEqual(self.session.scalars(select(Customer)).all(), [])
+
+        result = run_case(Shop)
+
+        self.assertEqual({test.id().rpartition(".")[2] for test, _ in result.errors}, {"test_1"})
+        self.assertIn("IsolationBroken", result.errors[0][1])
+        self.assertIn("COMMIT", result.errors[0][1])
+
+    def test_redirect_engine_takes_engines_made_later(self):
+        later = create_engine(FORBIDDEN)
+
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                cls.redirect_engine(later)
+
+            def test_1(self):
+                with later.begin() as connection:
+                    connection.execute(Customer.__table__.insert(), {"name": "Ada"})
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 1)
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+
+class ClassDataTests(unittest.TestCase):
+    def test_objects_are_fresh_in_each_test(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                cls.ada = Customer(name="Ada")
+                cls.both = [Order(item="tea", customer=cls.ada), Order(item="milk", customer=cls.ada)]
+                session.add_all(cls.both)
+
+            def test_1(self):
+                self.assertEqual(self.ada.name, "Ada")
+                self.assertIn(self.ada, self.session)
+                self.assertIs(self.both[0].customer, self.ada)
+                self.ada.name = "Grace"
+                self.session.delete(self.both[1])
+                self.session.commit()
+                self.assertEqual(self.session.scalars(select(Customer.name)).all(), ["Grace"])
+                self.assertEqual(self.ada.name, "Grace")
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_class_data_is_inherited_and_combined_through_super(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                cls.ada = Customer(name="Ada")
+                session.add(cls.ada)
+
+            def test_1(self):
+                self.assertEqual(self.ada.name, "Ada")
+
+        class BiggerShop(Shop):
+            @classmethod
+            def setUpTestData(cls, session):
+                super().setUpTestData(session)
+                cls.grace = Customer(name="Grace")
+                session.add(cls.grace)
+
+            def test_2(self):
+                self.assertEqual({self.ada.name, self.grace.name}, {"Ada", "Grace"})
+
+        result = run_case(Shop, BiggerShop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(result.testsRun, 3)
+
+    def test_a_row_changed_before_the_object_is_touched_is_seen_as_it_is_now(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                cls.ada = Customer(name="Ada")
+                session.add(cls.ada)
+
+            def test_1(self):
+                with self.engine.begin() as connection:
+                    connection.execute(text("UPDATE customer SET name = 'Grace'"))
+                self.assertEqual(self.ada.name, "Grace")
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_rows_made_in_set_up_class_are_seen_by_every_test(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                with Session(cls.engine) as session:
+                    session.add(Customer(name="Ada"))
+                    session.commit()
+
+            def test_1(self):
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 1)
+                self.session.execute(text("DELETE FROM customer"))
+                self.session.commit()
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+
+class SeveralDatabasesTests(unittest.TestCase):
+    def test_each_database_of_a_mapping_is_undone(self):
+        audit = MetaData()
+        entries = Table("entry", audit, Column("id", Integer, primary_key=True))
+        audit_engine = create_engine(FORBIDDEN)
+
+        class Shop(DatabaseTestCase):
+            schema = {"test": Base, "audit": audit}
+
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                cls.redirect_engine(audit_engine, "audit")
+
+            def test_1(self):
+                with audit_engine.begin() as connection:
+                    self.assertEqual(connection.scalar(select(func.count()).select_from(entries)), 0)
+                    connection.execute(entries.insert(), {"id": 1})
+                with self.engine_for("audit").connect() as connection:
+                    self.assertEqual(connection.scalar(select(func.count()).select_from(entries)), 1)
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_a_database_that_the_schema_does_not_name_is_told_so(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                with self.assertRaisesRegex(errors.DBTestCaseError, "Shop has no database 'audit'"):
+                    self.engine_for("audit")
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+
+class SchemaKindTests(unittest.TestCase):
+    def test_a_callable_gets_a_connection(self):
+        def create(connection: Connection) -> None:
+            connection.execute(text("CREATE TABLE made (id integer)"))
+
+        class Shop(DatabaseTestCase):
+            schema = create
+
+            def test_1(self):
+                self.assertEqual(inspect(self.engine).get_table_names(), ["made"])
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+
+class OptionsTests(unittest.TestCase):
+    def test_settings_of_the_class_reach_its_server(self):
+        class Tuned(DatabaseTestCase):
+            postgres: ClassVar = ThrowawayPostgres(settings={"max_connections": 17})
+
+            def test_1(self):
+                self.assertEqual(self.session.scalar(text("SHOW max_connections")), "17")
+
+        self.assertEqual(problems(run_case(Tuned)), [])

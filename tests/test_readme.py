@@ -1,0 +1,64 @@
+"""The README's code runs as pasted, and documents every public name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import dbtestcase
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# A block that is a whole test module is marked, in the lines before it, with the name its file is given here.
+MARKED = re.compile(r"<!-- runs: (\w+) -->\s*```python\n(.*?)```", re.DOTALL)
+
+
+class ReadmeTests(unittest.TestCase):
+    def test_every_marked_block_passes_as_a_test_module(self):
+        blocks = [(path.name, *match) for path in DOCUMENTS for match in MARKED.findall(path.read_text())]
+        self.assertGreaterEqual(len(blocks), 2)
+        with tempfile.TemporaryDirectory() as folder:
+            for document, name, code in blocks:
+                Path(folder, f"{name}.py").write_text(code)
+                with self.subTest(document=document, block=name):
+                    run = subprocess.run(
+                        [sys.executable, "-m", "unittest", name], cwd=folder, capture_output=True, text=True, timeout=120
+                    )
+
+                    self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+                    self.assertRegex(run.stderr, r"Ran [1-9]\d* tests?")
+
+    def test_every_public_name_is_documented(self):
+        for name in dbtestcase.__all__:
+            with self.subTest(name=name):
+                self.assertRegex(README, rf"\b{name}\b")
+
+    def test_every_error_is_documented(self):
+        text = "".join(path.read_text() for path in DOCUMENTS)
+        for name in dbtestcase.errors.__all__:
+            with self.subTest(name=name):
+                self.assertRegex(text, rf"\b{name}\b")
+
+    def test_public_attributes_of_the_base_class_are_documented(self):
+        own = {name for name in vars(dbtestcase.DatabaseTestCase) if not name.startswith("_")}
+        overrides = {name for name in own if hasattr(unittest.TestCase, name)}
+        for name in sorted(own - overrides):
+            with self.subTest(name=name):
+                self.assertRegex(README, rf"\b{name}\b")
+
+    def test_importing_the_package_starts_nothing(self):
+        code = (
+            "import subprocess, threading, sys\n"
+            "subprocess.Popen = None\n"
+            "import dbtestcase\n"
+            "assert threading.active_count() == 1, threading.enumerate()\n"
+            "assert 'flask' not in sys.modules and 'alembic' not in sys.modules\n"
+        )
+        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+        self.assertEqual(run.returncode, 0, run.stderr)
