@@ -6,8 +6,10 @@ and that it is undone from :mod:`dbtestcase.sandbox`.
 
 from __future__ import annotations
 
+import inspect
 import unittest
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
@@ -16,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from dbtestcase import upcoming
 from dbtestcase.assertions import DatabaseAssertions
+from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.postgres import Instance, ThrowawayPostgres
 from dbtestcase.running import RunningClass, expect_instance
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseTestCase"]
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+
+_NO_MESSAGE = inspect.signature(unittest.TestCase.subTest).parameters["msg"].default
 
 
 class _NotSetUp:
@@ -42,7 +47,7 @@ class _NotSetUp:
         )
 
 
-class DatabaseTestCase(DatabaseAssertions, unittest.TestCase):
+class DatabaseTestCase(DatabaseAssertions):
     """Run each test against a real PostgreSQL and undo what it wrote.
 
     The class gets a throwaway PostgreSQL instance of its own, started by :meth:`setUpClass` and gone after the class.
@@ -60,6 +65,7 @@ class DatabaseTestCase(DatabaseAssertions, unittest.TestCase):
     * ``app_engines``: engines of the code under test; they point to the class's database while the class runs.
     * ``allow_other_databases``: let other engines connect to servers that are not ours.
     * ``restart_identities``: generated keys start at the same value in every test.
+    * ``hidden_columns``: names of columns whose values no message shows, beside ``password``, ``token`` and their like.
     * ``lock_wait``: longest wait of a statement for a lock, in seconds; 0 waits for ever.
 
     And these are there to read:
@@ -75,6 +81,7 @@ class DatabaseTestCase(DatabaseAssertions, unittest.TestCase):
     app_engines: ClassVar[Sequence[Engine]] = ()
     allow_other_databases: ClassVar[bool] = False
     restart_identities: ClassVar[bool] = False
+    hidden_columns: ClassVar[Collection[str]] = ()
     lock_wait: ClassVar[float] = 5.0
 
     engine: ClassVar[Engine] = _NotSetUp()  # type: ignore[assignment]
@@ -151,6 +158,43 @@ class DatabaseTestCase(DatabaseAssertions, unittest.TestCase):
     def debug(self) -> None:
         """Run the test without collecting errors, in its sandbox as :meth:`run` does."""
         self._isolated(super().debug)
+
+    @contextmanager
+    def subTest(self, msg: Any = _NO_MESSAGE, **params: Any) -> Iterator[None]:
+        """Mark a part of the test, as in :class:`unittest.TestCase`; its failure lists what was sent so far."""
+        with super().subTest(msg, **params), self._explained():
+            yield
+
+    # unittest offers no public place between the raise and the report, where a failure could be given its note.
+
+    def _callSetUp(self) -> None:
+        with self._explained():
+            super()._callSetUp()  # type: ignore[misc]
+
+    def _callTestMethod(self, method: Callable[[], Any]) -> None:
+        with self._explained():
+            super()._callTestMethod(method)  # type: ignore[misc]
+
+    def _callTearDown(self) -> None:
+        with self._explained():
+            super()._callTearDown()  # type: ignore[misc]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Give an exception that leaves the block the statements of the test as a note."""
+        try:
+            yield
+        except unittest.SkipTest:
+            raise
+        except Exception as error:
+            running = type(self).__dict__.get("_dbtestcase")
+            if running is not None:
+                running.log.explain(error)
+            raise
+
+    @property
+    def _dbtestcase_log(self) -> StatementLog:
+        return self._running().log
 
     def _isolated(self, run: Callable[[], Any]) -> Any:
         running = type(self).__dict__.get("_dbtestcase")

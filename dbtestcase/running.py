@@ -14,6 +14,7 @@ from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.orm import Session
 
 from dbtestcase import classdata, sandbox
+from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.postgres import Contents, Instance, expect, running_instance
 from dbtestcase.sandbox import Sandbox
@@ -63,6 +64,7 @@ class RunningClass:
 
     Attributes:
         instance: The class's own PostgreSQL.
+        log: What the present test sent.
         engine: Engine of its first database.
         url: URL of its first database, isolated for whoever makes an engine from it.
     """
@@ -73,6 +75,7 @@ class RunningClass:
         self._sandboxes: dict[str, Sandbox] = {}
         self._class_data: list[str] = []
         self._test: DatabaseTestCase | None = None
+        self.log = StatementLog(hidden=test_class.hidden_columns)
         self.instance: Instance
 
     def __enter__(self) -> Self:
@@ -158,6 +161,7 @@ class RunningClass:
     def begin_test(self, test: DatabaseTestCase) -> None:
         """Open the sandboxes for a test; nothing is sent before the test's first statement."""
         self._test = test
+        self.log.begin_test(test.id())
         for each in self._sandboxes.values():
             each.begin_test(test.id())
 
@@ -172,6 +176,7 @@ class RunningClass:
         self._test = None
         self.leave_test(test)
         problems = [problem for each in self._sandboxes.values() for problem in each.end_test()]
+        self.log.end_test()
         if any(each.needs_fresh_database for each in self._sandboxes.values()):
             self._replace_instance()
         if problems:
@@ -200,6 +205,7 @@ class RunningClass:
             self._plain_url(database),
             owner=self._class.__qualname__,
             isolation=self._class.isolation,
+            observer=self.log,
         )
         undo.callback(added.close)
         self._sandboxes[database] = added
