@@ -1,0 +1,160 @@
+"""What a SchemaError says: whose schema, which statement, the server's words, the place in the user's file."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from dbtestcase.errors import SchemaError
+
+_LONGEST_STATEMENT = 20  # lines
+
+# Names that extensions bring, for the hint; an unknown name gets the general one.
+_BROUGHT_BY = {
+    "citext": "citext",
+    "hstore": "hstore",
+    "ltree": "ltree",
+    "cube": "cube",
+    "vector": "vector",
+    "geometry": "postgis",
+    "geography": "postgis",
+    "uuid_generate_v1": "uuid-ossp",
+    "uuid_generate_v1mc": "uuid-ossp",
+    "uuid_generate_v4": "uuid-ossp",
+    "crypt": "pgcrypto",
+    "gen_salt": "pgcrypto",
+    "digest": "pgcrypto",
+    "gen_random_bytes": "pgcrypto",
+    "similarity": "pg_trgm",
+    "gin_trgm_ops": "pg_trgm",
+    "gist_trgm_ops": "pg_trgm",
+    "unaccent": "unaccent",
+}
+_MISSING = re.compile(
+    r'(?:type|function|operator class|text search dictionary) "?(?:[\w$]+\.)?([\w$]+)"?.*(?:does not exist)', re.DOTALL
+)
+_MISSING_ROLE = re.compile(r'role "(.+)" does not exist')
+
+
+def database_error(exc: BaseException) -> Any:
+    """Return the driver's error inside ``exc``, or None if the database did not refuse anything."""
+    seen: BaseException | None = exc
+    while seen is not None:
+        if isinstance(seen, DBAPIError):
+            seen = seen.orig
+        if getattr(seen, "diag", None) is not None:
+            return seen
+        seen = None if seen is None else seen.__cause__
+    return None
+
+
+def statement_of(exc: BaseException) -> str | None:
+    """Return the SQL that failed, if SQLAlchemy noted it."""
+    return exc.statement if isinstance(exc, DBAPIError) else None
+
+
+def server_words(exc: BaseException) -> str:
+    """Return what the server said: its message, detail, hint and context."""
+    error = database_error(exc)
+    if error is None or not error.diag.message_primary:
+        return f"{type(exc).__name__}: {exc}".strip()
+    diag = error.diag
+    words = [f"{diag.severity or 'ERROR'}:  {diag.message_primary}"]
+    for title, text in (("DETAIL", diag.message_detail), ("HINT", diag.message_hint), ("CONTEXT", diag.context)):
+        if text:
+            words.append(f"{title}:  {text}")
+    return "\n".join(words)
+
+
+def failure(
+    owner: str,
+    what: str,
+    exc: BaseException,
+    *,
+    place: str = "",
+    statement: str | None = None,
+    extensions: tuple[str, ...] = (),
+    advice: str = "",
+) -> SchemaError:
+    """Return the error to raise from ``exc``.
+
+    Args:
+        what: What was being done, to follow "could not": "create table 'shop'".
+        place: Where the user wrote it.
+        advice: The next step, if the caller knows better than the hints here.
+    """
+    lines = [f"{owner}: could not {what}"]
+    if place:
+        lines.append(f"  at {place}")
+    lines.append(_indented(server_words(exc)))
+    statement = statement if statement is not None else statement_of(exc)
+    if statement:
+        lines += ["The statement:", _indented(_shortened(statement))]
+    lines.append(advice or _hint(exc, extensions))
+    return SchemaError("\n".join(line for line in lines if line))
+
+
+def place_of(exc: BaseException, *folders: str) -> str:
+    """Return "file:line in function" of the innermost frame of ``exc`` in user code (below ``folders``, if given)."""
+    best = ""
+    for frame in traceback.extract_tb(exc.__traceback__):
+        if any(_is_below(frame.filename, folder) for folder in folders) or (not folders and is_users(frame.filename)):
+            best = f"{frame.filename}:{frame.lineno} in {frame.name}"
+    return best
+
+
+def is_users(filename: str) -> bool:
+    """Is the file neither a library's, nor Python's own, nor ours?"""
+    return not (
+        filename.startswith("<")
+        or f"{os.sep}site-packages{os.sep}" in filename
+        or f"{os.sep}dist-packages{os.sep}" in filename
+        or _is_below(filename, os.path.dirname(os.path.dirname(__file__)))
+        or _is_below(filename, os.path.dirname(os.__file__))
+    )
+
+
+def _is_below(filename: str, folder: str) -> bool:
+    return os.path.abspath(filename).startswith(os.path.join(os.path.abspath(folder), ""))
+
+
+def _hint(exc: BaseException, extensions: tuple[str, ...]) -> str:
+    error = database_error(exc)
+    if error is None:
+        return ""
+    message = str(error.diag.message_primary or "")
+    role = _MISSING_ROLE.search(message)
+    if role:
+        return (
+            f"The instance is new and has no role {role[1]!r}. A dump made with pg_dump --no-owner --no-privileges "
+            f"needs none; or create it first: schema = [lambda c: c.exec_driver_sql('CREATE ROLE \"{role[1]}\"'), ...]."
+        )
+    missing = _MISSING.search(message)
+    if missing and error.diag.sqlstate in ("42704", "42883"):
+        wanted = _BROUGHT_BY.get(missing[1].lower())
+        if wanted is not None:
+            options = ", ".join(repr(name) for name in (*extensions, wanted))
+            return (
+                f"{missing[1]!r} comes with an extension: postgres = ThrowawayPostgres(extensions=({options},)) "
+                "creates it before the schema."
+            )
+        return (
+            "If an extension brings it, name that extension: postgres = ThrowawayPostgres(extensions=(...,)); "
+            "if an earlier step makes it, put that step before this one: schema = [earlier, later]."
+        )
+    return ""
+
+
+def _shortened(statement: str) -> str:
+    lines = [line.rstrip() for line in statement.strip().splitlines()]
+    if len(lines) > _LONGEST_STATEMENT:
+        lines = [*lines[:_LONGEST_STATEMENT], f"... ({len(lines) - _LONGEST_STATEMENT} more lines)"]
+    return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line.rstrip()}" for line in text.splitlines() if line.strip())
