@@ -1,1 +1,13 @@
-"""unittest base classes for SQLAlchemy and Flask code, run on a real PostgreSQL that nobody has to set up."""
+"""unittest base classes for SQLAlchemy and Flask code, run on a real PostgreSQL that nobody has to set up.
+
+Importing this package starts nothing: no server, no search for programs, no engine.
+"""
+
+from dbtestcase import errors
+from dbtestcase.case import DatabaseTestCase
+from dbtestcase._isolation import isolation
+from dbtestcase.postgres import ThrowawayPostgres
+from dbtestcase.sandbox import LATE_URL as URL
+from dbtestcase.schema import AlembicMigrations
+
+__all__ = ["URL", "AlembicMigrations", "DatabaseTestCase", "ThrowawayPostgres", "errors", "isolation"]

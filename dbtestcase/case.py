@@ -11,7 +11,7 @@ import unittest
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
@@ -20,6 +20,7 @@ from dbtestcase import upcoming
 from dbtestcase.assertions import DatabaseAssertions
 from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.errors import DBTestCaseError
+from dbtestcase._isolation import Isolation
 from dbtestcase.postgres import Instance, ThrowawayPostgres
 from dbtestcase.running import RunningClass, expect_instance
 
@@ -77,7 +78,7 @@ class DatabaseTestCase(DatabaseAssertions):
 
     schema: ClassVar[SchemaLike | None] = None
     postgres: ClassVar[ThrowawayPostgres] = ThrowawayPostgres()
-    isolation: ClassVar[Literal["savepoint", "clone"]] = "savepoint"
+    isolation: ClassVar[Isolation] = "savepoint"
     app_engines: ClassVar[Sequence[Engine]] = ()
     allow_other_databases: ClassVar[bool] = False
     restart_identities: ClassVar[bool] = False
@@ -197,20 +198,27 @@ class DatabaseTestCase(DatabaseAssertions):
         return self._running().log
 
     def _isolated(self, run: Callable[[], Any]) -> Any:
-        running = type(self).__dict__.get("_dbtestcase")
-        if running is None:
-            # Without an instance the test cannot run; where it was not started, a clean error says why.
-            self.addCleanup(self._running)
-            setattr(self, self._testMethodName, lambda: None)
-            self.setUp = self.tearDown = lambda: None  # type: ignore[method-assign]
-            return run()
-        running.begin_test(self)
+        try:
+            running = self._running()
+            running.begin_test(self)
+        except Exception as error:
+            return self._erroneous(error, run)
         # Added first, so run last: after tearDown and after the cleanups of the test itself.
         self.addCleanup(running.end_test, self)
         try:
             return run()
         finally:
             running.drop_test(self)
+
+    def _erroneous(self, error: Exception, run: Callable[[], Any]) -> Any:
+        """Let the test be an error instead of running it, reported as any other."""
+
+        def raise_it() -> NoReturn:
+            raise error.with_traceback(None) from error.__cause__
+
+        self.setUp = self.tearDown = lambda: None  # type: ignore[method-assign]
+        setattr(self, self._testMethodName, raise_it)
+        return run()
 
     @classmethod
     def _running(cls) -> RunningClass:

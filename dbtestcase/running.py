@@ -7,17 +7,19 @@ its users' namespace, carries a single attribute.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.orm import Session
 
-from dbtestcase import classdata, sandbox
+from dbtestcase import classdata, sandbox, upcoming
+from dbtestcase.cloning import Cloning
 from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.errors import DBTestCaseError, SchemaError
-from dbtestcase.postgres import Contents, Instance, expect, running_instance
-from dbtestcase.sandbox import Sandbox
+from dbtestcase._isolation import isolation_of
+from dbtestcase.postgres import EMPTY, Contents, Instance, expect, running_instance
+from dbtestcase.sandbox import Sandbox, undeclared
 from dbtestcase.schema import SchemaPlan, plan
 
 if TYPE_CHECKING:
@@ -41,9 +43,11 @@ def plan_of(test_class: type[DatabaseTestCase]) -> SchemaPlan:
 
 def contents_of(wanted: SchemaPlan) -> Contents:
     """Translate a schema's plan into what a cluster is asked to hold."""
+    if wanted.is_empty:
+        return EMPTY
 
     def prepare(instance: Instance) -> None:
-        wanted.create(lambda database: make_url(instance.url(database=database)), instance.execute)
+        wanted.create(lambda database: _plain_url(instance, database), instance.execute)
 
     return Contents(
         fingerprint=wanted.fingerprint, prepare=prepare, token=wanted.token, background=wanted.background
@@ -75,6 +79,8 @@ class RunningClass:
         self._sandboxes: dict[str, Sandbox] = {}
         self._class_data: list[str] = []
         self._test: DatabaseTestCase | None = None
+        self._cloning: Cloning | None = None
+        self._sequences_known = False
         self.log = StatementLog(hidden=test_class.hidden_columns)
         self.instance: Instance
 
@@ -86,6 +92,9 @@ class RunningClass:
                 self._add_sandbox(database, undo)
             sandbox.activate(self._sandboxes)
             undo.callback(sandbox.deactivate)
+            if not self._class.allow_other_databases:
+                undeclared.forbid_other_databases(self._class.__qualname__, self._is_ours)
+                undo.callback(undeclared.allow_other_databases, self._class.__qualname__)
             self._undo = undo.pop_all()
         return self
 
@@ -133,7 +142,8 @@ class RunningClass:
 
     def add_database(self, database: str) -> None:
         """Create an empty database that the schema did not name, and its sandbox."""
-        self.instance.execute(f'CREATE DATABASE "{database}"')
+        quoted = database.replace('"', '""')
+        self.instance.execute(f'CREATE DATABASE "{quoted}"')
         self._add_sandbox(database, self._undo)
 
     def create_missing(self) -> None:
@@ -160,8 +170,17 @@ class RunningClass:
 
     def begin_test(self, test: DatabaseTestCase) -> None:
         """Open the sandboxes for a test; nothing is sent before the test's first statement."""
+        kind = isolation_of(test)
+        more = upcoming.begin_test(self._class)
         self._test = test
         self.log.begin_test(test.id())
+        for each in self._sandboxes.values():
+            each.use_isolation(kind)
+            each.leave_class_phase()
+        if self._class.restart_identities and not self._sequences_known:
+            self._remember_sequences()
+        if kind == "clone":
+            self._copies().begin_test(more=more)
         for each in self._sandboxes.values():
             each.begin_test(test.id())
 
@@ -177,6 +196,8 @@ class RunningClass:
         self.leave_test(test)
         problems = [problem for each in self._sandboxes.values() for problem in each.end_test()]
         self.log.end_test()
+        if self._cloning is not None:
+            self._cloning.end_test()
         if any(each.needs_fresh_database for each in self._sandboxes.values()):
             self._replace_instance()
         if problems:
@@ -197,6 +218,19 @@ class RunningClass:
         """Return a new session on the class's engine."""
         return Session(self.engine)
 
+    def _remember_sequences(self) -> None:
+        """Note, before the first test, where the sequences stand."""
+        self._sequences_known = True
+        for database, each in self._sandboxes.items():
+            with closing(self.instance.connect(database)) as connection:
+                each.restart_sequences(connection)
+
+    def _copies(self) -> Cloning:
+        if self._cloning is None:
+            self._cloning = Cloning(self.instance, self._sandboxes)
+            self._undo.callback(self._cloning.close)
+        return self._cloning
+
     def _start(self, wanted: SchemaPlan) -> Any:
         return running_instance(self._class.postgres, contents_of(wanted), owner=self._class.__qualname__)
 
@@ -210,17 +244,30 @@ class RunningClass:
         undo.callback(added.close)
         self._sandboxes[database] = added
 
+    def _is_ours(self, host: str, port: str) -> bool:
+        return host == str(self.instance.socket_dir)
+
     def _plain_url(self, database: str) -> URL:
-        return make_url(self.instance.url(database=database))
+        return _plain_url(self.instance, database)
 
     def _replace_instance(self) -> None:
         """Go on with a fresh instance, after a test that ended our transaction and so may have changed this one."""
+        if self._cloning is not None:
+            self._cloning.close()
+            self._cloning = None
+        self.instance.stop()
         self.instance = self._undo.enter_context(self._start(plan_of(self._class)))
         self._class.instance = self.instance
         for database, each in self._sandboxes.items():
             each.move_to(self._plain_url(database))
         classdata.take_back(self._class, self._class_data)
         self.make_class_data()
+        self._sequences_known = False
+
+
+def _plain_url(instance: Instance, database: str) -> URL:
+    # Set afterwards, because SQLAlchemy 2.0 reads a name that is quoted in a URL's text as it stands.
+    return make_url(instance.url()).set(database=database)
 
 
 def _joined(problems: list[Exception]) -> Exception:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from sqlalchemy import Connection, MetaData, Table, Column, Integer, create_engine, func, inspect, select, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from dbtestcase import DatabaseTestCase, ThrowawayPostgres, errors
+from dbtestcase import URL, DatabaseTestCase, ThrowawayPostgres, errors
 from tests.support import Base, Customer, Order, problems, run_case
 
 FORBIDDEN = "postgresql+psycopg2://nobody@matters.invalid:5432/production"
@@ -551,6 +551,42 @@ class SchemaKindTests(unittest.TestCase):
         self.assertEqual(problems(run_case(Shop)), [])
 
 
+class IdentityTests(unittest.TestCase):
+    def test_generated_keys_start_at_the_same_value_in_every_test(self):
+        class Shop(ShopTestCase):
+            restart_identities = True
+
+            @classmethod
+            def setUpTestData(cls, session):
+                session.add_all([Customer(name="Ada"), Customer(name="Grace")])
+
+            def test_1(self):
+                edith = Customer(name="Edith")
+                self.session.add(edith)
+                self.session.add(Order(item="tea", customer=edith))
+                self.session.commit()
+                self.assertEqual((edith.id, edith.orders[0].id), (3, 1))
+
+            test_2 = test_3 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_without_it_sequences_keep_counting(self):
+        ids = []
+
+        class Shop(ShopTestCase):
+            def test_1(self):
+                ada = Customer(name="Ada")
+                self.session.add(ada)
+                self.session.commit()
+                ids.append(ada.id)
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertEqual(ids, [1, 2])
+
+
 class OptionsTests(unittest.TestCase):
     def test_settings_of_the_class_reach_its_server(self):
         class Tuned(DatabaseTestCase):
@@ -560,3 +596,62 @@ class OptionsTests(unittest.TestCase):
                 self.assertEqual(self.session.scalar(text("SHOW max_connections")), "17")
 
         self.assertEqual(problems(run_case(Tuned)), [])
+
+
+class OtherDatabasesTests(unittest.TestCase):
+    def test_an_engine_that_was_declared_nowhere_is_refused_before_it_connects(self):
+        forgotten = create_engine("postgresql+psycopg2://somebody:secret@127.0.0.1:1/production")
+
+        class Shop(ShopTestCase):
+            def test_1(self):
+                forgotten.connect()
+
+        result = run_case(Shop)
+
+        self.assertEqual(len(result.errors), 1)
+        for words in ("UndeclaredDatabase", "production", "Shop.app_engines", "allow_other_databases"):
+            self.assertIn(words, result.errors[0][1])
+        self.assertNotIn("secret", result.errors[0][1])
+
+    def test_a_class_may_allow_other_databases(self):
+        elsewhere = create_engine("postgresql+psycopg2://somebody@127.0.0.1:1/elsewhere")
+
+        class Shop(ShopTestCase):
+            allow_other_databases = True
+
+            def test_1(self):
+                with self.assertRaisesRegex(Exception, "Connection refused"):
+                    elsewhere.connect()
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_an_engine_of_another_class_s_time_is_free_again_after_the_class(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                pass
+
+        run_case(Shop)
+
+        with self.assertRaisesRegex(Exception, "Connection refused"):
+            create_engine("postgresql+psycopg2://somebody@127.0.0.1:1/elsewhere").connect()
+
+
+class LateUrlTests(unittest.TestCase):
+    def test_an_engine_made_at_import_time_serves_each_class_in_turn(self):
+        engine = create_engine(URL)
+
+        class Shop(ShopTestCase):
+            def test_1(self):
+                with Session(engine) as session:
+                    session.add(Customer(name="Ada"))
+                    session.commit()
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 1)
+
+            test_2 = test_1
+
+        class OtherShop(Shop):
+            pass
+
+        self.assertEqual(problems(run_case(Shop, OtherShop)), [])
+        with self.assertRaisesRegex(errors.DBTestCaseError, "no test class was running"):
+            engine.connect()

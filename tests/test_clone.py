@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import select as io
+import threading
+import unittest
+
+from sqlalchemy import MetaData, Table, Column, Integer, create_engine, func, select, text
+from sqlalchemy.orm import Session
+
+from dbtestcase import DatabaseTestCase, isolation
+from tests.support import Base, Customer, problems, run_case
+
+
+class CloneTestCase(DatabaseTestCase):
+    schema = Base
+    isolation = "clone"
+
+    @classmethod
+    def setUpTestData(cls, session):
+        cls.ada = Customer(name="Ada")
+        session.add(cls.ada)
+
+    def names(self):
+        with Session(self.engine) as session:
+            return session.scalars(select(Customer.name).order_by(Customer.name)).all()
+
+
+class CloneTests(unittest.TestCase):
+    def test_each_test_has_schema_and_class_data_and_none_of_the_others_rows(self):
+        class Shop(CloneTestCase):
+            def test_1(self):
+                self.assertEqual(self.names(), ["Ada"])
+                self.ada.name = "Augusta"
+                self.session.add(Customer(name="Grace"))
+                self.session.commit()
+                self.assertEqual(self.names(), ["Augusta", "Grace"])
+
+            test_2 = test_3 = test_1
+
+        result = run_case(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(result.testsRun, 3)
+
+    def test_commits_are_real_and_seen_by_other_connections_only_then(self):
+        class Shop(CloneTestCase):
+            def test_1(self):
+                with self.engine.connect() as one, self.engine.connect() as other:
+                    one.execute(Customer.__table__.insert(), {"name": "Grace"})
+                    self.assertEqual(other.scalar(select(func.count()).select_from(Customer)), 1)
+                    one.commit()
+                    self.assertEqual(other.scalar(select(func.count()).select_from(Customer)), 2)
+                self.assertNotEqual(*self.pids())
+
+            def pids(self):
+                with self.engine.connect() as one, self.engine.connect() as other:
+                    return one.scalar(text("SELECT pg_backend_pid()")), other.scalar(text("SELECT pg_backend_pid()"))
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_what_needs_real_connections_works(self):
+        class Shop(CloneTestCase):
+            def test_listen_and_notify(self):
+                listening = self.engine.raw_connection()
+                listening.driver_connection.autocommit = True
+                listening.cursor().execute("LISTEN news")
+                with self.engine.begin() as connection:
+                    connection.execute(text("NOTIFY news, 'hello'"))
+                self.assertTrue(io.select([listening.driver_connection], [], [], 5)[0])
+                listening.driver_connection.poll()
+                self.assertEqual([notify.payload for notify in listening.driver_connection.notifies], ["hello"])
+                listening.driver_connection.autocommit = False
+                listening.close()
+
+            def test_index_concurrently(self):
+                with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    connection.execute(text("CREATE INDEX CONCURRENTLY by_name ON customer (name)"))
+
+            def test_serializable(self):
+                engine = self.engine.execution_options(isolation_level="SERIALIZABLE")
+                with engine.connect() as one, engine.connect() as other:
+                    for connection in (one, other):
+                        connection.scalar(select(func.count()).select_from(Customer))
+                    one.execute(Customer.__table__.insert(), {"name": "one"})
+                    other.execute(Customer.__table__.insert(), {"name": "other"})
+                    one.commit()
+                    with self.assertRaisesRegex(Exception, "could not serialize"):
+                        other.commit()
+
+            def test_advisory_locks(self):
+                with self.engine.connect() as one, self.engine.connect() as other:
+                    self.assertTrue(one.scalar(text("SELECT pg_try_advisory_lock(1)")))
+                    self.assertFalse(other.scalar(text("SELECT pg_try_advisory_lock(1)")))
+
+            def test_commit_as_text(self):
+                with self.engine.connect() as connection:
+                    connection.execute(Customer.__table__.insert(), {"name": "Grace"})
+                    connection.execute(text("COMMIT"))
+                self.assertEqual(self.names(), ["Ada", "Grace"])
+
+            def test_threads_each_have_a_connection(self):
+                def add(number):
+                    with Session(self.engine) as session:
+                        session.add(Customer(name=f"customer {number}"))
+                        session.commit()
+
+                threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                self.assertEqual(len(self.names()), 5)
+
+        result = run_case(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(result.testsRun, 6)
+
+    def test_a_single_test_of_a_class_can_have_a_clone(self):
+        class Shop(DatabaseTestCase):
+            schema = Base
+
+            def test_1_savepoint(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+            @isolation("clone")
+            def test_2_clone(self):
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+                with self.engine.connect() as one, self.engine.connect() as other:
+                    self.assertNotEqual(
+                        one.scalar(text("SELECT pg_backend_pid()")), other.scalar(text("SELECT pg_backend_pid()"))
+                    )
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+            def test_3_savepoint(self):
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+            def test_4_savepoint(self):
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_engines_of_the_code_under_test_use_the_clone(self):
+        app_engine = create_engine("postgresql+psycopg2://nobody@matters.invalid/production")
+
+        class Shop(CloneTestCase):
+            app_engines = [app_engine]
+
+            def test_1(self):
+                with app_engine.begin() as connection:
+                    connection.execute(Customer.__table__.insert(), {"name": "Grace"})
+                self.assertEqual(self.names(), ["Ada", "Grace"])
+                with create_engine(self.url).connect() as connection:
+                    self.assertEqual(connection.scalar(select(func.count()).select_from(Customer)), 2)
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_several_databases_are_all_cloned(self):
+        audit = MetaData()
+        entries = Table("entry", audit, Column("id", Integer, primary_key=True))
+
+        class Shop(DatabaseTestCase):
+            schema = {"test": Base, "audit": audit}
+            isolation = "clone"
+
+            def test_1(self):
+                with self.engine_for("audit").begin() as connection:
+                    connection.execute(entries.insert(), {"id": 1})
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_a_connection_left_open_is_closed_with_a_warning_that_names_the_line(self):
+        class Shop(CloneTestCase):
+            def test_1(self):
+                type(self).left = self.engine.connect()
+                self.left.execute(text("SELECT 1"))
+
+            def test_2(self):
+                self.assertEqual(self.names(), ["Ada"])
+
+        with self.assertWarnsRegex(ResourceWarning, r"test_clone\.py:\d+"):
+            unittest.TestSuite([Shop("test_1"), Shop("test_2")]).run(result := unittest.TestResult())
+
+        self.assertEqual(problems(result), [])
+
+    def test_an_unknown_isolation_is_an_error_that_names_the_attribute(self):
+        class Shop(DatabaseTestCase):
+            isolation = "snapshot"
+
+            def test_1(self):
+                pass
+
+        result = run_case(Shop)
+
+        self.assertIn("Shop.isolation is 'snapshot'", result.errors[0][1])
