@@ -1,0 +1,155 @@
+"""``python -m dbtestcase``: look after the servers that tests are run on.
+
+Exit codes: 0 all is well, 1 something is wrong (and was said), 2 the command line was not understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from types import FrameType
+from typing import Any
+
+from dbtestcase import doctor
+from dbtestcase.errors import DBTestCaseError, SchemaError
+from dbtestcase.postgres import (
+    Instance,
+    ThrowawayPostgres,
+    clear_cache,
+    kept_instances,
+    remove_kept,
+    running_instance,
+    running_kept,
+)
+from dbtestcase.running import contents_of
+from dbtestcase.schema import plan
+
+__all__ = ["main"]
+
+_EXAMPLES = """\
+examples:
+  python -m dbtestcase doctor                       is this machine ready, and how fast is it?
+  python -m dbtestcase start                        an empty PostgreSQL until Ctrl-C
+  python -m dbtestcase start --schema shop.models:Base
+  python -m dbtestcase start --kept NAME            look at what a failed test left (DBTESTCASE_KEEP=failed)
+  python -m dbtestcase clean                        delete cached templates and kept instances
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: What stands after ``python -m dbtestcase``; taken from ``sys.argv`` if ``None``.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except DBTestCaseError as error:
+        print(f"dbtestcase: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output, such as head, had enough; the interpreter would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dbtestcase",
+        description="Look after the throwaway PostgreSQL servers of dbtestcase.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    check = commands.add_parser("doctor", help="say what was found, what it costs and what is wrong")
+    check.set_defaults(command=lambda _: doctor.examine(sys.stdout))
+
+    start = commands.add_parser("start", help="run a throwaway server until Ctrl-C and print its URL")
+    what = start.add_mutually_exclusive_group()
+    what.add_argument("--schema", metavar="PACKAGE:NAME", help="what it holds: a base, MetaData or db, as in shop.models:Base")
+    what.add_argument("--kept", metavar="NAME", help="a copy of an instance that was kept")
+    start.add_argument("--psql", action="store_true", help="open psql on it and end with it")
+    start.set_defaults(command=_start)
+
+    clean = commands.add_parser("clean", help="delete cached templates and kept instances")
+    clean.add_argument("--kept-only", action="store_true", help="leave the cached templates")
+    clean.set_defaults(command=_clean)
+    return parser
+
+
+def _start(options: argparse.Namespace) -> int:
+    with _chosen(options) as instance:
+        psql_command = ["psql", "-h", str(instance.socket_dir), "-U", "postgres", "test"]
+        if options.psql:
+            return _psql(psql_command)
+        url = instance.url()
+        print(f"{url}\n{' '.join(psql_command)}" if sys.stdout.isatty() else url, flush=True)
+        if sys.stdout.isatty():
+            print("Ctrl-C ends it; nothing of it is kept.", flush=True)
+        _wait_for_the_end()
+    return 0
+
+
+def _chosen(options: argparse.Namespace) -> AbstractContextManager[Instance]:
+    if options.kept:
+        return running_kept(options.kept)
+    if options.schema is None:
+        return running_instance(ThrowawayPostgres(), owner="python -m dbtestcase start")
+    wanted = plan(_named(options.schema), owner=f"--schema {options.schema}")
+    return running_instance(ThrowawayPostgres(), contents_of(wanted), owner="python -m dbtestcase start")
+
+
+def _named(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split(".") if attribute else ():
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise SchemaError(f"--schema {name}: {exc}.\nWrite PACKAGE:NAME, as in shop.models:Base.") from exc
+    return found
+
+
+def _wait_for_the_end() -> None:
+    over = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        over.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    over.wait()
+
+
+def _psql(command: list[str]) -> int:
+    if shutil.which("psql") is None:
+        raise DBTestCaseError("the program 'psql' is not on PATH. Install PostgreSQL's client package.")
+    return subprocess.run(command, check=False).returncode
+
+
+def _clean(options: argparse.Namespace) -> int:
+    kept = len(kept_instances())
+    remove_kept()
+    print(f"{kept} kept instance{'' if kept == 1 else 's'} deleted")
+    if not options.kept_only:
+        gone = clear_cache()
+        print(f"{len(gone)} cached template{'' if len(gone) == 1 else 's'} deleted")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

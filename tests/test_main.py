@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import psycopg2
+from sqlalchemy import make_url
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dbtestcase", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+class DoctorTests(unittest.TestCase):
+    def test_a_healthy_machine_is_told_what_was_found_and_how_long_a_boot_takes(self):
+        result = run("doctor")
+
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, r"programs +PostgreSQL \d+")
+        self.assertRegex(result.stdout, r"next start +\d+ ms")
+
+    def test_without_programs_it_says_where_was_looked_and_exits_with_1(self):
+        result = run("doctor", DBTESTCASE_BIN_DIR="/nowhere")
+
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("'/nowhere'", result.stdout)
+
+
+class StartTests(unittest.TestCase):
+    def test_a_server_runs_until_ctrl_c_with_the_schema_it_was_asked_for(self):
+        command = [sys.executable, "-m", "dbtestcase", "start", "--schema", "tests.support:Base"]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            url = make_url(process.stdout.readline().strip())
+            connection = psycopg2.connect(url.set(drivername="postgresql").render_as_string())
+            cursor = connection.cursor()
+            cursor.execute("SELECT count(*) FROM customer")
+            count = cursor.fetchone()[0]
+            connection.close()
+            process.send_signal(signal.SIGINT)
+            rest = process.stdout.read()
+
+        self.assertEqual(count, 0)
+        self.assertEqual(rest, "")
+        self.assertEqual(process.returncode, 0)
+        with self.assertRaises(psycopg2.OperationalError):
+            psycopg2.connect(url.set(drivername="postgresql").render_as_string())
+
+    def test_a_schema_that_cannot_be_imported_is_a_sentence(self):
+        result = run("start", "--schema", "nowhere:Base")
+
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("nowhere:Base", result.stderr)
+        self.assertNotIn("Traceback", result.stderr)
+
+
+class CleanTests(unittest.TestCase):
+    def test_clean_deletes_the_cached_templates(self):
+        with tempfile.TemporaryDirectory() as cache:
+            self.assertEqual(run("doctor", DBTESTCASE_CACHE=cache).returncode, 0)
+            self.assertNotEqual(list(Path(cache).rglob("*.pack")), [])
+
+            result = run("clean", DBTESTCASE_CACHE=cache)
+
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertTrue(re.search(r"[1-9]\d* cached template", result.stdout), result.stdout)
+            self.assertEqual(list(Path(cache).rglob("*.pack")), [])
+
+
+class CommandLineTests(unittest.TestCase):
+    def test_help_names_every_command(self):
+        result = run("--help")
+
+        self.assertEqual(result.returncode, 0)
+        for command in ("doctor", "start", "clean"):
+            self.assertIn(command, result.stdout)
+
+    def test_an_unknown_command_exits_with_2(self):
+        self.assertEqual(run("frobnicate").returncode, 2)
