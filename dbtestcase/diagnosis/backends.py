@@ -1,0 +1,216 @@
+"""The server processes behind the connections of a test class: whose they are, and what the server says of them.
+
+A connection is known here by its process id, as in ``pg_stat_activity``. What the user wants to read is where in his
+code it was opened and where its transaction began; that only we can know, and note when it happens.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+import psycopg2
+from sqlalchemy import URL
+
+from dbtestcase.diagnosis.origin import UNKNOWN, Origin
+from dbtestcase.diagnosis.sqltext import HIDDEN_COLUMNS, render
+from dbtestcase.diagnosis.statements import duration
+
+_PATIENCE = 2  # seconds; longest time that asking the server may take
+
+_SESSION_MODULE = os.path.join("sqlalchemy", "orm", "session.py")
+
+_ACTIVITY = """
+SELECT a.pid, a.state, a.query, a.application_name, a.datname, a.backend_type,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float,
+       extract(epoch FROM clock_timestamp() - a.state_change)::float,
+       pg_blocking_pids(a.pid)
+FROM pg_stat_activity a
+"""
+
+
+@dataclass(slots=True)
+class Backend:
+    """What we know of one connection."""
+
+    pid: int
+    label: str
+    opened: Origin
+    began: Origin = UNKNOWN
+    began_at: float = 0.0
+    kind: str = "connection"
+    thread: str = ""
+    sql: Any = None
+    parameters: Any = None
+
+    def statement(self, hidden: Iterable[str]) -> str:
+        """Return the statement it sent last."""
+        return render(self.sql, self.parameters, hidden) if self.sql is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What the server says of one process."""
+
+    pid: int
+    state: str
+    query: str
+    application: str
+    database: str
+    kind: str
+    transaction_age: float | None
+    state_age: float | None
+    blocked_by: tuple[int, ...]
+
+
+class Backends:
+    """All connections of one test class, by process id. Filled by the sandbox from any thread."""
+
+    def __init__(self, *, hidden: Iterable[str] = HIDDEN_COLUMNS) -> None:
+        self.hidden = hidden
+        self._known: dict[int, Backend] = {}
+
+    def opened(self, pid: int, label: str, origin: Origin) -> None:
+        """A connection was opened for this line of the user's code."""
+        self._known[pid] = Backend(pid, label, origin)
+
+    def checked_out(self, pid: int, origin: Origin) -> None:
+        """A pool has handed out a connection that it had kept."""
+        known = self._known.get(pid)
+        if known is not None:
+            known.opened = origin
+
+    def closed(self, pid: int) -> None:
+        """The connection is gone; process ids are used again."""
+        self._known.pop(pid, None)
+
+    def sends(self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool) -> None:
+        """The connection sends a statement; ``begins``: it was in no transaction before."""
+        known = self._known.get(pid)
+        if known is None:
+            known = self._known[pid] = Backend(pid, "connection", origin)
+        known.sql, known.parameters = sql, parameters
+        if begins:
+            known.began, known.began_at = origin, monotonic()
+            known.thread = threading.current_thread().name
+            known.kind = _kind()
+
+    def get(self, pid: int) -> Backend | None:
+        """Return what is known of a process."""
+        return self._known.get(pid)
+
+    def name(self, pid: int) -> str:
+        """Return a process as a person would name it."""
+        known = self._known.get(pid)
+        if known is None:
+            return f"process {pid}"
+        return f"{'a Session on ' if known.kind == 'session' else ''}{known.label} (process {pid})"
+
+    def describe(self, pid: int, activity: Activity | None = None, *, in_transaction: bool = False) -> list[str]:
+        """Return lines on a process: who, its state and age, where it was opened and began, its last statement.
+
+        Args:
+            activity: What the server says of it, if it was asked.
+            in_transaction: Without ``activity``: whether the driver says that it is in a transaction.
+        """
+        known = self._known.get(pid)
+        lines = [f"{self.name(pid)}{self._state(known, activity, in_transaction)}"]
+        if known is None:
+            lines.append(_stranger(activity))
+        else:
+            thread = "" if known.thread in ("", "MainThread") else f", in thread {known.thread!r}"
+            lines.append(f"  opened at {known.opened}{thread}")
+            if known.began is not UNKNOWN:
+                lines.append(f"  its transaction began at {known.began}")
+        last = known.statement(self.hidden) if known is not None else ""
+        last = last or (render(activity.query, None, self.hidden) if activity is not None and activity.query else "")
+        if last:
+            running = activity is not None and activity.state == "active"
+            lines.append(f"  {'its statement' if running else 'last statement'}: {last}")
+        return [line for line in lines if line]
+
+    @staticmethod
+    def _state(known: Backend | None, activity: Activity | None, in_transaction: bool) -> str:
+        if activity is None:
+            if not in_transaction:
+                return ""
+            age = f" for {duration(monotonic() - known.began_at)}" if known is not None and known.began_at else ""
+            return f", in a transaction{age}"
+        if activity.state.startswith("idle in transaction"):
+            begun = activity.transaction_age
+            return f", {activity.state}" + (f", begun {duration(begun)} ago" if begun is not None else "")
+        if activity.state == "active" and activity.state_age is not None:
+            what = "waiting" if activity.blocked_by else "running its statement"
+            return f", {what} for {duration(activity.state_age)}"
+        return f", {activity.state}" if activity.state else ""
+
+
+def ask_server(url: URL, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run one query on a connection of its own, within a bound, whatever the others hold.
+
+    Raises:
+        psycopg2.Error: The server did not answer.
+    """
+    arguments: dict[str, Any] = url.translate_connect_args(username="user", database="dbname")
+    arguments |= {key: value for key, value in url.query.items() if key in ("host", "port", "password", "sslmode")}
+    arguments["options"] = f"-c statement_timeout={_PATIENCE}s -c lock_timeout={_PATIENCE}s"
+    connection = psycopg2.connect(**arguments, connect_timeout=_PATIENCE, application_name="dbtestcase diagnosis")
+    with closing(connection):
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(query, tuple(parameters) or None)
+            return cursor.fetchall() if cursor.description else []
+
+
+def activities(url: URL, pids: Iterable[int] | None = None) -> list[Activity]:
+    """Return what the server says of these client processes, of all but our own for ``None``.
+
+    Raises:
+        psycopg2.Error: The server did not answer.
+    """
+    if pids is None:
+        found = ask_server(url, f"{_ACTIVITY} WHERE a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'")
+    else:
+        found = ask_server(url, f"{_ACTIVITY} WHERE a.pid = ANY(%s)", (list(pids),))
+    return [
+        Activity(
+            pid, state or "", query or "", application or "", database or "", kind or "", age, since, tuple(blocked)
+        )
+        for pid, state, query, application, database, kind, age, since, blocked in found
+    ]
+
+
+def idle_in_transaction(url: URL, backends: Backends) -> list[str]:
+    """Return a text for each connection to the server that is idle in a transaction: what it is and who opened it.
+
+    For whoever is about to close them. An empty list if the server does not answer.
+    """
+    try:
+        found = [each for each in activities(url) if each.state.startswith("idle in transaction")]
+    except psycopg2.Error:
+        return []
+    return ["\n".join(backends.describe(each.pid, each)) for each in sorted(found, key=lambda each: each.pid)]
+
+
+def _stranger(activity: Activity | None) -> str:
+    told = f" (application {activity.application!r})" if activity is not None and activity.application else ""
+    return f"  not opened through an engine of the class{told}"
+
+
+def _kind() -> str:
+    """Tell a session's connection from others by the frames between the driver and the user's line."""
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(40):
+        if frame is None:
+            break
+        if frame.f_code.co_filename.endswith(_SESSION_MODULE):
+            return "session"
+        frame = frame.f_back
+    return "connection"

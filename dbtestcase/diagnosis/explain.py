@@ -1,0 +1,76 @@
+"""All that explains the failures of one test class, in one object for the test case to wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Self
+
+import psycopg2
+from sqlalchemy import URL
+
+from dbtestcase.diagnosis import states
+from dbtestcase.diagnosis.backends import ask_server
+from dbtestcase.diagnosis.hints import hint_for
+from dbtestcase.diagnosis.locks import LockWatch
+from dbtestcase.diagnosis.statements import StatementLog
+
+_TABLES = """
+SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+"""
+
+
+class Explanations:
+    """The log, the lock watch and the hints of a test class. A context manager for the time that the class runs.
+
+    Attributes:
+        log: Observes the statements of all sandboxes of the class.
+        locks: Watches the statements on real connections.
+
+    Args:
+        url: The class's database as it is at present; is asked on failures only.
+        owner: The name of the test class.
+        hidden: Columns whose values are not to be shown.
+        lock_wait: How long a statement may wait for a lock, in seconds; 0: for ever.
+    """
+
+    def __init__(
+        self, url: Callable[[], URL], *, owner: str, hidden: Iterable[str] = (), lock_wait: float = 5.0
+    ) -> None:
+        self._url = url
+        self.log = StatementLog(hidden=hidden)
+        self.locks = LockWatch(url, owner=owner, limit=lock_wait, hidden=self.log.hidden)
+        self._states = states.watching()
+
+    def __enter__(self) -> Self:
+        self._states.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._states.__exit__(kind, error, traceback)
+
+    def begin_test(self, name: str) -> None:
+        """Forget what the test before has sent."""
+        self.log.begin_test(name)
+        states.begin_test()
+
+    def end_test(self) -> None:
+        """Print the test's statements if that is wanted for all tests."""
+        self.log.end_test()
+
+    def explain(self, error: BaseException) -> None:
+        """Add to an error of the test, as notes, what to do about it and the statements that were sent."""
+        without_secrets = self.log.hide_secrets(error)
+        hint = hint_for(error, tables=self._tables, statements=self.log.statements)
+        if hint is not None and not any(hint in note for note in getattr(error, "__notes__", ())):
+            error.add_note(f"What to do: {without_secrets(hint)}")
+        self.log.explain(error)
+
+    def _tables(self) -> list[str]:
+        try:
+            return [name for (name,) in ask_server(self._url(), _TABLES)]
+        except psycopg2.Error:
+            return []

@@ -1,0 +1,122 @@
+"""What a test or a class leaves behind: texts for connections and sessions, a watch for threads, and the warning."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
+from dbtestcase.diagnosis.states import describe
+
+_seen: dict[Any, Any] = {}
+
+
+def warn_left_open(text: str, opened: Origin = UNKNOWN) -> None:
+    """Issue a ``ResourceWarning`` that Python shows with the line that opened the thing, once per line by default."""
+    if opened is UNKNOWN:
+        warnings.warn(text, ResourceWarning, stacklevel=3)
+    else:
+        warnings.warn_explicit(text, ResourceWarning, opened.filename, opened.line, registry=_seen)
+
+
+def connection_left(owner: str, label: str, opened: Origin, *, after: str, details: Iterable[str] = ()) -> str:
+    """Return the text for a connection that was checked out and never given back.
+
+    Args:
+        owner: The test or test class.
+        after: What it has outlived: "the test", "setUpClass".
+        details: Lines of ``Backends.describe()``.
+    """
+    lines = [f"{owner}: {label}, opened at {opened}, was still open after {after} and has been closed."]
+    lines += [f"  {line}" for line in details]
+    lines.append("Close it where it is opened: 'with engine.connect() as connection:', or connection.close().")
+    return "\n".join(lines)
+
+
+def session_left(owner: str, session: Session, began: Origin, *, after: str) -> str | None:
+    """Return the text for a session whose work was neither committed nor rolled back; ``None`` if it has none.
+
+    A session that only read is closed without a word, as a request's end would do.
+    """
+    kinds = (("new", session.new), ("changed", session.dirty), ("deleted", session.deleted))
+    parts = []
+    for what, objects in kinds:
+        touched = [describe(each) for each in objects if what != "changed" or session.is_modified(each)]
+        if touched:
+            parts.append(
+                f"{what}: {', '.join(touched[:3])}{f' and {len(touched) - 3} more' if len(touched) > 3 else ''}"
+            )
+    if not parts:
+        return None
+    return (
+        f"{owner}: a session, begun at {began}, had unsent changes after {after} ({'; '.join(parts)}); they are lost. "
+        "Is a commit() missing?"
+    )
+
+
+class ThreadWatch:
+    """Finds the threads that a test started and left running."""
+
+    def __init__(self) -> None:
+        self._before: set[threading.Thread] = set()
+
+    def begin(self) -> None:
+        """Remember which threads there are."""
+        self._before = set(threading.enumerate())
+
+    def end(self, bound: float = 0.5) -> list[str]:
+        """Wait briefly for the threads that are new, and return a text for each that goes on.
+
+        Args:
+            bound: Longest wait for all of them together, in seconds. Daemon threads are not waited for.
+        """
+        if threading.active_count() <= 1:
+            return []
+        new = [
+            each
+            for each in threading.enumerate()
+            if each not in self._before and not _is_ours(each) and not _waits_for_work(each)
+        ]
+        deadline = monotonic() + bound
+        for thread in new:
+            if not thread.daemon:
+                thread.join(max(0.0, deadline - monotonic()))
+        return [_thread_text(thread) for thread in new if thread.is_alive() and not _waits_for_work(thread)]
+
+
+def _is_ours(thread: threading.Thread) -> bool:
+    return thread.name.startswith("dbtestcase") or isinstance(thread, threading._DummyThread)
+
+
+def _waits_for_work(thread: threading.Thread) -> bool:
+    """Whether it is an idle worker of a ``ThreadPoolExecutor``, which outlives tests by design."""
+    return getattr(getattr(thread, "_target", None), "__module__", "") == "concurrent.futures.thread" and (
+        _present_line(thread) is UNKNOWN
+    )
+
+
+def _thread_text(thread: threading.Thread) -> str:
+    target: Any = getattr(thread, "_target", None)
+    code = getattr(target, "__code__", None)
+    runs = (
+        f", which runs {target.__name__}() ({Origin(code.co_filename, code.co_firstlineno, code.co_name)})"
+        if code
+        else ""
+    )
+    now = _present_line(thread)
+    where = f"; it is now at {now}" if now is not UNKNOWN else ""
+    return (
+        f"thread {thread.name!r}{runs} was started by the test and is still running after it{where}. Its statements "
+        "from now on are errors. Let the code under test end it, and join() it in the test."
+    )
+
+
+def _present_line(thread: threading.Thread) -> Origin:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return user_origin(frame) if frame is not None else UNKNOWN

@@ -1,0 +1,278 @@
+"""Statements that wait for a lock: ended after a while, with a sentence that says who holds it.
+
+A thread looks at what has been running for too long. If PostgreSQL says that it is blocked, the thread writes down who
+blocks it, while that can still be seen, and cancels it; the driver's error is then replaced by :class:`LockWait`.
+``lock_timeout`` would be simpler, but when its error arrives the scene is over, and the code under test may set or
+read it for its own purposes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+
+import psycopg2
+from sqlalchemy import URL
+
+from dbtestcase.diagnosis.backends import Activity, Backends, activities, ask_server
+from dbtestcase.diagnosis.origin import Origin
+from dbtestcase.diagnosis.sqltext import HIDDEN_COLUMNS
+from dbtestcase.diagnosis.statements import duration
+from dbtestcase.errors import LockWait
+
+__all__ = ["LockWatch"]
+
+_CANCELED, _DEADLOCK = "57014", "40P01"
+_DEPTH = 4  # blockers of blockers of blockers
+_WAITING = """
+SELECT l.locktype, l.mode, l.relation::regclass::text,
+       -- through jsonb, because PostgreSQL 13 has no such column
+       extract(epoch FROM clock_timestamp() - (to_jsonb(l) ->> 'waitstart')::timestamptz)::float
+FROM pg_locks l WHERE l.pid = %s AND NOT l.granted
+"""
+_NEEDS_TABLE_ALONE = re.compile(
+    r"\s*(drop|alter|truncate|lock|create\s+(unique\s+)?index|reindex|cluster|vacuum\s+full)\b", re.I
+)
+
+
+@dataclass(slots=True)
+class _Running:
+    pid: int
+    started: float
+    thread: str
+    scene: str | None = None
+
+
+class LockWatch:
+    """Watches the statements on the real connections of a test class.
+
+    Args:
+        url: The database that they are connected to now.
+        owner: The name of the test class.
+        limit: How long a statement may wait for a lock, in seconds; 0: for ever.
+    """
+
+    def __init__(
+        self, url: Callable[[], URL], *, owner: str, limit: float, hidden: Iterable[str] = HIDDEN_COLUMNS
+    ) -> None:
+        self.backends = Backends(hidden=hidden)
+        self.limit = limit
+        self._url = url
+        self._owner = owner
+        self._running: dict[int, _Running] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def statement(self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool) -> Iterator[None]:
+        """Watch what is sent in the block by the connection whose server process is ``pid``.
+
+        Args:
+            begins: The connection was in no transaction before.
+
+        Raises:
+            LockWait: It waited too long for a lock.
+        """
+        self.backends.sends(pid, sql, parameters, origin, begins=begins)
+        running = _Running(pid, monotonic(), threading.current_thread().name)
+        if self.limit:
+            self._running[pid] = running
+            _watcher.look_after(self)
+        try:
+            yield
+        except Exception as error:
+            # Never before a cancellation that is on its way has been sent: it would hit the next statement.
+            with self._lock:
+                self._running.pop(pid, None)
+            if running.scene is not None and _sqlstate(error) == _CANCELED:
+                raise LockWait(running.scene) from error
+            if _sqlstate(error) == _DEADLOCK:
+                error.add_note(self._deadlock(error))
+            raise
+        finally:
+            if pid in self._running:
+                with self._lock:
+                    self._running.pop(pid, None)
+
+    # -- by the watcher's thread
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a statement is running."""
+        return bool(self._running)
+
+    @property
+    def interval(self) -> float:
+        """How often to look, in seconds."""
+        return min(max(self.limit / 10, 0.02), 0.5)
+
+    def look(self) -> None:
+        """End the statements that have waited too long."""
+        now = monotonic()
+        for running in list(self._running.values()):
+            if now - running.started >= self.limit and running.scene is None:
+                try:
+                    self._examine(running)
+                except psycopg2.Error:
+                    continue  # the server has other worries; looked at again in the next round
+
+    def _examine(self, running: _Running) -> None:
+        url = self._url()
+        waiting = ask_server(url, _WAITING, (running.pid,))
+        if not waiting:
+            return
+        kind, mode, relation, waited = waiting[0]
+        if waited is not None and waited < self.limit:
+            return
+        chain = self._chain(url, running.pid)
+        if len(chain) < 2:
+            return
+        wanted = f"{mode} on {relation}" if relation else f"a lock on a {_LOCK_WORDS.get(kind, kind)}"
+        scene = self._scene(running, wanted, chain, waited if waited is not None else monotonic() - running.started)
+        with self._lock:
+            if self._running.get(running.pid) is running:
+                running.scene = scene
+                ask_server(url, "SELECT pg_cancel_backend(%s)", (running.pid,))
+
+    def _chain(self, url: URL, pid: int) -> list[Activity]:
+        """Return a process and those that block it, in order."""
+        chain: list[Activity] = []
+        wanted: list[int] = [pid]
+        for _ in range(_DEPTH):
+            found = activities(url, wanted)
+            chain += sorted(found, key=lambda each: each.pid)
+            known = {each.pid for each in chain}
+            wanted = [blocker for each in found for blocker in each.blocked_by if blocker not in known]
+            if not wanted:
+                break
+        return chain
+
+    def _scene(self, running: _Running, wanted: str, chain: list[Activity], waited: float) -> str:
+        waiter, *blockers = chain
+        lines = [
+            f"{self._owner}: a statement waited {duration(waited)} for a lock and was cancelled.",
+            "Waiting:",
+            *_indented(self.backends.describe(waiter.pid, waiter)),
+            f"    it needs {wanted}",
+            "Blocked by:",
+        ]
+        for blocker in blockers:
+            lines += _indented(self.backends.describe(blocker.pid, blocker))
+        lines.append(self._remedy(running, waiter, blockers))
+        lines.append(
+            f"(Waits of more than {self.limit:g} s are ended; {self._owner}.lock_wait sets another limit, 0 none.)"
+        )
+        return "\n".join(lines)
+
+    def _remedy(self, running: _Running, waiter: Activity, blockers: list[Activity]) -> str:
+        idle = [each for each in blockers if each.state.startswith("idle in transaction")]
+        statement = self.backends.get(waiter.pid)
+        sql = statement.statement(self.backends.hidden) if statement is not None else waiter.query
+        told = []
+        if not idle:
+            return (
+                "What to do: the blocking statement is still running; wait for its thread before this one, "
+                "or commit earlier there."
+            )
+        if any((known := self.backends.get(each.pid)) is not None and known.thread == running.thread for each in idle):
+            told.append("Both belong to one thread, so this wait would never have ended.")
+        if _NEEDS_TABLE_ALONE.match(sql):
+            told.append(
+                f"{sql.split()[0].upper()} needs the table for itself: each transaction that has so much as read it "
+                "must be over."
+            )
+        known_kinds = {known.kind for each in idle if (known := self.backends.get(each.pid)) is not None}
+        if not known_kinds:
+            ending = "end the transaction of that process, or point its engine at the class's database with app_engines"
+        elif known_kinds == {"session"}:
+            ending = (
+                "end that session's transaction first: session.close(), remove() of a scoped_session, "
+                "or commit() or rollback()"
+            )
+        else:
+            ending = "end that transaction first: commit(), rollback() or close() of its connection or session"
+        return f"What to do: {ending}. {' '.join(told)}".rstrip()
+
+    def _deadlock(self, error: BaseException) -> str:
+        detail = str(getattr(getattr(error, "diag", None), "message_detail", None) or error)
+        pids = list(dict.fromkeys(int(pid) for pid in re.findall(r"[Pp]rocess (\d+)", detail)))
+        lines = ["These connections waited for each other, and PostgreSQL ended the statement of one:"]
+        for pid in pids:
+            lines += _indented(self.backends.describe(pid))
+        lines.append(
+            "What to do: let all of them lock rows in the same order (by key, say, with_for_update() first), "
+            "or commit in between."
+        )
+        return "\n".join(lines)
+
+
+_LOCK_WORDS = {
+    "transactionid": "row that another transaction has changed",
+    "tuple": "row that another transaction has changed",
+    "advisory": "number (an advisory lock)",
+    "virtualxid": "transaction that must end first",
+}
+
+
+class _Watcher:
+    """The one thread that looks after all watches; the first statement starts it, and it rests when there are none."""
+
+    _ROUNDS_BEFORE_REST = 20
+
+    def __init__(self) -> None:
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._watches: weakref.WeakSet[LockWatch] = weakref.WeakSet()
+        self._wake = threading.Event()
+        self._start = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._awake = False
+
+    def look_after(self, watch: LockWatch) -> None:
+        if self._awake and watch in self._watches:
+            return
+        with self._start:
+            self._watches.add(watch)
+            self._awake = True
+            self._wake.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="dbtestcase lock watch", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        rounds = 0
+        while True:
+            busy = [watch for watch in list(self._watches) if watch.is_busy]
+            rounds = 0 if busy else rounds + 1
+            for watch in busy:
+                watch.look()
+            pause = min((watch.interval for watch in busy), default=0.25)
+            del busy
+            if rounds <= self._ROUNDS_BEFORE_REST:
+                threading.Event().wait(pause)
+                continue
+            with self._start:
+                self._wake.clear()
+                self._awake = any(watch.is_busy for watch in self._watches)
+            if not self._awake:
+                self._wake.wait()
+            rounds = 0
+
+
+_watcher = _Watcher()
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)

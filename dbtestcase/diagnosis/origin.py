@@ -1,0 +1,72 @@
+"""Where in the user's code something happened: one frame walk, no source file is read."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from dataclasses import dataclass
+from types import FrameType
+
+_STDLIB = tuple({sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep})
+_SITE_PACKAGES = f"{os.sep}site-packages{os.sep}"
+_OURSELVES = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LIBRARIES = (
+    "alembic", "flask", "flask_migrate", "flask_sqlalchemy", "flask_sqlalchemy_lite", "factory", "psycopg",
+    "psycopg2", "sqlalchemy", "sqlalchemy_utils", "werkzeug", "greenlet",
+)  # fmt: skip
+_FOREIGN = tuple(f"{_SITE_PACKAGES}{name}{os.sep}" for name in _LIBRARIES)
+_known: dict[str, bool] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A line of the user's code; ``str()`` gives ``shop/service.py:42 in rename``."""
+
+    filename: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{_short(self.filename)}:{self.line} in {self.function}"
+
+
+UNKNOWN = Origin("<unknown>", 0, "<unknown>")
+
+
+def user_origin(frame: FrameType | None = None) -> Origin:
+    """Return the nearest caller outside this library, SQLAlchemy, Flask, the drivers and the standard library."""
+    current: FrameType | None = frame if frame is not None else sys._getframe(1)
+    while current is not None:
+        code = current.f_code
+        if _is_users(code.co_filename):
+            return Origin(code.co_filename, current.f_lineno, code.co_name)
+        current = current.f_back
+    return UNKNOWN
+
+
+def _is_users(filename: str) -> bool:
+    known = _known.get(filename)
+    if known is None:
+        known = _known[filename] = not _is_foreign(filename)
+    return known
+
+
+def _is_foreign(filename: str) -> bool:
+    if filename.startswith(("<frozen", "<string", "<attrs", "<sqlalchemy")):
+        return True
+    path = os.path.abspath(filename)
+    if path.startswith(_OURSELVES):
+        return True
+    if _SITE_PACKAGES in path:
+        # An installed application is a user's as well; only the layers between it and the database are not.
+        return path.startswith(_FOREIGN, path.rindex(_SITE_PACKAGES))
+    return path.startswith(_STDLIB)
+
+
+def _short(filename: str) -> str:
+    try:
+        relative = os.path.relpath(filename)
+    except ValueError:
+        return filename
+    return filename if relative.startswith(os.pardir) else relative

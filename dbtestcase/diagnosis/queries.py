@@ -1,0 +1,64 @@
+"""What a count of queries is to say when it is wrong, and which queries repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dbtestcase.diagnosis.sqltext import fingerprint
+from dbtestcase.diagnosis.statements import Statement, listing
+
+_SHOWN_LINES = 3
+
+
+def wrong_count(queries: Sequence[Statement], expected: int) -> str | None:
+    """Return what is wrong with the number of queries, ``None`` if it is as expected."""
+    if len(queries) == expected:
+        return None
+    sent = f"{len(queries)} {'query was' if len(queries) == 1 else 'queries were'} sent, {expected} expected"
+    return f"{sent}:\n{listing(queries)}" if queries else f"{sent}."
+
+
+def repeated(queries: Sequence[Statement], at_most: int) -> str | None:
+    """Return which queries were sent more than ``at_most`` times with other values, ``None`` if there are none."""
+    groups: dict[str, list[Statement]] = {}
+    for query in queries:
+        groups.setdefault(fingerprint(query.sql), []).append(query)
+    found = sorted((group for group in groups.values() if len(group) > at_most), key=len, reverse=True)
+    if not found:
+        return None
+    allowed = "once" if at_most == 1 else f"{at_most} times"
+    lines = [f"{_queries(len(found))} sent more than {allowed}, out of {len(queries)}:"]
+    for group in found:
+        lines += _group(group)
+    lines += _remedies(found)
+    return "\n".join(lines)
+
+
+def _queries(number: int) -> str:
+    return "1 query was" if number == 1 else f"{number} queries were"
+
+
+def _group(group: list[Statement]) -> list[str]:
+    lines = [f"  {len(group)} times: {group[0]}"]
+    places: dict[str, int] = {}
+    for query in group:
+        place = f"{query.cause}, at {query.origin}" if query.cause else str(query.origin)
+        places[place] = places.get(place, 0) + 1
+    shown = sorted(places.items(), key=lambda item: -item[1])
+    lines += [f"    {times} times by {place}" for place, times in shown[:_SHOWN_LINES]]
+    if len(shown) > _SHOWN_LINES:
+        lines.append(f"    … and {len(shown) - _SHOWN_LINES} more places")
+    return lines
+
+
+def _remedies(found: list[list[Statement]]) -> list[str]:
+    lazy = sorted({
+        query.cause.removeprefix("lazy loading of ")
+        for group in found
+        for query in group
+        if query.cause and query.cause.startswith("lazy loading of ")
+    })  # fmt: skip
+    if not lazy:
+        return []
+    options = ", ".join(f"selectinload({name})" for name in lazy)
+    return [f"Load it with the query that gets the objects: .options({options})."]

@@ -1,0 +1,139 @@
+"""The state of a mapped object, in a sentence, and how it came to be in it where that was seen."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event, inspect
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import InstanceState, Session
+
+from dbtestcase.diagnosis.origin import Origin, user_origin
+
+STATES = ("transient", "pending", "persistent", "deleted", "detached")
+
+# Seen changes are remembered for this many objects of a test: enough for an assertion, nothing for a bulk load.
+_REMEMBERED = 200
+_EVENTS = (
+    "transient_to_pending",
+    "pending_to_transient",
+    "pending_to_persistent",
+    "persistent_to_transient",
+    "persistent_to_deleted",
+    "persistent_to_detached",
+    "deleted_to_detached",
+    "detached_to_persistent",
+)
+_MEANING = {
+    "transient": "no session knows it and it has no row; add() it to a session first",
+    "pending": "it was added to a session, but nothing was sent yet; flush() or commit() sends it",
+    "persistent": "it is in a session and has a row",
+    "deleted": "its deletion was flushed, but not committed",
+    "detached": "it has an identity, but no session",
+}
+_history: weakref.WeakKeyDictionary[InstanceState[Any], tuple[str, Origin]] = weakref.WeakKeyDictionary()
+_left = 0
+
+
+def state_of(instance: object) -> str:
+    """Return one of :data:`STATES`.
+
+    Raises:
+        TypeError: The object is not an instance of a mapped class.
+    """
+    state = _instance_state(instance)
+    return next(name for name in STATES if getattr(state, name))
+
+
+def wrong_state(instance: object, expected: str) -> str | None:
+    """Return a sentence if an object is not in the expected state."""
+    actual = state_of(instance)
+    if actual == expected:
+        return None
+    return f"{describe(instance)} is {actual}, {expected} expected: {_because(_instance_state(instance), actual)}."
+
+
+def describe(instance: object) -> str:
+    """Return class and identity of an object; loads nothing."""
+    state = _instance_state(instance)
+    name = state.mapper.class_.__name__
+    if state.identity is not None:
+        keys = (state.mapper.get_property_by_column(column).key for column in state.mapper.primary_key)
+        return f"{name}({', '.join(f'{key}={value!r}' for key, value in zip(keys, state.identity, strict=True))})"
+    return f"{name} object"
+
+
+def begin_test() -> None:
+    """Forget what was seen in the test before."""
+    global _left
+    _left = _REMEMBERED
+    _history.clear()
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Note, for the time of the block, which call of whose line moved an object from one state to another."""
+    listeners = [(name, _listener(name.rpartition("_to_")[2])) for name in _EVENTS]
+    for name, listener in listeners:
+        event.listen(Session, name, listener)
+    begin_test()
+    try:
+        yield
+    finally:
+        for name, listener in listeners:
+            event.remove(Session, name, listener)
+        _history.clear()
+
+
+def _listener(to: str) -> Callable[[Session, object], None]:
+    def moved(session: Session, instance: object) -> None:
+        global _left
+        if _left <= 0:
+            return
+        _left -= 1
+        _history[_instance_state(instance)] = (_session_call(), user_origin())
+
+    moved.__name__ = f"moved_to_{to}"
+    return moved
+
+
+def _session_call() -> str:
+    """Return the name of the session's method that the user's line called."""
+    frame, name = sys._getframe(2), ""
+    while frame is not None and "sqlalchemy" in frame.f_code.co_filename:
+        if not frame.f_code.co_name.startswith(("_", "do")):
+            name = frame.f_code.co_name
+        frame = frame.f_back  # type: ignore[assignment]
+    return name
+
+
+def _because(state: InstanceState[Any], actual: str) -> str:
+    reason = _MEANING[actual]
+    if actual == "detached":
+        reason += (
+            "; it was deleted"
+            if state.was_deleted
+            else "; its session was closed or removed, or it was expunged"
+            if state not in _history
+            else ""
+        )
+    seen = _history.get(state)
+    if seen is not None and seen[0]:
+        call, origin = seen
+        reason += f". It became so by {call}() at {origin}"
+    return reason
+
+
+def _instance_state(instance: object) -> InstanceState[Any]:
+    try:
+        state = inspect(instance)
+    except NoInspectionAvailable:
+        state = None
+    if not isinstance(state, InstanceState):
+        kind = f"the class {instance.__name__}" if isinstance(instance, type) else f"{instance!r}"
+        raise TypeError(f"an instance of a mapped class is needed, but {kind} is none.")
+    return state

@@ -1,0 +1,129 @@
+"""Where the time of a run went, as text and as a page."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+from html.parser import HTMLParser
+from pathlib import Path
+
+from dbtestcase.diagnosis import report
+from dbtestcase.diagnosis.report import Span
+
+ROOT = Path(__file__).parents[2]
+RUN = """
+from dbtestcase.diagnosis import report
+report.begin()
+with report.span("class", "ShopTests"):
+    with report.span("wait", "ShopTests"):
+        pass
+    for name in "ab":
+        with report.span("test", f"ShopTests.test_{name}"):
+            pass
+print("done")
+"""
+SPANS = [
+    Span("boot", "ShopTests", 0.0, 0.1, False),
+    Span("class", "ShopTests", 0.0, 1.0, True),
+    Span("wait", "ShopTests", 0.0, 0.1, True),
+    Span("data", "ShopTests", 0.1, 0.3, True),
+    Span("test", "ShopTests.test_<a>", 0.3, 0.9, True),
+    Span("undo", "ShopTests.test_<a>", 0.8, 0.9, True),
+    Span("class", "CafeTests", 1.0, 2.0, True),
+    Span("wait", "CafeTests", 1.0, 1.05, True),
+    Span("test", "CafeTests.test_b", 1.1, 2.0, True),
+]
+
+
+class TableTests(unittest.TestCase):
+    def setUp(self):
+        self.text = "\n".join(report.table(SPANS))
+
+    def test_numbers_of_classes_tests_and_instances_are_told(self):
+        self.assertIn("2 classes, 2 tests in 2.00 s; 1 instance booted, 0 clones", self.text)
+
+    def test_share_of_the_library_counts_overlapping_time_once(self):
+        self.assertIn("the library took 250.0 ms of it, 12.5 %", self.text)
+        overlapping = [*SPANS, Span("begin", "x", 0.82, 0.88, True)]
+        self.assertAlmostEqual(report.visible(overlapping), report.visible(SPANS))
+
+    def test_background_work_is_no_cost(self):
+        self.assertRegex(self.text, r"instances booted +100.0 ms +1 times .* in the background")
+
+    def test_slowest_set_up_comes_first_with_its_parts(self):
+        first = self.text.partition("slowest set-ups\n")[2].splitlines()[0]
+
+        self.assertRegex(first, r"300\.0 ms +ShopTests +\(wait 100\.0 ms, data 200\.0 ms\)")
+
+
+class RunTests(unittest.TestCase):
+    def run_with(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        return subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, env=environment, timeout=60)
+
+    def test_nothing_is_printed_unless_asked_for(self):
+        run = self.run_with(DBTESTCASE_REPORT="")
+
+        self.assertEqual((run.stdout, run.stderr), ("done\n", ""))
+
+    def test_table_is_printed_after_everything_else(self):
+        run = self.run_with(DBTESTCASE_REPORT="1")
+
+        self.assertEqual(run.stdout, "done\n")
+        self.assertTrue(run.stderr.startswith("dbtestcase: where the time went\n  1 class, 2 tests in "), run.stderr)
+
+    def test_page_is_written_and_named(self):
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+        run = self.run_with(DBTESTCASE_REPORT=str(folder / "report.html"))
+
+        self.assertIn(str(folder / "report.html"), run.stderr)
+        self.assertIn("ShopTests", (folder / "report.html").read_text(encoding="utf-8"))
+
+    def test_page_that_cannot_be_written_becomes_the_table(self):
+        run = self.run_with(DBTESTCASE_REPORT="/nowhere/at/all/report.html")
+
+        self.assertEqual(run.returncode, 0)
+        self.assertIn("1 class, 2 tests", run.stderr)
+        self.assertIn("could not be written", run.stderr)
+
+
+class PageTests(unittest.TestCase):
+    def setUp(self):
+        from dbtestcase.diagnosis.timeline import page
+
+        self.page = page(SPANS, report.table(SPANS))
+
+    def test_page_is_well_formed_and_escapes_names(self):
+        open_tags: list[str] = []
+
+        class Check(HTMLParser):
+            def handle_starttag(self, tag, attrs):
+                if tag not in ("meta", "input"):
+                    open_tags.append(tag)
+
+            def handle_endtag(check, tag):
+                self.assertEqual(open_tags.pop(), tag)
+
+        Check().feed(self.page)
+
+        self.assertEqual(open_tags, [])
+        self.assertIn("test_&lt;a&gt;", self.page)
+        self.assertNotIn("<a>", self.page)
+
+    def test_page_loads_nothing_from_elsewhere(self):
+        self.assertIsNone(re.search(r"https?://|src=|@import|<link", self.page))
+
+    def test_spans_that_overlap_get_rows_of_their_own(self):
+        rows = self.page.partition("<b>library, waited for</b>")[2].partition("</div></div></div>")[0]
+
+        self.assertEqual(rows.count('class="row"'), 1)
+        self.assertIn("prefers-color-scheme: dark", self.page)
+
+
+if __name__ == "__main__":
+    unittest.main()
