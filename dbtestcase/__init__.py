@@ -4,8 +4,8 @@ Importing this package starts nothing: no server, no search for programs, no eng
 """
 
 from dbtestcase import errors
-from dbtestcase.case import DatabaseTestCase
 from dbtestcase._isolation import isolation
+from dbtestcase.case import DatabaseTestCase
 from dbtestcase.postgres import ThrowawayPostgres
 from dbtestcase.sandbox import LATE_URL as URL
 from dbtestcase.schema import AlembicMigrations

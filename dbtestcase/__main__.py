@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
 
     start = commands.add_parser("start", help="run a throwaway server until Ctrl-C and print its URL")
     what = start.add_mutually_exclusive_group()
-    what.add_argument("--schema", metavar="PACKAGE:NAME", help="what it holds: a base, MetaData or db, as in shop.models:Base")
+    what.add_argument(
+        "--schema", metavar="PACKAGE:NAME", help="what it holds: a base, MetaData or db, as in shop.models:Base"
+    )
     what.add_argument("--kept", metavar="NAME", help="a copy of an instance that was kept")
     start.add_argument("--psql", action="store_true", help="open psql on it and end with it")
     start.set_defaults(command=_start)

@@ -6,10 +6,8 @@ and that it is undone from :mod:`dbtestcase.sandbox`.
 
 from __future__ import annotations
 
-import inspect
 import unittest
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -17,10 +15,12 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
 
 from dbtestcase import upcoming
+from dbtestcase._isolation import Isolation
 from dbtestcase.assertions import DatabaseAssertions
+from dbtestcase.diagnosis import report
+from dbtestcase.diagnosis.results import ExplainedResult
 from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.errors import DBTestCaseError
-from dbtestcase._isolation import Isolation
 from dbtestcase.postgres import Instance, ThrowawayPostgres
 from dbtestcase.running import RunningClass, expect_instance
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DatabaseTestCase"]
 
-__unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+report.begin()
 
-_NO_MESSAGE = inspect.signature(unittest.TestCase.subTest).parameters["msg"].default
+__unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
 
 
 class _NotSetUp:
@@ -127,7 +127,8 @@ class DatabaseTestCase(DatabaseAssertions):
         cls._dbtestcase = running
         cls.instance, cls.engine, cls.url = running.instance, running.engine, running.url
         running.redirect_application()
-        running.make_class_data()
+        with report.span("data", cls.__qualname__):
+            running.make_class_data()
         cls._expect_next()
 
     @classmethod
@@ -154,48 +155,27 @@ class DatabaseTestCase(DatabaseAssertions):
 
     def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
         """Run the test inside its sandbox, around ``setUp`` and ``tearDown`` whether or not these call ``super()``."""
-        return self._isolated(lambda: super(DatabaseTestCase, self).run(result))
+        result = result or self.defaultTestResult()
+        explained: Any = ExplainedResult(result, self._explain)
+        self._isolated(lambda: super(DatabaseTestCase, self).run(explained))
+        return result
 
     def debug(self) -> None:
         """Run the test without collecting errors, in its sandbox as :meth:`run` does."""
-        self._isolated(super().debug)
-
-    @contextmanager
-    def subTest(self, msg: Any = _NO_MESSAGE, **params: Any) -> Iterator[None]:
-        """Mark a part of the test, as in :class:`unittest.TestCase`; its failure lists what was sent so far."""
-        with super().subTest(msg, **params), self._explained():
-            yield
-
-    # unittest offers no public place between the raise and the report, where a failure could be given its note.
-
-    def _callSetUp(self) -> None:
-        with self._explained():
-            super()._callSetUp()  # type: ignore[misc]
-
-    def _callTestMethod(self, method: Callable[[], Any]) -> None:
-        with self._explained():
-            super()._callTestMethod(method)  # type: ignore[misc]
-
-    def _callTearDown(self) -> None:
-        with self._explained():
-            super()._callTearDown()  # type: ignore[misc]
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Give an exception that leaves the block the statements of the test as a note."""
         try:
-            yield
-        except unittest.SkipTest:
-            raise
+            self._isolated(super().debug)
         except Exception as error:
-            running = type(self).__dict__.get("_dbtestcase")
-            if running is not None:
-                running.log.explain(error)
+            self._explain(error)
             raise
 
     @property
     def _dbtestcase_log(self) -> StatementLog:
-        return self._running().log
+        return self._running().explanations.log
+
+    def _explain(self, error: BaseException) -> None:
+        running = type(self).__dict__.get("_dbtestcase")
+        if running is not None:
+            running.explanations.explain(error)
 
     def _isolated(self, run: Callable[[], Any]) -> Any:
         try:
@@ -206,7 +186,8 @@ class DatabaseTestCase(DatabaseAssertions):
         # Added first, so run last: after tearDown and after the cleanups of the test itself.
         self.addCleanup(running.end_test, self)
         try:
-            return run()
+            with report.span("test", self.id()):
+                return run()
         finally:
             running.drop_test(self)
 

@@ -14,10 +14,12 @@ from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.orm import Session
 
 from dbtestcase import classdata, sandbox, upcoming
-from dbtestcase.cloning import Cloning
-from dbtestcase.diagnosis.statements import StatementLog
-from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase._isolation import isolation_of
+from dbtestcase.cloning import Cloning
+from dbtestcase.diagnosis import report
+from dbtestcase.diagnosis.explain import Explanations
+from dbtestcase.diagnosis.leftovers import ThreadWatch, warn_left_open
+from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.postgres import EMPTY, Contents, Instance, expect, running_instance
 from dbtestcase.sandbox import Sandbox, undeclared
 from dbtestcase.schema import SchemaPlan, plan
@@ -49,9 +51,7 @@ def contents_of(wanted: SchemaPlan) -> Contents:
     def prepare(instance: Instance) -> None:
         wanted.create(lambda database: _plain_url(instance, database), instance.execute)
 
-    return Contents(
-        fingerprint=wanted.fingerprint, prepare=prepare, token=wanted.token, background=wanted.background
-    )
+    return Contents(fingerprint=wanted.fingerprint, prepare=prepare, token=wanted.token, background=wanted.background)
 
 
 def expect_instance(test_class: type[DatabaseTestCase]) -> None:
@@ -68,7 +68,7 @@ class RunningClass:
 
     Attributes:
         instance: The class's own PostgreSQL.
-        log: What the present test sent.
+        explanations: What the present test sent, and what is known of its failures.
         engine: Engine of its first database.
         url: URL of its first database, isolated for whoever makes an engine from it.
     """
@@ -81,13 +81,23 @@ class RunningClass:
         self._test: DatabaseTestCase | None = None
         self._cloning: Cloning | None = None
         self._sequences_known = False
-        self.log = StatementLog(hidden=test_class.hidden_columns)
+        self._threads = ThreadWatch()
+        self.explanations = Explanations(
+            lambda: self.main.real_url,
+            owner=test_class.__qualname__,
+            hidden=test_class.hidden_columns,
+            lock_wait=test_class.lock_wait,
+        )
         self.instance: Instance
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
+            name = self._class.__qualname__
+            undo.enter_context(report.span("class", name))
+            undo.enter_context(self.explanations)
             wanted = plan_of(self._class)
-            self.instance = undo.enter_context(self._start(wanted))
+            with report.span("wait", name):
+                self.instance = undo.enter_context(self._start(wanted))
             for database in wanted.databases:
                 self._add_sandbox(database, undo)
             sandbox.activate(self._sandboxes)
@@ -99,7 +109,8 @@ class RunningClass:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._undo.close()
+        with report.span("stop", self._class.__qualname__):
+            self._undo.close()
 
     @property
     def engine(self) -> Engine:
@@ -173,14 +184,16 @@ class RunningClass:
         kind = isolation_of(test)
         more = upcoming.begin_test(self._class)
         self._test = test
-        self.log.begin_test(test.id())
+        self.explanations.begin_test(test.id())
+        self._threads.begin()
         for each in self._sandboxes.values():
             each.use_isolation(kind)
             each.leave_class_phase()
         if self._class.restart_identities and not self._sequences_known:
             self._remember_sequences()
         if kind == "clone":
-            self._copies().begin_test(more=more)
+            with report.span("handover", self._class.__qualname__):
+                self._copies().begin_test(more=more)
         for each in self._sandboxes.values():
             each.begin_test(test.id())
 
@@ -194,8 +207,9 @@ class RunningClass:
             return
         self._test = None
         self.leave_test(test)
+        for text in self._threads.end():
+            warn_left_open(text)
         problems = [problem for each in self._sandboxes.values() for problem in each.end_test()]
-        self.log.end_test()
         if self._cloning is not None:
             self._cloning.end_test()
         if any(each.needs_fresh_database for each in self._sandboxes.values()):
@@ -210,9 +224,10 @@ class RunningClass:
             session.close()
 
     def drop_test(self, test: DatabaseTestCase) -> None:
-        """End a test whose cleanups never ran, as those of a skipped test."""
+        """Leave a test for good; also end it, if its cleanups never ran, as those of a skipped test."""
         if self._test is test:
             self.end_test(test)
+        self.explanations.end_test()
 
     def session_for_test(self) -> Session:
         """Return a new session on the class's engine."""
@@ -239,7 +254,7 @@ class RunningClass:
             self._plain_url(database),
             owner=self._class.__qualname__,
             isolation=self._class.isolation,
-            observer=self.log,
+            observer=self.explanations.log,
         )
         undo.callback(added.close)
         self._sandboxes[database] = added
