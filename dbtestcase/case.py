@@ -203,7 +203,7 @@ class DatabaseTestCase(DatabaseAssertions):
 
     @classmethod
     def _running(cls) -> RunningClass:
-        running = cls.__dict__.get("_dbtestcase")
+        running: RunningClass | None = cls.__dict__.get("_dbtestcase")
         if running is None:
             raise DBTestCaseError(
                 f"{cls.__qualname__} has no database: DatabaseTestCase.setUpClass did not run for it.\n"

@@ -2,8 +2,9 @@
 
 ``setUpTestData`` leaves persistent objects on the class. A test that changed them in place would change them for its
 successors, and an object of a closed session is of no use to a test anyway. So each such class attribute is replaced by
-a descriptor that gives every test its own persistent copy in the test's session, made without a query (SQLAlchemy's
-``Session.merge(load=False)``), which is also what keeps relations and identities between the copies.
+a descriptor that gives every test its own persistent copy in the test's session. As long as the test has sent nothing
+the copy is made without a query (SQLAlchemy's ``Session.merge(load=False)``); after that it is loaded, so that it never
+shows what is no longer so. The session's identity map keeps relations and identities between the copies.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class ClassDatum:
             return self.original
         # In the instance's __dict__, which wins over a descriptor without __set__: the second access within a test
         # is free and gives the same object, and a test may assign to the name.
-        copy = test.__dict__[self._name] = _copy(self.original, test.session)
+        running = owner._running()  # type: ignore[attr-defined]
+        copy = test.__dict__[self._name] = _copy(self.original, test.session, running.is_untouched)
         return copy
 
 
@@ -78,22 +80,37 @@ def _holds_persistent(value: Any) -> bool:
 
 
 def _detach(value: Any) -> None:
-    """Let go of the session that made the objects, so that no test can reach it through them."""
+    """Load the objects and let go of the session that made them, so that no test can reach it through them."""
     if _persistent(value):
         session = inspect(value).session
         if session is not None:
-            session.expunge_all()
+            if inspect(value).expired:
+                session.refresh(value)
+            session.expunge(value)
     for member in _members(value):
         _detach(member)
 
 
-def _copy(value: Any, session: Session) -> Any:
+def _copy(value: Any, session: Session, is_untouched: bool) -> Any:
     if _persistent(value):
-        return session.merge(value, load=False)
+        return _copy_object(value, session, is_untouched)
     if isinstance(value, dict):
-        return type(value)((key, _copy(member, session)) for key, member in value.items())
-    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple takes its members one by one
-        return type(value)(*(_copy(member, session) for member in value))
+        return type(value)((key, _copy(member, session, is_untouched)) for key, member in value.items())
     if isinstance(value, (list, tuple)):
-        return type(value)(_copy(member, session) for member in value)
+        members = [_copy(member, session, is_untouched) for member in value]
+        # A named tuple takes its members one by one.
+        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
     return value
+
+
+def _copy_object(original: Any, session: Session, is_untouched: bool) -> Any:
+    key = inspect(original).key
+    known = session.identity_map.get(key)
+    if known is not None:
+        return known
+    if not is_untouched:
+        mapper = inspect(type(original))
+        loaded = session.get(mapper.class_, mapper.primary_key_from_instance(original))
+        if loaded is not None:
+            return loaded
+    return session.merge(original, load=False)

@@ -125,6 +125,11 @@ class RunningClass:
         """The sandbox of the first database."""
         return next(iter(self._sandboxes.values()))
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the present test has sent nothing yet."""
+        return all(each.is_untouched for each in self._sandboxes.values())
+
     def sandbox(self, database: str | None) -> Sandbox:
         """Return the sandbox of one of the class's databases, of the first one for ``None``.
 

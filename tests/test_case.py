@@ -470,6 +470,74 @@ class ClassDataTests(unittest.TestCase):
         self.assertEqual(problems(result), [])
         self.assertEqual(result.testsRun, 3)
 
+    def test_objects_can_be_read_on_the_class_after_set_up_class(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                cls.ada = Customer(name="Ada")
+                session.add(cls.ada)
+
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                cls.number, cls.text = cls.ada.id, cls.ada.name
+
+            def test_1(self):
+                self.assertEqual((self.number, self.text), (self.ada.id, "Ada"))
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_a_test_that_only_reads_an_object_sends_nothing(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                cls.ada = Customer(name="Ada")
+                session.add(cls.ada)
+
+            def test_1(self):
+                with self.assertNumQueries(0):
+                    self.assertEqual(self.ada.name, "Ada")
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_a_change_that_was_not_flushed_is_not_overwritten_by_the_class_s_object(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                cls.ada = Customer(name="Ada")
+                session.add(cls.ada)
+
+            def test_1(self):
+                same = self.session.scalars(select(Customer)).one()
+                same.name = "Grace"
+                self.assertIs(self.ada, same)
+                self.assertEqual(self.ada.name, "Grace")
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_objects_in_dicts_and_tuples_are_copied_too(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                ada = Customer(name="Ada")
+                cls.by_name = {"Ada": ada}
+                cls.pair = (ada, [ada])
+                session.add(ada)
+
+            def test_1(self):
+                self.assertIs(self.by_name["Ada"], self.pair[1][0])
+                self.assertPersistent(self.pair[0])
+                self.pair[0].name = "Grace"
+                self.by_name.clear()
+                self.session.commit()
+
+            def test_2(self):
+                self.assertEqual(self.by_name["Ada"].name, "Ada")
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
     def test_a_row_changed_before_the_object_is_touched_is_seen_as_it_is_now(self):
         class Shop(ShopTestCase):
             @classmethod
