@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -22,12 +23,18 @@ class ReadmeTests(unittest.TestCase):
     def test_every_marked_block_passes_as_a_test_module(self):
         blocks = [(path.name, *match) for path in DOCUMENTS for match in MARKED.findall(path.read_text())]
         self.assertGreaterEqual(len(blocks), 2)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with tempfile.TemporaryDirectory() as folder:
             for document, name, code in blocks:
                 Path(folder, f"{name}.py").write_text(code)
                 with self.subTest(document=document, block=name):
                     run = subprocess.run(
-                        [sys.executable, "-m", "unittest", name], cwd=folder, capture_output=True, text=True, timeout=120
+                        [sys.executable, "-m", "unittest", name],
+                        cwd=folder,
+                        env=environment,
+                        capture_output=True,
+                        text=True,
+                        timeout=120,
                     )
 
                     self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
