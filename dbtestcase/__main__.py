@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--schema", metavar="PACKAGE:NAME", help="what it holds: a base, MetaData or db, as in shop.models:Base"
     )
     what.add_argument("--kept", metavar="NAME", help="a copy of an instance that was kept")
+    start.add_argument("--database", default="test", help="which of its databases (test)")
     start.add_argument("--psql", action="store_true", help="open psql on it and end with it")
     start.set_defaults(command=_start)
 
@@ -94,10 +95,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _start(options: argparse.Namespace) -> int:
     with _chosen(options) as instance:
-        psql_command = ["psql", "-h", str(instance.socket_dir), "-U", "postgres", "test"]
+        psql_command = ["psql", "-h", str(instance.socket_dir), "-U", "postgres", options.database]
         if options.psql:
             return _psql(psql_command)
-        url = instance.url()
+        url = instance.url(database=options.database)
         print(f"{url}\n{' '.join(psql_command)}" if sys.stdout.isatty() else url, flush=True)
         if sys.stdout.isatty():
             print("Ctrl-C ends it; nothing of it is kept.", flush=True)

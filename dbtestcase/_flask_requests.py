@@ -2,68 +2,99 @@
 
 Flask gives a request the application context that is already pushed, if there is one; a test that pushed its own would
 share ``g`` and the database session with the code under test, and hide every bug that lies between them. So the test's
-context is out of sight while a request or a command of the application runs.
+contexts are out of sight while a request or a command of an application runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import Context, copy_context
-from typing import Any, TypeVar
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, ParamSpec, TypeVar
 
 from flask import Flask
-from flask.globals import _cv_app, _cv_request
 from flask.testing import FlaskCliRunner
+
+from dbtestcase._flask_contexts import FLASK_VARIABLES
 
 __all__ = ["own_contexts"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+_is_out_of_sight: ContextVar[bool] = ContextVar("dbtestcase_is_out_of_sight", default=False)
 
 
 @contextmanager
-def own_contexts(app: Flask, after: Callable[[], None]) -> Iterator[None]:
-    """Give each request and each command of ``app`` an application context of its own.
+def own_contexts(after: Callable[[], None]) -> Iterator[None]:
+    """Give each request and each command that a test makes contexts of its own, while the block runs.
 
     Args:
-        after: Called when a request or command is over, with the test's context in place again.
+        after: Called when a request or command is over, with the test's contexts in place again.
     """
-    if getattr(app.wsgi_app, "_dbtestcase", False):
-        yield
-        return
-    wsgi_app = app.wsgi_app
+    call, invoke = Flask.__call__, FlaskCliRunner.invoke
 
-    def isolated(environ: Any, start_response: Any) -> Iterable[bytes]:
-        return _out_of_sight(after, wsgi_app, environ, start_response)
+    def called(self: Flask, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if _is_out_of_sight.get():  # a request that the code under test makes of its own application
+            return call(self, environ, start_response)
+        own = _OwnContext(after)
+        body = own.run(call, self, environ, start_response)
+        # In a with block of the client Flask pushes the request's contexts again, for the test to look at; a body that
+        # is still being made shares them, and so has to be read where they are pushed.
+        return body if "werkzeug.debug.preserve_context" in environ else _Body(body, own)
 
-    isolated._dbtestcase = True  # type: ignore[attr-defined]
-    runner_class = app.test_cli_runner_class or FlaskCliRunner
+    def invoked(self: FlaskCliRunner, *args: Any, **kwargs: Any) -> Any:
+        if _is_out_of_sight.get():
+            return invoke(self, *args, **kwargs)
+        return _OwnContext(after).run(invoke, self, *args, **kwargs)
 
-    class IsolatedRunner(runner_class):  # type: ignore[misc, valid-type]
-        def invoke(self, *args: Any, **kwargs: Any) -> Any:
-            return _out_of_sight(after, super().invoke, *args, **kwargs)
-
-    had_runner_class = app.test_cli_runner_class
-    app.wsgi_app = isolated  # type: ignore[method-assign]
-    app.test_cli_runner_class = IsolatedRunner
+    # On the classes: whichever application a test makes, however its wsgi_app is wrapped, and whoever made the client.
+    application: Any = Flask
+    runner: Any = FlaskCliRunner
+    application.__call__, runner.invoke = called, invoked
     try:
         yield
     finally:
-        app.wsgi_app = wsgi_app  # type: ignore[method-assign]
-        app.test_cli_runner_class = had_runner_class
+        application.__call__, runner.invoke = call, invoke
 
 
-def _out_of_sight(after: Callable[[], None], call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call a function where no Flask context is pushed, as a server does; all other context variables are the same."""
-    variables = copy_context()
+class _OwnContext:
+    """Where no Flask context is pushed, as a server calls an application; all other context variables are the same."""
 
-    def begin() -> T:
-        for variable, value in variables.items():
-            if variable is not _cv_app and variable is not _cv_request:
-                variable.set(value)
-        return call(*args, **kwargs)
+    def __init__(self, after: Callable[[], None]) -> None:
+        self._after = after
+        self._context = Context()
+        self._context.run(_take_over, copy_context())
 
-    try:
-        return Context().run(begin)
-    finally:
-        after()
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return self._context.run(function, *args, **kwargs)
+        finally:
+            self._after()
+
+
+def _take_over(variables: Context) -> None:
+    for variable, value in variables.items():
+        if variable not in FLASK_VARIABLES:
+            variable.set(value)
+    _is_out_of_sight.set(True)
+
+
+class _Body:
+    """The body of a response. Streamed parts are made in the request's contexts too, whenever they are read."""
+
+    def __init__(self, body: Iterable[bytes], own: _OwnContext) -> None:
+        self._body = body
+        self._parts = iter(body)
+        self._own = own
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return self._own.run(next, self._parts)
+
+    def close(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            self._own.run(close)

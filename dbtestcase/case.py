@@ -175,7 +175,7 @@ class DatabaseTestCase(DatabaseAssertions):
     def _explain(self, error: BaseException) -> None:
         running = type(self).__dict__.get("_dbtestcase")
         if running is not None:
-            running.explanations.explain(error)
+            running.explain(self, error)
 
     def _isolated(self, run: Callable[[], Any]) -> Any:
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.orm import Session
 
-from dbtestcase import classdata, sandbox, upcoming
+from dbtestcase import classdata, postmortem, sandbox, upcoming
 from dbtestcase._isolation import isolation_of
 from dbtestcase.cloning import Cloning
 from dbtestcase.diagnosis import report
@@ -21,6 +21,7 @@ from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.diagnosis.leftovers import ThreadWatch, warn_left_open
 from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.postgres import EMPTY, Contents, Instance, expect, running_instance
+from dbtestcase.postmortem import PostMortem
 from dbtestcase.sandbox import Sandbox, undeclared
 from dbtestcase.schema import SchemaPlan, plan
 
@@ -81,6 +82,7 @@ class RunningClass:
         self._test: DatabaseTestCase | None = None
         self._cloning: Cloning | None = None
         self._sequences_known = False
+        self._post_mortem: PostMortem | None = None
         self._threads = ThreadWatch()
         self.explanations = Explanations(
             lambda: self.main.real_url,
@@ -202,6 +204,14 @@ class RunningClass:
         for each in self._sandboxes.values():
             each.begin_test(test.id())
 
+    def explain(self, test: DatabaseTestCase, error: BaseException) -> None:
+        """Give an error of the test its notes; keep the database as it is now, if that is wanted."""
+        self.explanations.explain(error)
+        if self._test is test and self._post_mortem is None and postmortem.is_wanted():
+            for each in self._sandboxes.values():
+                each.keep_work()
+            self._post_mortem = PostMortem(self.instance, test.id(), self.main.real_url.database or "test")
+
     def end_test(self, test: DatabaseTestCase) -> None:
         """Undo the test.
 
@@ -215,10 +225,10 @@ class RunningClass:
         for text in self._threads.end():
             warn_left_open(text)
         problems = [problem for each in self._sandboxes.values() for problem in each.end_test()]
-        if self._cloning is not None:
-            self._cloning.end_test()
         if any(each.needs_fresh_database for each in self._sandboxes.values()):
             self._replace_instance()
+        elif self._cloning is not None:
+            self._cloning.end_test()
         if problems:
             raise _joined(problems)
 
@@ -276,6 +286,9 @@ class RunningClass:
             self._cloning.close()
             self._cloning = None
         self.instance.stop()
+        if self._post_mortem is not None:
+            self._post_mortem.done()
+            self._post_mortem = None
         self.instance = self._undo.enter_context(self._start(plan_of(self._class)))
         self._class.instance = self.instance
         for database, each in self._sandboxes.items():

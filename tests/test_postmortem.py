@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FAILING = """
+import unittest
+from sqlalchemy import text
+from dbtestcase import DatabaseTestCase, isolation
+from tests.support import Base, Customer
+
+class ShopTests(DatabaseTestCase):
+    schema = Base
+
+    @classmethod
+    def setUpTestData(cls, session):
+        session.add(Customer(name="Ada"))
+
+    def test_1_fails(self):
+        self.session.add(Customer(name="Grace"))
+        self.session.flush()
+        self.fail("on purpose")
+
+    @isolation("clone")
+    def test_2_fails_in_a_clone(self):
+        self.session.add(Customer(name="Edith"))
+        self.session.commit()
+        self.fail("on purpose")
+
+    def test_3_starts_clean(self):
+        names = self.session.scalars(text("SELECT name FROM customer")).all()
+        self.assertEqual(names, ["Ada"])
+"""
+
+
+def run(*command: str, cache: str, **more: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "DBTESTCASE_CACHE": cache, "DBTESTCASE_KEEP": "failed", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=120, **more
+    )
+
+
+class KeepTests(unittest.TestCase):
+    def test_a_failed_test_s_database_can_be_opened_later_and_the_next_test_starts_clean(self):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "failing.py").write_text(FAILING)
+            tests = run("unittest", "failing", cache=f"{folder}/cache", cwd=folder)
+
+            self.assertRegex(tests.stderr, r"FAILED \(failures=2\)")
+            kept = dict(re.findall(r"^  failing\.ShopTests\.(\w+): python -m dbtestcase (.+)$", tests.stderr, re.M))
+            self.assertEqual(sorted(kept), ["test_1_fails", "test_2_fails_in_a_clone"], tests.stderr)
+            for test, name in (("test_1_fails", "Grace"), ("test_2_fails_in_a_clone", "Edith")):
+                with self.subTest(test=test):
+                    looked = run("dbtestcase", *kept[test].split(), cache=f"{folder}/cache", input="TABLE customer;")
+
+                    self.assertIn("Ada", looked.stdout, looked.stderr)
+                    self.assertIn(name, looked.stdout)
+            cleaned = run("dbtestcase", "clean", cache=f"{folder}/cache")
+            self.assertIn("2 kept instances deleted", cleaned.stdout)
+
+    def test_a_value_that_means_nothing_is_said_so(self):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "failing.py").write_text(
+                FAILING.replace("import unittest", "import os\nos.environ['DBTESTCASE_KEEP'] = 'maybe'")
+            )
+            tests = run("unittest", "failing", cache=f"{folder}/cache", cwd=folder)
+
+        self.assertIn("DBTESTCASE_KEEP is 'maybe'", tests.stderr)
