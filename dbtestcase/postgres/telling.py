@@ -1,0 +1,41 @@
+"""A word to the person at the terminal: one line on standard error, never twice the same."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["tell_once", "told_if_slow"]
+
+_told: set[str] = set()
+
+
+def tell_once(message: str) -> None:
+    """Print one line, unless it was printed before in this process."""
+    if message not in _told:
+        _told.add(message)
+        _print(message)
+
+
+@contextmanager
+def told_if_slow(message: str, seconds: float = 1.0) -> Iterator[None]:
+    """Print one line if the block takes longer than ``seconds`` and somebody watches; nothing into a pipe."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(seconds, _print, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _print(message: str) -> None:
+    try:
+        print(f"dbtestcase: {message}", file=sys.stderr, flush=True)
+    except (OSError, ValueError, AttributeError):
+        return  # nobody listens

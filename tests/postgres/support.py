@@ -1,0 +1,137 @@
+"""A place of their own for the instances of a test, so that it can count what is left there, and Python beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Imports this room of the library alone: starting Python takes most of the time of these tests.
+_ROOM_ONLY = f"""
+import sys, types
+package = sys.modules["dbtestcase"] = types.ModuleType("dbtestcase")
+package.__path__ = [{str(ROOT / "dbtestcase")!r}]
+"""
+
+
+class ScratchTestCase(unittest.TestCase):
+    """Gives each test a folder where its instances live, and if it asks for one a cache that begins empty."""
+
+    def setUp(self) -> None:
+        # In memory, for speed; and not in the user's own temporary folder, which may be closed to the server's user.
+        where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"
+        self.scratch = Path(tempfile.mkdtemp(prefix="dbtc-", dir=where))
+        self.addCleanup(self._remove_scratch)
+        self.scratch.chmod(0o755)
+        self.place = self.scratch / "place"
+        self.place.mkdir()
+
+    def _remove_scratch(self) -> None:
+        def is_gone() -> bool:
+            # Our keeper may be deleting the same files.
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            return not self.scratch.exists()
+
+        self.assertSoon(is_gone, 5, f"{self.scratch} cannot be deleted")
+
+    def environment(self, **variables: str | Path) -> dict[str, str]:
+        """The environment for another process, with its instances in our place."""
+        changed = {name: str(value) for name, value in variables.items()}
+        return {**os.environ, "PYTHONPATH": str(ROOT), "DBTESTCASE_DIR": str(self.place), **changed}
+
+    def command(self, code: str) -> list[str]:
+        """The command that runs Python code."""
+        return [sys.executable, "-c", _ROOM_ONLY + code]
+
+    def python(self, code: str, **variables: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run Python code to its end."""
+        return subprocess.run(
+            self.command(code),
+            env=self.environment(**variables),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def run_well(self, code: str, **variables: str | Path) -> str:
+        """Run Python code that must succeed; return what it printed."""
+        result = self.python(code, **variables)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stdout.strip()
+
+    def start(self, code: str, **options: object) -> subprocess.Popen[str]:
+        """Start Python code that says something once it is where the test wants it; ended with the test."""
+        process = subprocess.Popen(
+            self.command(code),
+            env=self.environment(),
+            cwd="/",
+            stdout=subprocess.PIPE,
+            text=True,
+            **options,  # type: ignore[call-overload]
+        )
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait, 10)
+        self.addCleanup(process.kill)
+        return process
+
+    def servers(self) -> list[psutil.Process]:
+        """All processes that work in our place."""
+        return processes_in(self.place)
+
+    def folders(self) -> list[str]:
+        """What is left in our place."""
+        return sorted(os.listdir(self.place))
+
+    def assertSoon(self, holds: Callable[[], bool], seconds: float, message: str) -> None:
+        """Fail unless the condition holds within the time."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                self.fail(message)
+            time.sleep(0.01)
+
+
+def processes_in(place: Path) -> list[psutil.Process]:
+    """Return the processes whose working folder or command line is in ``place``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
+                continue
+            where = [*process.cmdline(), _cwd(process)]
+        except psutil.Error:
+            continue
+        if any(part.startswith(str(place)) for part in where):
+            found.append(process)
+    return found
+
+
+def _cwd(process: psutil.Process) -> str:
+    try:
+        return process.cwd()
+    except psutil.Error:
+        return ""
+
+
+def changed_environment(case: unittest.TestCase, variables: Mapping[str, str | Path]) -> None:
+    """Set variables until the test ends."""
+    before = dict(os.environ)
+
+    def restore() -> None:
+        os.environ.clear()
+        os.environ.update(before)
+
+    case.addCleanup(restore)
+    os.environ.update({name: str(value) for name, value in variables.items()})

@@ -1,0 +1,206 @@
+"""However the test process ends, no server outlives it by two seconds, and no folder the next start."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+import psutil
+
+from tests.postgres.support import ScratchTestCase
+
+# More of them: DBTESTCASE_KILLS=300 python -m unittest tests.postgres.test_orphans
+KILLS = int(os.environ.get("DBTESTCASE_KILLS", "12"))
+
+CLASSES = """
+import os, sys
+from dbtestcase.postgres import *
+print("started", flush=True)
+while True:
+    with running_instance(ThrowawayPostgres()) as instance:
+        expect(ThrowawayPostgres(), EMPTY)
+        connection = instance.connect()
+        cursor = connection.cursor()
+        cursor.execute("SELECT count(*) FROM generate_series(1, 100000)")
+        connection.close()
+"""
+
+WAITING = """
+import os, sys, time
+from dbtestcase.postgres import *
+instance = Instance()
+expect(ThrowawayPostgres(), EMPTY)
+print(instance.server_pid, flush=True)
+"""
+
+# A query that does not look whether its client, or the postmaster, is still there.
+BUSY = (
+    WAITING
+    + """
+connection = instance.connect()
+print("busy", flush=True)
+connection.cursor().execute("SELECT count(*) FROM generate_series(1, 100000000) a, generate_series(1, 100) b")
+"""
+)
+
+
+class OrphanTestCase(ScratchTestCase):
+    def assertNoServers(self):
+        self.assertSoon(lambda: not self.servers(), 2, "a server outlives its test process")
+
+    def assertNextStartCleansUp(self):
+        self.run_well("from dbtestcase.postgres import *\nInstance().stop()")
+        self.assertEqual(self.folders(), [])
+
+
+class KilledTests(OrphanTestCase):
+    def test_kills_at_random_moments_leave_nothing(self):
+        # One start serves for the sweep of many kills, and each kill for the next start.
+        seed = random.randrange(10**6)
+        chance = random.Random(seed)
+        for number in range(KILLS):
+            number_to_send = chance.choice([signal.SIGKILL, signal.SIGTERM])
+            to_group = chance.random() < 0.5
+            process = self.start(CLASSES, start_new_session=True)
+            self.assertEqual(process.stdout.readline(), "started\n")
+            time.sleep(chance.random() * 0.4)
+            with self.subTest(number=number, seed=seed, signal=number_to_send.name, to_group=to_group):
+                (os.killpg if to_group else os.kill)(process.pid, number_to_send)
+                process.wait(5)
+                self.assertNoServers()
+        self.assertNextStartCleansUp()
+
+    def test_ctrl_c_to_the_group_leaves_nothing(self):
+        process = self.start(WAITING + "time.sleep(60)", start_new_session=True, stderr=subprocess.DEVNULL)
+        process.stdout.readline()
+
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(5)
+
+        self.assertNoServers()
+        self.assertSoon(lambda: not self.folders(), 2, "a folder is left")
+
+    def test_a_server_busy_with_a_query_does_not_outlive_a_kill(self):
+        process = self.start(BUSY)
+        process.stdout.readline()
+        process.stdout.readline()
+        time.sleep(0.2)  # the query is under way
+
+        process.kill()
+        process.wait(5)
+
+        self.assertNoServers()
+
+    def test_os_exit_leaves_nothing(self):
+        process = self.start(WAITING + "os._exit(0)")
+        process.wait(10)
+
+        self.assertNoServers()
+        self.assertSoon(lambda: not self.folders(), 2, "a folder is left")
+
+    def test_a_kill_during_initdb_leaves_nothing(self):
+        process = subprocess.Popen(
+            self.command(CLASSES), env=self.environment(DBTESTCASE_CACHE="off"), stdout=subprocess.DEVNULL
+        )
+        self.addCleanup(process.kill)
+        self.assertSoon(lambda: any(s.name() == "initdb" for s in self.servers()), 10, "no initdb came up")
+
+        process.kill()
+        process.wait(5)
+
+        self.assertNoServers()
+        self.assertNextStartCleansUp()
+
+    def test_a_process_that_becomes_another_program_leaves_nothing(self):
+        process = self.start(WAITING + "os.execv('/bin/sleep', ['sleep', '30'])")
+        process.stdout.readline()
+
+        self.assertNoServers()
+
+    def test_a_forked_child_that_lives_on_does_not_keep_the_servers(self):
+        process = self.start(
+            WAITING + "if os.fork() == 0:\n    sys.stdout.close(); os.close(1); time.sleep(5)\nelse:\n    os._exit(0)"
+        )
+        process.wait(10)
+
+        self.assertNoServers()
+
+    @unittest.skipUnless(sys.platform.startswith("linux"), "only Linux ends a server because its parent died")
+    def test_servers_do_not_outlive_their_keeper(self):
+        process = self.start(WAITING + "time.sleep(60)")
+        server = int(process.stdout.readline())
+        keeper = psutil.Process(server).ppid()
+
+        os.kill(keeper, signal.SIGKILL)
+        self.assertNoServers()
+        process.kill()
+        process.wait(5)
+
+        self.assertNextStartCleansUp()
+
+    def test_a_test_process_whose_keeper_died_gets_a_new_one(self):
+        output = self.run_well(
+            WAITING
+            + """
+import signal
+keeper = int(open(f"/proc/{instance.server_pid}/stat").read().rpartition(")")[2].split()[1])
+os.kill(keeper, signal.SIGKILL)
+assert instance.child_process.wait(5) is not None
+with running_instance(ThrowawayPostgres()) as second:
+    second.connect().close()
+    print("again")
+"""
+        )
+
+        self.assertEqual(output.splitlines()[-1], "again")
+
+    def test_everything_killed_at_once_is_swept_by_the_next_start(self):
+        process = self.start(WAITING + "time.sleep(60)")
+        server = int(process.stdout.readline())
+        keeper = psutil.Process(server).ppid()
+        for pid in (keeper, process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait(5)
+
+        self.assertNoServers()
+        self.assertNotEqual(self.folders(), [])
+        self.assertNextStartCleansUp()
+
+    def test_a_run_beside_ours_is_not_swept(self):
+        process = self.start(WAITING + "sys.stdin.readline(); instance.connect().close(); print('alive')", stdin=-1)
+        process.stdout.readline()
+
+        self.run_well("from dbtestcase.postgres import *\nInstance().stop()")
+        process.stdin.write("\n")
+        process.stdin.close()
+
+        self.assertEqual(process.stdout.readline(), "alive\n")
+
+
+class LongRunTests(OrphanTestCase):
+    def test_many_instances_leave_no_trace_in_the_process(self):
+        output = self.run_well(
+            """
+import os, psutil
+from dbtestcase.postgres import *
+me = psutil.Process()
+def state():
+    keeper, = me.children()
+    return (me.num_fds(), me.num_threads(), keeper.num_fds(), len(me.children()))
+for number in range(int(os.environ.get("DBTESTCASE_CLASSES", "25"))):
+    with running_instance(ThrowawayPostgres()) as instance:
+        expect(ThrowawayPostgres(), EMPTY)
+        instance.connect().close()
+        if number == 8:
+            before, memory = state(), me.memory_info().rss
+print(before == state() or (before, state()), me.memory_info().rss / memory < 1.05)
+"""
+        )
+
+        self.assertEqual(output, "True True")
+        self.assertEqual(self.folders(), [])
