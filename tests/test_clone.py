@@ -7,7 +7,7 @@ import unittest
 from sqlalchemy import MetaData, Table, Column, Integer, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
-from dbtestcase import DatabaseTestCase, isolation
+from dbtestcase import DatabaseTestCase, errors, isolation
 from tests.support import Base, Customer, problems, run_case
 
 
@@ -161,6 +161,31 @@ class CloneTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
 
+    def test_a_copy_that_was_only_read_is_used_again_and_no_other(self):
+        used = []
+
+        class Shop(CloneTestCase):
+            def setUp(self):
+                with self.engine.connect() as connection:
+                    used.append(connection.scalar(text("SELECT current_database()")))
+
+            def test_1_reads(self):
+                self.names()
+
+            def test_2_writes(self):
+                self.session.add(Customer(name="Grace"))
+                self.session.commit()
+
+            def test_3_counts_a_sequence_on(self):
+                self.session.scalar(text("SELECT nextval('customer_id_seq')"))
+
+            def test_4_reads(self):
+                self.assertEqual(self.names(), ["Ada"])
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertEqual(used[0], used[1])
+        self.assertEqual(len(set(used[1:])), 3)
+
     def test_several_databases_are_all_cloned(self):
         audit = MetaData()
         entries = Table("entry", audit, Column("id", Integer, primary_key=True))
@@ -203,3 +228,39 @@ class CloneTests(unittest.TestCase):
         result = run_case(Shop)
 
         self.assertIn("Shop.isolation is 'snapshot'", result.errors[0][1])
+
+
+class DiagnosisTests(unittest.TestCase):
+    def test_queries_on_real_connections_are_counted_and_shown(self):
+        class Shop(CloneTestCase):
+            def test_1(self):
+                with self.assertNumQueries(1):
+                    self.names()
+                raw = self.engine.raw_connection()
+                with self.assertNumQueries(1):
+                    raw.cursor().execute("SELECT 1")
+                raw.close()
+                self.fail("on purpose")
+
+        result = run_case(Shop)
+
+        self.assertEqual(len(result.failures), 1, problems(result))
+        self.assertIn("SQL sent: 2 statements", result.failures[0][1])
+
+    def test_a_statement_that_waits_for_a_lock_ends_and_says_who_holds_it(self):
+        class Shop(CloneTestCase):
+            lock_wait = 0.3
+
+            def test_1(self):
+                left_open = Session(self.engine)
+                left_open.scalars(select(Customer)).all()
+                with self.assertRaises(errors.LockWait) as caught:
+                    Base.metadata.drop_all(self.engine)
+                type(self).words = str(caught.exception)
+                left_open.close()
+
+        result = run_case(Shop)
+
+        self.assertEqual(problems(result), [])
+        for words in ("DROP TABLE", "idle in transaction", "test_clone.py", "close()"):
+            self.assertIn(words, Shop.words)

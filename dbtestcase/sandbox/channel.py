@@ -1,0 +1,80 @@
+"""What the sandbox knows of one virtual connection, whatever its driver."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbtestcase.diagnosis.origin import Origin, user_origin
+
+from .transactions import VirtualTransaction
+
+if TYPE_CHECKING:
+    from .run import Run
+
+LEVELS = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Channel:
+    """The virtual transaction of one virtual connection, and what was set on the connection."""
+
+    record: weakref.ref[Any] | None = None
+    run: Run | None = None
+    number: int = 0
+    opened: Origin | None = None
+    transaction: VirtualTransaction | None = None
+    autocommit: bool = False
+    explicit: bool = False
+    isolation: str | None = None
+    read_only: bool | None = None
+    deferrable: bool | None = None
+    closed: bool = False
+    stale: bool = False
+    two_phase: tuple[Any, bool] | None = None
+
+    @property
+    def label(self) -> str:
+        return f"connection {self.number}"
+
+    def bind(self, run: Run) -> None:
+        """Begin to take part in a test."""
+        self.run = run
+        self.transaction = None
+        self.two_phase = None
+        self.explicit = False
+        self.number = run.add(self)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.transaction is not None
+
+    @property
+    def commits_each(self) -> bool:
+        """Whether each statement is a transaction of its own."""
+        return self.autocommit and not self.explicit and self.two_phase is None
+
+    @property
+    def is_failed(self) -> bool:
+        return self.transaction is not None and self.transaction.failed
+
+    def begin(self) -> VirtualTransaction:
+        """Return the open virtual transaction, begun now if there is none."""
+        if self.transaction is None:
+            self.transaction = VirtualTransaction(self.label, user_origin(), isolation=self.isolation or "")
+        return self.transaction
+
+    @property
+    def isolation_in_force(self) -> str | None:
+        """The isolation level of the transaction that is open or would be begun now, if it is not the default."""
+        if self.transaction is not None:
+            return self.transaction.isolation or None
+        return None if self.commits_each else self.isolation
+
+    def is_checked_out(self) -> bool:
+        """Whether somebody outside the pool holds the connection."""
+        record = self.record() if self.record is not None else None
+        if record is None or record.dbapi_connection is None:
+            return True
+        return record.fairy_ref is not None and record.fairy_ref() is not None

@@ -1,0 +1,300 @@
+"""When two virtual connections meet: would production show these rows, or wait for that lock?
+
+One transaction shows every connection what any of them wrote. So when a statement touches a table in which *another*
+transaction has uncommitted changes, the two are compared: a SELECT is evaluated on the table as production would show it,
+the condition of an UPDATE or DELETE on the rows that the other replaced and wrote. What is too complicated for that is
+compared by table. Nobody pays for this who uses one transaction at a time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from dbtestcase.diagnosis.origin import user_origin
+from dbtestcase.errors import UncommittedRead
+
+from . import words
+from .evidence import MANY, Evidence, note_old_rows, quoted, string
+from .keys import Keys
+from .lexer import Text
+from .shape import Shape, shape_of
+from .transactions import Change, VirtualTransaction
+
+if TYPE_CHECKING:
+    from .core import Core
+    from .run import Run
+
+__all__ = ["MANY", "Conflicts"]
+
+
+class Conflicts:
+    """Compares one statement with what others have not committed."""
+
+    def __init__(self, core: Core, run: Run, transaction: VirtualTransaction) -> None:
+        self._core = core
+        self._run = run
+        self._mine = transaction
+        self._evidence = Evidence(core, run, transaction)
+        self._keys = Keys(self._evidence, transaction)
+
+    # -- the moments
+
+    def before(self, text: Text, sql: str, parameters: Any) -> None:
+        """Compare before the statement is sent."""
+        literal = shape = None
+        is_read = False
+        for other, changes in self._run.transactions.changes_of_others(self._mine).items():
+            touched = self._touched(text, changes)
+            near = self._keys.near(text, changes) if text.writes or text.locks_rows else []
+            if not touched and not near:
+                continue
+            if not is_read:
+                literal, is_read = self._evidence.literal(text, sql, parameters), True
+                shape = None if literal is None else shape_of(literal)
+            if touched and self._meets(text, literal, shape, other, touched):
+                self._warn(other, sql, touched[0])
+            elif near and self._keys.waits_for_children(text, shape, other, near):
+                self._warn(other, sql, near[0])
+        for other in self._run.transactions.open:
+            if other is self._mine or not other.ghosts or text.is_plain_read:
+                continue  # nobody would see rows that were never committed, and they are gone indeed
+            ghosts = self._touched(text, other.ghosts) + self._keys.near(text, other.ghosts)
+            literal = self._evidence.literal(text, sql, parameters)
+            shape = None if literal is None else shape_of(literal)
+            found = next((ghost for ghost in ghosts if self._waits_for_ghost(text, shape, ghost)), None)
+            if found is not None:
+                self._warn(other, sql, found)
+        for other, change in self._mine.missed:
+            if self._touched(text, [change]):
+                literal = self._evidence.literal(text, sql, parameters)
+                if self._differs_from_snapshot(None if literal is None else shape_of(literal), change):
+                    self._warn(other, sql, change, is_committed=True)
+
+    def before_exclusive(self, text: Text, sql: str) -> None:
+        """ALTER, DROP and TRUNCATE wait for everybody who so much as read the table."""
+        wanted = self._evidence.catalog.same_rows(text.tables)
+        for other in self._run.transactions.open:
+            if other is not self._mine:
+                held = set(other.tables) | self._keys.looked_at(self._run.transactions.changes_of(other))
+                if wanted & held:
+                    self._warn(other, sql, Change(sql, MANY, frozenset(wanted & held), is_certain=False))
+
+    def note_old_rows(self, text: Text, sql: str, parameters: Any) -> str | None:
+        """Return what the statement is about to replace, so that others can be told what they would still see."""
+        return note_old_rows(self._evidence, self._evidence.literal(text, sql, parameters))
+
+    def after(self, text: Text, sql: str, parameters: Any) -> None:
+        """Compare the keys that an INSERT or UPDATE used."""
+        if not text.written:
+            return
+        literal = self._evidence.literal(text, sql, parameters)
+        shape = None if literal is None else shape_of(literal)
+        for other, changes in self._run.transactions.changes_of_others(self._mine).items():
+            real = [change for change in changes if not change.locked_only]
+            found = self._keys.waits(text, shape, other, real)
+            mine = self._run.transactions.changes_of(self._mine)[-1:]
+            found = found or self._keys.refers(mine, other, changes, deferred=False)
+            if found is not None:
+                self._warn(other, sql, found)
+
+    def not_due_at_commit(self) -> frozenset[str]:
+        """Return the deferred foreign keys that this transaction cannot have violated."""
+        mine = self._run.transactions.changes_of(self._mine)
+        keys = [key for key in self._evidence.catalog.foreign_keys if not self._keys.may_violate(key, mine)]
+        return frozenset(key.name for key in keys)
+
+    def at_commit(self) -> None:
+        """Compare the foreign keys that are checked at COMMIT."""
+        mine = self._run.transactions.changes_of(self._mine)
+        for other, changes in self._run.transactions.changes_of_others(self._mine).items():
+            found = self._keys.refers(mine, other, changes, deferred=True)
+            if found is not None:
+                self._warn(other, "COMMIT", found)
+
+    def after_error(
+        self,
+        sql: str,
+        error: BaseException,
+        *,
+        text: Text | None = None,
+        parameters: Any = MANY,
+        at_commit: bool = False,
+    ) -> None:
+        """Say so if the error came of rows that the connection would not have met."""
+        state = self._core.driver.sqlstate(error)
+        if state not in ("23505", "23503", "23P01"):
+            return
+        literal = self._evidence.literal(text, sql, parameters) if text is not None and state == "23505" else None
+        shape = None if literal is None else shape_of(literal)
+        for other, changes in self._run.transactions.changes_of_others(self._mine).items():
+            if shape is not None and shape.kind == "insert":
+                on_table = [change for change in changes if shape.name in change.tables]
+                met = self._keys.meets_before_duplicate(shape, other, on_table) if on_table else False
+                if met:
+                    self._warn(other, sql, on_table[0])
+                if met is not None:
+                    continue
+            for change in changes:
+                if not change.locked_only and self._keys.may_have_caused(
+                    state, error, other, change, at_commit=at_commit
+                ):
+                    self._warn(other, sql, change)
+                    break
+
+    # -- rules
+
+    def _touched(self, text: Text, changes: Iterable[Change]) -> list[Change]:
+        same_rows = self._evidence.catalog.same_rows
+        return [change for change in changes if same_rows(change.tables) & text.tables]
+
+    def _meets(
+        self, text: Text, literal: str | None, shape: Shape | None, other: VirtualTransaction, changes: list[Change]
+    ) -> bool:
+        """Whether production would give the statement other rows, or have it wait."""
+        if text.is_plain_read:
+            real = [change for change in changes if not change.locked_only]
+            if not real or literal is None:
+                return bool(real)
+            if shape is not None and self._is_disjoint(shape, real):
+                return False
+            differs = self._reads_otherwise(literal, text, other, real)
+            if differs is not None:
+                return differs
+            return self._meets_by_shape(shape, other, real)
+        if shape is None or any(change.is_ddl for change in changes):
+            return True
+        if shape.kind == "insert":
+            return False  # it reads nothing; its keys are looked at afterwards
+        if shape.kind == "upsert":
+            return self._keys.meets_rows(shape, other, changes)
+        if any(c.locked_only and self._meets_lock(shape, self._evidence.shape_of_change(c)) for c in changes):
+            return True
+        real = [change for change in changes if not change.locked_only]
+        return bool(real) and not self._is_disjoint(shape, real) and self._meets_by_shape(shape, other, real)
+
+    def _waits_for_ghost(self, text: Text, shape: Shape | None, ghost: Change) -> bool:
+        """Whether the statement would wait for a transaction whose work the sandbox has lost."""
+        theirs = self._evidence.shape_of_change(ghost)
+        if shape is None or theirs is None:
+            return True
+        if theirs.name != shape.name:
+            return self._keys.waits_for_ghost_child(text, shape, theirs)
+        if ghost.locked_only and shape.kind == "insert":
+            return False
+        if shape.kind in ("insert", "upsert"):
+            return self._keys.meets_ghost(shape, theirs)
+        if shape.kind == "update" and not ghost.locked_only and self._keys.takes_ghost_key(shape, theirs):
+            return True
+        return theirs.kind not in ("insert", "upsert") and self._meets_lock(shape, theirs)
+
+    def _is_disjoint(self, shape: Shape, changes: list[Change]) -> bool:
+        if shape.kind in ("insert", "upsert"):
+            return False
+        for change in changes:
+            theirs = self._evidence.shape_of_change(change)
+            if theirs is None or theirs.name != shape.name:
+                return False
+            if theirs.kind == "insert":
+                if theirs.rows is None or any(_may_match(shape, row) for row in theirs.rows):
+                    return False
+            elif theirs.kind == "upsert":
+                if not theirs.arbiter or theirs.rows is None:
+                    return False
+                keys = [{c: v for c, v in row.items() if c in theirs.arbiter} for row in theirs.rows]
+                if any(_may_match(shape, key) for key in keys):
+                    return False
+            elif not shape.cannot_meet(theirs, changed=theirs.columns):
+                return False
+        return True
+
+    def _reads_otherwise(
+        self, literal: str, text: Text, other: VirtualTransaction, changes: list[Change]
+    ) -> bool | None:
+        """Evaluate a SELECT on the tables as they are and as production would show them; None if it cannot be done."""
+        shadows = []
+        for table in sorted(frozenset().union(*(change.tables for change in changes))):
+            if table not in text.tables:
+                return None
+            on_table = [change for change in changes if table in change.tables]
+            if any(self._evidence.shape_of_change(change) is None for change in on_table):
+                return None
+            written = self._evidence.written_by(other, "x")
+            old = self._evidence.old_rows(other, table, on_table) if written is not None else None
+            if written is None or old is None:
+                return None
+            name = quoted(table)
+            shadows.append(
+                f"{name} AS MATERIALIZED (SELECT x.* FROM {name} x WHERE NOT {written} "
+                f"UNION ALL SELECT * FROM jsonb_populate_recordset(NULL::{name}, {string(old)}))"
+            )
+        select = literal.rstrip().rstrip(";")
+        production = f"WITH {', '.join(shadows)} SELECT q::text FROM ({select}) q"
+        here = f"SELECT q::text FROM ({select}) q"
+        rows = self._evidence.probe(
+            f"SELECT 1 FROM (({production}) EXCEPT ALL ({here})) a UNION ALL "
+            f"SELECT 1 FROM (({here}) EXCEPT ALL ({production})) b LIMIT 1"
+        )
+        return None if rows is None else bool(rows)
+
+    def _meets_by_shape(self, shape: Shape | None, other: VirtualTransaction, changes: list[Change]) -> bool:
+        """Whether the condition holds for a row that the other wrote, or for one that it replaced."""
+        if shape is None:
+            return True
+        evidence = self._evidence
+        if any((s := evidence.shape_of_change(change)) is None or s.name != shape.name for change in changes):
+            return True
+        written = evidence.written_by(other, shape.alias)
+        if written is None:
+            return True
+        where = f"({shape.where})" if shape.where else "true"
+        if evidence.finds(f"SELECT 1 FROM {shape.table} WHERE {where} AND {written} LIMIT 1"):
+            return True
+        old = evidence.old_rows(other, shape.name, changes)
+        if old is not None:
+            return evidence.finds(
+                f"SELECT 1 FROM jsonb_populate_recordset(NULL::{shape.bare_table}, {string(old)}) AS {shape.alias} "
+                f"WHERE {where} LIMIT 1"
+            )
+        for change in changes:
+            theirs = evidence.shape_of_change(change)
+            if theirs is None or theirs.kind == "upsert":
+                return True
+            if theirs.kind == "delete" and not shape.cannot_meet(theirs):
+                return True
+            hidden = theirs.columns & shape.mentioned if theirs.kind == "update" else None
+            if hidden and not shape.cannot_meet(theirs, changed=theirs.columns):
+                return True
+        return False
+
+    def _meets_lock(self, shape: Shape, theirs: Shape | None) -> bool:
+        if theirs is None:
+            return True
+        if shape.name != theirs.name or shape.cannot_meet(theirs):
+            return False
+        if shape.where is None or theirs.where is None or shape.alias != theirs.alias:
+            return True
+        return self._evidence.finds(f"SELECT 1 FROM {shape.table} WHERE ({shape.where}) AND ({theirs.where}) LIMIT 1")
+
+    def _differs_from_snapshot(self, shape: Shape | None, change: Change) -> bool:
+        theirs = self._evidence.shape_of_change(change)
+        if shape is None or theirs is None or shape.name != theirs.name:
+            return True
+        return shape.kind != "insert" and not self._is_disjoint(shape, [change])
+
+    # -- the warning
+
+    def _warn(self, other: VirtualTransaction, sql: str, change: Change, *, is_committed: bool = False) -> None:
+        table = ", ".join(sorted(change.tables)) or "a table"
+        key = (self._mine.label, other.label, table, is_committed)
+        if key in self._run.warned:
+            return
+        self._run.warned.add(key)
+        sentence = words.uncommitted_read(self._core.owner, self._mine, other, sql, table, is_committed=is_committed)
+        origin = user_origin()
+        warnings.warn_explicit(sentence, UncommittedRead, origin.filename, max(origin.line, 1))
+
+
+def _may_match(shape: Shape, row: dict[str, str | None]) -> bool:
+    return not any(column in row and row[column] != value for column, value in shape.equal)

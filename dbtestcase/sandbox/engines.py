@@ -1,0 +1,172 @@
+"""Take an Engine over, and give it back as it was.
+
+Only its pool is replaced. Dialect object, URL and events stay, so whatever was derived from the engine before goes on
+working. An engine of another database, or of another PostgreSQL driver, gets a dialect of ours for the time.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, util
+from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
+
+from .problems import IsolationBroken
+
+Creator = Callable[[ConnectionPoolEntry], Any]
+_CONNECTIONS_OF_THE_TEST = 5
+_OWN_LISTENERS = ("create_engine.<locals>.", "DefaultDialect._builtin_onconnect.<locals>.")
+
+
+def root(engine: sa.Engine) -> sa.Engine:
+    """Return the engine that ``engine.execution_options()`` was called on, or the engine itself."""
+    while isinstance(engine, OptionEngine):
+        engine = engine._proxied
+    return engine
+
+
+class TakenEngine:
+    """An engine while it is ours: two pools of ours, one for the class phase and one for tests."""
+
+    def __init__(self, engine: sa.Engine, *, drivername: str, class_creator: Creator, test_creator: Creator) -> None:
+        self.engine = engine
+        self._pool, self._dialect = engine.pool, engine.dialect
+        self._dialect_state = dict(vars(engine.dialect))
+        self._options: list[OptionEngine] = []
+        if engine.dialect.name == "postgresql" and engine.dialect.driver == drivername.partition("+")[2]:
+            self._keep_adapters()
+            self.class_pool = _derived(engine.pool)
+        else:
+            self._swap_dialect(drivername)
+        self.class_pool._creator = class_creator
+        self.test_pool = _with_room_for_the_test(self.class_pool.recreate())
+        # One dispatch for both: an event that is hung on the engine holds in either phase.
+        self.test_pool.__dict__["dispatch"] = self.class_pool.dispatch
+        self.test_pool._creator = test_creator
+        self.enter_class_phase()
+
+    def enter_class_phase(self) -> None:
+        pool = self.engine.pool
+        if pool is not self.class_pool and pool is not self._pool:
+            self.test_pool = pool  # dispose() put a new one there
+        self.engine.pool = self.class_pool
+
+    def enter_test(self) -> None:
+        pool = self.engine.pool
+        if pool is not self.test_pool and pool is not self._pool:
+            self.class_pool = pool
+        self.engine.pool = self.test_pool
+
+    def drop_idle(self, *, class_phase: bool) -> None:
+        """Close what lies in a pool."""
+        (self.class_pool if class_phase else self.test_pool).dispose()
+
+    def give_back(self) -> None:
+        """Make the engine exactly what it was."""
+        engine = self.engine
+        self.enter_class_phase()
+        engine.pool = self._pool
+        for pool in (self.class_pool, self.test_pool):
+            pool.dispose()
+        if engine.dialect is not self._dialect:
+            self._use(self._dialect)
+        vars(self._dialect).clear()
+        vars(self._dialect).update(self._dialect_state)
+
+    def _keep_adapters(self) -> None:
+        dialect: Any = self.engine.dialect
+        adapters = getattr(dialect, "_psycopg_adapters_map", None)
+        if adapters is not None:
+            # initialize() registers the types that it finds in our database; they are not the other one's.
+            dialect._psycopg_adapters_map = type(adapters)(adapters)
+
+    def _swap_dialect(self, drivername: str) -> None:
+        engine = self.engine
+        known: Any = engine.dialect
+        options: dict[str, Any] = {"poolclass": QueuePool}
+        for option in ("json_serializer", "json_deserializer"):
+            value = getattr(known, f"_{option}", None)
+            if value is not None:
+                options[option] = value
+        level = getattr(known, "_on_connect_isolation_level", None)
+        if level in ("AUTOCOMMIT", "READ COMMITTED", "READ UNCOMMITTED", "REPEATABLE READ", "SERIALIZABLE"):
+            options["isolation_level"] = level
+        donor = sa.create_engine(sa.URL.create(drivername), **options)
+        self.class_pool = donor.pool
+        for name in ("connect", "checkout", "checkin", "reset", "invalidate", "soft_invalidate", "close"):
+            for listener in list(_listeners(self._pool, name)):
+                if not listener.__qualname__.startswith(_OWN_LISTENERS) and not _is_first_connect(listener):
+                    event.listen(donor.pool, name, listener)
+        self._options = [found for found in _option_engines(engine) if found.dialect is known]
+        self._use(donor.dialect)
+
+    def _use(self, dialect: sa.Dialect) -> None:
+        """Let the engine, and those made of it by ``execution_options()``, speak this dialect."""
+        for engine in (self.engine, *self._options):
+            known, engine.dialect = engine.dialect, dialect
+            for listener in engine.dispatch.engine_connect:
+                # Execution options such as isolation_level are kept in a listener that remembers the dialect.
+                if listener.__qualname__.endswith(".set_connection_characteristics"):
+                    for cell in listener.__closure__ or ():
+                        if cell.cell_contents is known:
+                            cell.cell_contents = dialect
+
+
+def _derived(pool: Pool) -> Pool:
+    """Return a pool like this one, events included, in which the dialect has not been initialized yet."""
+    derived = pool.recreate()
+    listeners = _listeners(derived, "connect")
+    for index, listener in enumerate(listeners):
+        if _is_first_connect(listener):
+            # SQLAlchemy's once-only listener belongs to the original pool: running it here would use it up there.
+            listeners[index] = util.only_once(_inner(listener), retry_on_exception=True)
+    return derived
+
+
+def _with_room_for_the_test(pool: Pool) -> Pool:
+    # In production the code under test has the pool to itself; here the sessions of the test hold connections as well.
+    # A small pool would let a request wait for a connection that its own test holds.
+    if isinstance(pool, QueuePool) and pool._max_overflow >= 0:
+        pool._max_overflow += _CONNECTIONS_OF_THE_TEST
+    return pool
+
+
+def _listeners(pool: Pool, name: str) -> deque[Any]:
+    collection: Any = getattr(pool.dispatch, name)
+    return collection.for_modify(pool.dispatch).listeners  # type: ignore[no-any-return]
+
+
+def _inner(listener: Any) -> Any:
+    """Return the function inside ``util.only_once``, or the listener itself."""
+    code = getattr(listener, "__code__", None)
+    if code is not None and code.co_name == "go" and "once" in code.co_freevars:
+        return listener.__closure__[code.co_freevars.index("fn")].cell_contents
+    return listener
+
+
+def _is_first_connect(listener: Any) -> bool:
+    return getattr(_inner(listener), "__qualname__", "") == "create_engine.<locals>.first_connect"
+
+
+def _option_engines(engine: sa.Engine) -> Iterator[OptionEngine]:
+    for found in gc.get_referrers(engine):
+        owner = found if isinstance(found, OptionEngine) else None
+        if owner is None and isinstance(found, dict) and found.get("_proxied") is engine:
+            owner = next((o for o in gc.get_referrers(found) if isinstance(o, OptionEngine)), None)
+        if owner is not None and owner._proxied is engine:
+            yield owner
+
+
+def refuse_async(engine: sa.Engine, owner: str) -> None:
+    """Raise for engines that no virtual connection can serve."""
+    if engine.dialect.is_async:
+        raise IsolationBroken(
+            f"{owner}: the engine {engine!r} is asynchronous ({engine.dialect.driver}), and only synchronous engines can "
+            "be redirected. Point the code under test at a synchronous engine of the class, or give it a URL of "
+            "cls.instance and clean up after each test."
+        )

@@ -1,0 +1,17 @@
+"""Who wants to know which statements the code under test sends."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from dbtestcase.diagnosis.origin import Origin
+
+
+class Observer(Protocol):
+    """Called around each statement of the user's, never around one of ours."""
+
+    def statement_started(self, connection_label: str, origin: Origin, sql: str, parameters: Any) -> None:
+        """Called before the statement is sent."""
+
+    def statement_finished(self, connection_label: str, rowcount: int, error: BaseException | None) -> None:
+        """Called once it has ended; ``rowcount`` is -1 where the driver knows none."""

@@ -1,0 +1,50 @@
+"""``?plugin=dbtestcase``: engines that the code under test makes from a class's URL are isolated as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import plugins
+from sqlalchemy.engine import CreateEnginePlugin
+
+from . import registry
+from .problems import IsolationBroken
+
+
+class SandboxPlugin(CreateEnginePlugin):
+    """Hands each engine to its sandbox the moment it is made."""
+
+    def __init__(self, url: sa.URL, kwargs: dict[str, Any]) -> None:
+        super().__init__(url, kwargs)
+        self.url = url
+        # Resolved here: a URL whose class is over is an error where the engine is made.
+        self._sandbox = registry.find(url)
+        # The engine's own pool serves while no class is running; it must not connect anywhere.
+        kwargs["creator"] = unconnected(url)
+
+    def update_url(self, url: sa.URL) -> sa.URL:
+        return url
+
+    def engine_created(self, engine: sa.Engine) -> None:
+        if self._sandbox is None:
+            registry.add_late(engine)
+        else:
+            self._sandbox.redirect(engine)
+
+
+def unconnected(url: sa.URL) -> Any:
+    """Return a creator for the engine's own pool, which has no server to connect to."""
+
+    def creator() -> Any:
+        if registry.find(url) is None:
+            registry.running(url)
+        raise IsolationBroken(
+            f"the engine of {url.render_as_string()!r} was used after its test class was over. Engines made from a "
+            "class's 'url' live as long as the class; for one that outlives it, use dbtestcase.URL."
+        )
+
+    return creator
+
+
+plugins.register(registry.PLUGIN, __name__, SandboxPlugin.__name__)

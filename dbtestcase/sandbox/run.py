@@ -1,0 +1,67 @@
+"""One test: its savepoint stack, its virtual connections, and what went wrong in it."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .transactions import Change, Transactions, VirtualTransaction
+
+if TYPE_CHECKING:
+    from .catalog import Catalog
+    from .channel import Channel
+    from .shape import Shape
+
+
+class Run:
+    """Made by ``begin_test()``, over with ``end_test()``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.transactions = Transactions()
+        self.problems: list[Exception] = []
+        self.sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.over = False
+        self.broken: Exception | None = None
+        self.is_kept = False
+        self.last_statements: deque[tuple[str, str]] = deque(maxlen=5)
+        self.has_ddl = False
+        self.altered: set[str] = set()
+        self.holds_session_locks = False
+        self.prepared: dict[str, VirtualTransaction] = {}
+        self.catalog: Catalog | None = None
+        self.shapes: dict[Change, Shape | None] = {}
+        self.warned: set[tuple[Any, ...]] = set()
+        self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+        self._count = 0
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether more than one connection took part so far."""
+        return self._count > 1
+
+    def add(self, channel: Channel) -> int:
+        """Take a virtual connection in and return its number."""
+        self._channels.add(channel)
+        self._count += 1
+        return self._count
+
+    def channels(self) -> Iterator[Channel]:
+        yield from list(self._channels)
+
+    def record(self, problem: Exception) -> None:
+        """Remember a problem, so that the test is an error even if the code under test swallows the exception."""
+        if not any(str(problem) == str(known) for known in self.problems):
+            self.problems.append(problem)
+
+    def recent(self) -> str:
+        """Return the last statements as lines of a message."""
+        return "\n".join(f"  {label}: {shorten(sql)}" for label, sql in self.last_statements)
+
+
+def shorten(sql: str, limit: int = 200) -> str:
+    """Return SQL on one line, cut to a readable length."""
+    line = " ".join(sql.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,0 +1,293 @@
+"""One database of one running test class: all its engines, undone after each test."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+
+from dbtestcase.diagnosis.locks import LockWatch
+from dbtestcase.diagnosis.origin import Origin, user_origin
+
+from . import registry, sessions, words
+from .channel import Channel
+from .core import Core
+from .drivers import SUPPORTED, driver_for
+from .engines import TakenEngine, refuse_async, root
+from .observer import Observer
+from .problems import IsolationBroken
+from .real import RealConnections
+from .sequences import restoring_sql
+
+
+class Sandbox:
+    """What the code under test does on its engines is undone.
+
+    Between tests the engines give real connections, and commits stay. Between :meth:`begin_test` and :meth:`end_test`
+    they give virtual ones that share one transaction, or, with ``isolation="clone"``, real ones to the present database.
+
+    Args:
+        url: The database; its drivername says which driver all engines here use.
+        owner: The name of the test class, for messages.
+        isolation: "savepoint" or "clone".
+        observer: Is told of each statement of the code under test.
+        locks: Ends statements on real connections that wait too long for a lock.
+    """
+
+    def __init__(
+        self,
+        url: sa.URL,
+        *,
+        owner: str,
+        isolation: str = "savepoint",
+        observer: Observer | None = None,
+        locks: LockWatch | None = None,
+    ) -> None:
+        self.owner = owner
+        self.locks = locks
+        self.isolation = isolation
+        self._real_url = url.difference_update_query(["plugin"])
+        self._registered: list[sa.URL] = []
+        self._taken: dict[sa.Engine, TakenEngine] = {}
+        self._virtual_idle: list[weakref.ref[Any]] = []
+        self._in_test = False
+        self._is_closed = False
+        self._core = Core(self._make_driver(), owner=owner, observer=observer)
+        self._real = RealConnections(self)
+        self._register()
+        sessions.listen()
+        self.engine = sa.create_engine(self.url)
+
+    # -- what it is
+
+    @property
+    def url(self) -> sa.URL:
+        """The database's URL; an engine that anybody makes from it is isolated too."""
+        return self._real_url.update_query_dict({"plugin": registry.PLUGIN})
+
+    @property
+    def real_url(self) -> sa.URL:
+        """The database's URL without isolation."""
+        return self._real_url
+
+    @property
+    def needs_fresh_database(self) -> bool:
+        """Whether the last test really ended its transaction, so that its rows may still be there."""
+        return self._core.needs_fresh_database
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was sent in the present test."""
+        run = self._core.run
+        return not self._real.are_any and (run is None or not run.transactions.is_open)
+
+    @property
+    def has_changed_database(self) -> bool:
+        """Whether a test with real connections may have changed the database that it was given."""
+        return self._real.have_written
+
+    @property
+    def observer(self) -> Observer | None:
+        return self._core.observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._core.observer = observer
+
+    def restart_sequences(self, connection: Any) -> None:
+        """Let every test begin with the sequences as they are now.
+
+        Args:
+            connection: A psycopg2 connection to the database.
+        """
+        self._core.restoring_sql = restoring_sql(connection)
+
+    def __repr__(self) -> str:
+        return f"<Sandbox of {self.owner}: {self._real_url.render_as_string()}>"
+
+    # -- engines
+
+    def redirect(self, engine: sa.Engine) -> None:
+        """Take an engine over, whatever URL it was made for; that one is never connected to.
+
+        Raises:
+            IsolationBroken: The engine is asynchronous, or uses another driver than engines taken over before.
+        """
+        engine = root(engine)
+        if engine in self._taken:
+            return
+        refuse_async(engine, self.owner)
+        self._agree_on_driver(engine)
+        taken = TakenEngine(
+            engine,
+            drivername=self._real_url.drivername,
+            class_creator=lambda record: self._real.connect(engine, record),
+            test_creator=lambda record: self._test_connection(engine, record),
+        )
+        self._taken[engine] = taken
+        sessions.own(engine, self)
+        if self._in_test:
+            taken.enter_test()
+
+    def restore(self, engine: sa.Engine) -> None:
+        """Give an engine back exactly as it was."""
+        taken = self._taken.pop(root(engine), None)
+        if taken is not None:
+            sessions.disown(taken.engine)
+            taken.give_back()
+
+    def _agree_on_driver(self, engine: sa.Engine) -> None:
+        driver = f"{engine.dialect.name}+{engine.dialect.driver}"
+        if driver not in SUPPORTED or driver == self._real_url.drivername:
+            return
+        others = [known for known in self._taken if known is not getattr(self, "engine", None)]
+        if others or self._core.physical is not None or self._real.has_connected:
+            raise IsolationBroken(words.two_drivers(self.owner, self._real_url.drivername, driver))
+        self._adopt(driver)
+
+    def _adopt(self, drivername: str) -> None:
+        """Use another driver from now on; nothing has connected yet."""
+        self._real_url = self._real_url.set(drivername=drivername)
+        self._core.driver = self._make_driver()
+        own = getattr(self, "engine", None)
+        if own is None:
+            return
+        self.restore(own)
+        fresh = sa.create_engine(self.url)
+        self.restore(fresh)
+        own.dialect, own.pool, own.url = fresh.dialect, fresh.pool, fresh.url
+        self.redirect(own)
+
+    def _make_driver(self) -> Any:
+        return driver_for(self._real_url.drivername, lambda: self._real_url, self.owner)
+
+    # -- connections
+
+    def _test_connection(self, engine: sa.Engine, record: ConnectionPoolEntry) -> Any:
+        if self.isolation == "clone":
+            return self._real.connect(engine, record)
+        channel = Channel(record=weakref.ref(record), opened=user_origin())
+        return self._core.driver.virtual_connection(self._core, channel, engine)  # type: ignore[attr-defined]
+
+    # -- tests
+
+    def begin_test(self, name: str) -> None:
+        """Begin a test. Sends nothing.
+
+        Raises:
+            IsolationBroken: A connection of the class phase was left open with uncommitted changes.
+        """
+        self.leave_class_phase()
+        self._core.begin_test(name)
+        self._in_test = True
+        for taken in self._taken.values():
+            taken.enter_test()
+
+    def use_isolation(self, isolation: str) -> None:
+        """Isolate the tests from now on with "savepoint" or "clone"; called between tests."""
+        if isolation == self.isolation:
+            return
+        self._core.close()
+        for taken in self._taken.values():
+            taken.drop_idle(class_phase=False)  # what lies there is of the other kind
+        self.isolation = isolation
+
+    def leave_class_phase(self) -> None:
+        """Close the real connections of ``setUpClass``, so that nobody is connected to the database.
+
+        Raises:
+            IsolationBroken: One of them was left open with uncommitted changes.
+        """
+        if not self._real.are_any:
+            return
+        self._core.deferred.forget()
+        lost = self._real.close_all("before the first test")
+        for taken in self._taken.values():
+            taken.drop_idle(class_phase=True)
+        if lost:
+            raise IsolationBroken(lost[0])
+
+    def end_test(self) -> list[Exception]:
+        """End the test: close what it left open and undo everything.
+
+        Returns the problems met. It never raises, and it never hangs on another thread.
+        """
+        run = self._core.run
+        if run is None:
+            return []
+        if self._in_test and self.isolation == "savepoint":
+            run.over = True
+        try:
+            sessions.close_all(run)
+            self._let_go(run)
+        except Exception as error:  # a fault of ours must not hide the test's own
+            run.record(error)
+        problems = self._core.end_test()
+        if self.isolation == "clone":
+            self._real.close_all("in the test", warn=True)
+            for taken in self._taken.values():
+                taken.drop_idle(class_phase=False)
+        self._in_test = False
+        for taken in self._taken.values():
+            taken.enter_class_phase()
+        return problems
+
+    def keep_work(self) -> None:
+        """Commit what the present test has done, for somebody to look at; the test can send nothing more."""
+        if self.isolation == "savepoint":
+            self._core.keep_work()
+        else:
+            self._real.close_all("when the test failed", warn=False)
+            self._core.needs_fresh_database = True
+
+    def _let_go(self, run: Any) -> None:
+        """Take the connections out of the pools that somebody still holds."""
+        for channel in run.channels():
+            if channel.run is run and not channel.closed and channel.is_checked_out():
+                channel.stale = channel.closed = True
+                record = channel.record() if channel.record is not None else None
+                if record is not None and record.dbapi_connection is not None:
+                    record.invalidate()
+
+    def move_to(self, url: sa.URL) -> None:
+        """Let the same engines use another database from now on."""
+        self._core.close()
+        self._real.close_all("before the database was replaced", warn=False)
+        self._core.needs_fresh_database = False
+        self._real.have_written = False
+        for taken in self._taken.values():
+            taken.drop_idle(class_phase=True)
+            if self.isolation == "clone":
+                taken.drop_idle(class_phase=False)
+        self._real_url = url.difference_update_query(["plugin"]).set(drivername=self._real_url.drivername)
+        self._register()
+
+    def close(self) -> None:
+        """The class is over: give all engines back and close all connections."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._core.run is not None:
+            self.end_test()
+        registry.leave(self)
+        self._real.close_all("when the class ended", warn=False)
+        for engine in list(self._taken):
+            self.restore(engine)
+        self._core.close()
+
+    def _register(self) -> None:
+        registry.enter(self, self._real_url)
+
+    def origin(self) -> Origin:
+        return user_origin()
+
+
+def warn_left_open(sentence: str) -> None:
+    """Warn as Python does of a file that nobody closed."""
+    warnings.warn(sentence, ResourceWarning, stacklevel=4)
+
+
+__all__ = ["NullPool", "Sandbox"]

@@ -1,0 +1,150 @@
+"""The sentences: what happened, why one undone transaction cannot carry it, what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbtestcase.diagnosis.origin import Origin
+
+from .run import Run, shorten
+from .transactions import VirtualTransaction, describe
+
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .lexer import Text
+
+CLONE = 'set isolation = "clone" on the test class: each test then gets a private database and commits for real'
+
+# Functions that everybody calls and that write nothing. Any other may be one that writes.
+HARMLESS_FUNCTIONS = frozenset(
+    """
+    abs all any array array_agg array_length array_to_string as avg bit_length bool_and bool_or btrim cast ceil ceiling
+    char_length coalesce concat concat_ws count cume_dist current_database current_schema current_schemas current_setting
+    currval date date_part date_trunc dense_rank encode every exists extract filter first_value floor format format_type
+    gen_random_uuid generate_series generate_subscripts greatest in initcap inet json_agg json_build_array
+    json_build_object json_each json_extract_path_text json_object_agg jsonb_agg jsonb_array_elements jsonb_build_object
+    jsonb_each jsonb_each_text jsonb_extract_path jsonb_extract_path_text jsonb_object_agg lag last_value lastval lead
+    least left length lower lpad ltrim make_date make_interval max md5 min mod nextval not now nth_value ntile nullif
+    numeric obj_description col_description octet_length on or and order over overlay partition percent_rank
+    percentile_cont pg_get_constraintdef pg_get_expr pg_get_indexdef pg_get_serial_sequence pg_get_userbyid
+    pg_get_viewdef pg_table_is_visible pg_type_is_visible pg_backend_pid pg_sleep pg_typeof position power quote_ident
+    quote_literal random rank regexp_match regexp_matches regexp_replace repeat replace right round row row_number
+    row_to_json rpad rtrim select some split_part sqrt starts_with string_agg string_to_array substr substring sum to_char
+    to_date to_json to_jsonb to_number to_timestamp to_tsquery to_tsvector plainto_tsquery translate trim trunc unnest
+    upper using values varchar version websearch_to_tsquery where width_bucket when then else
+    """.split()
+)
+
+
+def forked(owner: str) -> str:
+    return (
+        f"{owner}: a child process used the test's database connection, which belongs to the process that made it. "
+        "PostgreSQL cannot serve two processes on one connection. Let the child make its own engine, and "
+        f"{CLONE}, so that it sees the test's rows."
+    )
+
+
+def outlived(owner: str, channel: Channel) -> str:
+    where = f", opened at {channel.opened}," if channel.opened else ""
+    test = f" ({channel.run.name})" if channel.run is not None else ""
+    return (
+        f"{owner}: a database connection{where} was used after its test was over{test}. What it held has been undone, and "
+        "it takes no part in other tests. Close connections, and join threads, before the test ends."
+    )
+
+
+def ended(owner: str, run: Run, error: BaseException | None = None) -> str:
+    said = f" ({' '.join(str(error).split())})" if error is not None else ""
+    return (
+        f"{owner}: something in {run.name} ended the transaction that undoes the test{said}, so its rows may have been "
+        f"committed for real. The last statements were:\n{run.recent()}\n"
+        f"Use connection.commit() and connection.rollback() instead of SQL text, or {CLONE}."
+    )
+
+
+def connection_lost(owner: str, run: Run, error: BaseException) -> str:
+    return (
+        f"{owner}: the server ended the connection of {run.name}: {' '.join(str(error).split())}\n"
+        "With it went the test's transaction, and all that the test had written. The last statements were:\n"
+        f"{run.recent()}\n"
+        f"Code that ends connections or restarts the server needs real ones: {CLONE}."
+    )
+
+
+def refused(owner: str, text: Text, sql: str, origin: Origin) -> str:
+    if text.verb == "LISTEN":
+        why = "was refused: notifications are sent at a real commit, and a test in a savepoint has none"
+        instead = ""
+    elif text.mixed_savepoints:
+        why = "was refused: savepoints must be sent one statement at a time here, or they cannot be told apart"
+        instead = "Send the statements one by one, or "
+    else:
+        verb = text.ending.verb if text.ending is not None else ""
+        why = f"was refused: {verb} as SQL text would end or replace the transaction that undoes the test"
+        instead = "Use connection.begin(), connection.commit() or connection.rollback(), which are undone, or "
+    remedy = instead + CLONE
+    return f"{owner}: the statement {shorten(sql)!r} at {origin} {why}.\n{remedy[0].upper()}{remedy[1:]}."
+
+
+def needs_own_transaction(owner: str, sql: str, said: str) -> str:
+    return (
+        f"{owner}: {shorten(sql)!r} cannot run inside a transaction, and the test is one ({' '.join(said.split())}). "
+        f"For tests of such statements {CLONE}."
+    )
+
+
+def thread_outlived(owner: str, run: Run) -> str:
+    return (
+        f"{owner}: another thread was still executing a statement when {run.name} ended; it was cancelled. "
+        f"Join your threads before the test ends. The last statements were:\n{run.recent()}"
+    )
+
+
+def two_drivers(owner: str, ours: str, other: str) -> str:
+    return (
+        f"{owner}: an engine uses {other}, but the class's engines use {ours}; connections of two drivers cannot share the "
+        "one transaction of a test. Give all engines of the class the same driver (the first one that is redirected "
+        "decides), or test the others in a class of their own."
+    )
+
+
+def uncommitted(owner: str, origin: str) -> str:
+    return (
+        f"{owner}: the connection opened at {origin} was left open with uncommitted changes when the first test began; "
+        "they would be lost. Commit and close it in setUpClass, or use setUpTestData(), which commits for you."
+    )
+
+
+def left_open(owner: str, origin: str, when: str) -> str:
+    return f"{owner}: the connection opened at {origin} was left open {when} and has been closed; close it where it is used."
+
+
+def busy(owner: str, sql: str, origin: Origin) -> str:
+    return (
+        f"{owner}: a statement at {origin} was sent while {shorten(sql)!r} was under way. In production they would use two "
+        f"connections; the test has one, and it is busy until the COPY is done. Finish the COPY first, or {CLONE}."
+    )
+
+
+def uncommitted_read(
+    owner: str, mine: VirtualTransaction, other: VirtualTransaction, sql: str, table: str, *, is_committed: bool
+) -> str:
+    if is_committed:
+        return (
+            f"{owner}: {shorten(sql)!r} of {mine.label} meets rows of {table} that {describe(other)} committed after "
+            f"{mine.label} began its {mine.isolation} transaction. In production it would go on seeing the rows as they "
+            f"were, or fail to serialize. To test that, {CLONE}."
+        )
+    return (
+        f"{owner}: {shorten(sql)!r} of {mine.label} meets rows of {table} that {describe(other)} has changed or locked and "
+        "not committed. In production it would not see them, or would wait for the other's commit; here both run on one "
+        f"connection. Commit first, or {CLONE}."
+    )
+
+
+def kept(owner: str) -> str:
+    """What a statement after the failure of a test is told whose database is kept."""
+    return (
+        f"{owner}: the test had failed, and its database was kept as it was then (DBTESTCASE_KEEP). Nothing more is "
+        "sent to it, by tearDown or others."
+    )
