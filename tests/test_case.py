@@ -403,6 +403,22 @@ class IsolationTests(unittest.TestCase):
         self.assertIn("IsolationBroken", result.errors[0][1])
         self.assertIn("COMMIT", result.errors[0][1])
 
+    def test_pings_of_the_pool_are_not_counted_as_queries(self):
+        for kind in ("savepoint", "clone"):
+            app_engine = create_engine(FORBIDDEN, pool_pre_ping=True)
+
+            class Shop(ShopTestCase):
+                isolation = kind
+                app_engines = [app_engine]
+
+                def test_1(self):
+                    for _ in range(2):
+                        with self.assertNumQueries(1), self.app_engines[0].connect() as connection:
+                            connection.scalar(select(func.count()).select_from(Customer))
+
+            with self.subTest(isolation=kind):
+                self.assertEqual(problems(run_case(Shop)), [])
+
     def test_redirect_engine_takes_engines_made_later(self):
         later = create_engine(FORBIDDEN)
 

@@ -48,7 +48,13 @@ class TakenEngine:
         # One dispatch for both: an event that is hung on the engine holds in either phase.
         self.test_pool.__dict__["dispatch"] = self.class_pool.dispatch
         self.test_pool._creator = test_creator
+        self.expect_pings(False)
         self.enter_class_phase()
+
+    def expect_pings(self, is_real: bool) -> None:
+        """Let the pool of tests ping as the engine's own does, if its connections are real ones."""
+        # The one connection of a test is there or the test is an error: to ask costs a round trip and tells nothing.
+        self.test_pool._pre_ping = is_real and self.class_pool._pre_ping
 
     def enter_class_phase(self) -> None:
         pool = self.engine.pool

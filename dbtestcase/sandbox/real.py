@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -19,6 +21,9 @@ from .problems import IsolationBroken
 
 if TYPE_CHECKING:
     from .sandbox import Sandbox
+
+
+_PINGS = ("SELECT 1", ";")
 
 
 @dataclass(eq=False)
@@ -81,7 +86,9 @@ class RealConnections:
     # An observer between the connections and the sandbox's own, which may be none.
 
     def statement_started(self, connection_label: str, origin: Origin, sql: Any, parameters: Any) -> None:
-        """Note whether the statement may change the database; hand it on."""
+        """Note whether the statement may change the database; hand it on, unless it is a ping of the pool."""
+        if sql in _PINGS and _is_ping():
+            return
         self.have_written = self.have_written or not _only_reads(sql)
         if self._sandbox.observer is not None:
             self._sandbox.observer.statement_started(connection_label, origin, sql, parameters)
@@ -114,6 +121,14 @@ class RealConnections:
 
     def __iter__(self) -> Iterator[Any]:
         return (opened.connection for opened in self._opened if opened.is_open)
+
+
+def _is_ping() -> bool:
+    """Whether SQLAlchemy's pool asks this, for itself."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "do_ping":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _only_reads(sql: Any) -> bool:

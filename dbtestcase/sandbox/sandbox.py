@@ -127,6 +127,7 @@ class Sandbox:
             class_creator=lambda record: self._real.connect(engine, record),
             test_creator=lambda record: self._test_connection(engine, record),
         )
+        taken.expect_pings(self.isolation == "clone")
         self._taken[engine] = taken
         sessions.own(engine, self)
         if self._in_test:
@@ -193,6 +194,7 @@ class Sandbox:
         self._core.close()
         for taken in self._taken.values():
             taken.drop_idle(class_phase=False)  # what lies there is of the other kind
+            taken.expect_pings(isolation == "clone")
         self.isolation = isolation
 
     def leave_class_phase(self) -> None:
