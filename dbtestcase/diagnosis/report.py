@@ -61,9 +61,10 @@ class Recorder:
         self.started = perf_counter()
         self.spans: list[Span] = []
 
-    def add(self, kind: str, name: str, start: float, end: float) -> None:
+    def add(self, kind: str, name: str, start: float, end: float, *, is_main: bool | None = None) -> None:
         """Add a span; ``start`` and ``end`` as ``perf_counter()`` gave them."""
-        is_main = threading.current_thread() is threading.main_thread()
+        if is_main is None:
+            is_main = threading.current_thread() is threading.main_thread()
         self.spans.append(Span(kind, name, start - self.started, end - self.started, is_main))
 
 
@@ -92,6 +93,12 @@ def span(kind: str, name: str = "") -> AbstractContextManager[None]:
         name: The class or test that it is done for.
     """
     return _NOTHING if _recorder is None else _Timed(_recorder, kind, name)
+
+
+def in_background(kind: str, name: str, start: float, end: float) -> None:
+    """Report what another process did meanwhile; ``start`` and ``end`` as ``perf_counter()`` gave them."""
+    if _recorder is not None:
+        _recorder.add(kind, name, start, end, is_main=False)
 
 
 def is_wanted() -> bool:

@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from typing import TYPE_CHECKING
 
+from dbtestcase.diagnosis import report
+
 if TYPE_CHECKING:
     from dbtestcase.postgres.instance import Instance
 
@@ -69,7 +71,8 @@ class CloneSupply:
         return self._worker.submit(self._copy, next(self._names))
 
     def _copy(self, name: str) -> str:
-        self._instance.clone_database(self._pristine, name)
+        with report.span("clone", name):
+            self._instance.clone_database(self._pristine, name)
         return name
 
     def _drop_result(self, copy: Future[str]) -> None:

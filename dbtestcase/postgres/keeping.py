@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from dbtestcase.errors import PostgresNotReady
@@ -44,6 +45,7 @@ class Answer:
 
     def __init__(self) -> None:
         self.number = 0
+        self.arrived = 0.0  # when, as perf_counter() tells it
         self._there = threading.Event()
         self._message: dict[str, Any] = {}
         self._problem: BaseException | None = None
@@ -64,6 +66,7 @@ class Answer:
 
     def arrive(self, message: dict[str, Any]) -> None:
         """Be answered."""
+        self.arrived = perf_counter()
         self._message = message
         self._there.set()
 

@@ -10,8 +10,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Self
 
+from dbtestcase.diagnosis import report
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.postgres.cache import Pack
 from dbtestcase.postgres.keeping import Answer, Failure, Keeper, current_keeper
@@ -190,6 +192,7 @@ class Boot:
         self._lodging = lodging
         self._keeper = lodging.keeper if lodging is not None else current_keeper()
         self._places = instance_places(pack.unpacked, launch.user) if pack is not None else []
+        self._begun = perf_counter()
         self._answer = self._order()
 
     def _order(self) -> Answer:
@@ -242,6 +245,7 @@ class Boot:
                 raise
             else:
                 lodging = self._lodging or self._at(answer["path"], answer["short"])
+                report.in_background("boot", lodging.folder.name, self._begun, self._answer.arrived)
                 return Server(lodging, answer["pid"], self._answer.number)
 
     def _at(self, path: str, short: str | None) -> Lodging:

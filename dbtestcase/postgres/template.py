@@ -11,6 +11,7 @@ from contextlib import closing
 
 import psycopg2
 
+from dbtestcase.diagnosis import report
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.postgres.cache import Pack
 from dbtestcase.postgres.contents import EMPTY, Contents
@@ -140,9 +141,12 @@ def make_template(recipe: Recipe) -> Pack:
         return base
     owner = recipe.owner or "a test class"
     if recipe.key is None:
-        with told_if_slow(f"preparing the database of {owner}, once in this run ..."):
+        with report.span("template", owner), told_if_slow(f"preparing the database of {owner}, once in this run ..."):
             return _store.make_anonymous(recipe.anonymous_key, lambda: _stopped(_prepared_server(recipe)))
-    with told_if_slow(f"preparing the database of {owner}, once until its schema changes ..."):
+    with (
+        report.span("template", owner),
+        told_if_slow(f"preparing the database of {owner}, once until its schema changes ..."),
+    ):
         description = f"PostgreSQL {base.server_version}, prepared for {owner}"
         return _store.make(recipe.key, description, lambda: _stopped(_prepared_server(recipe)))
 
