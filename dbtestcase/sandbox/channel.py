@@ -24,6 +24,7 @@ class Channel:
     run: Run | None = None
     number: int = 0
     opened: Origin | None = None
+    sent_from: Origin | None = None
     transaction: VirtualTransaction | None = None
     autocommit: bool = False
     explicit: bool = False

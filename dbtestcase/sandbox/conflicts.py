@@ -57,27 +57,39 @@ class Conflicts:
                 self._warn(other, sql, touched[0])
             elif near and self._keys.waits_for_children(text, shape, other, near):
                 self._warn(other, sql, near[0])
-        for other in self._run.transactions.open:
-            if other is self._mine or not other.ghosts or text.is_plain_read:
-                continue  # nobody would see rows that were never committed, and they are gone indeed
-            ghosts = self._touched(text, other.ghosts) + self._keys.near(text, other.ghosts)
-            literal = self._evidence.literal(text, sql, parameters)
-            shape = None if literal is None else shape_of(literal)
-            found = next((ghost for ghost in ghosts if self._waits_for_ghost(text, shape, ghost)), None)
-            if found is not None:
-                self._warn(other, sql, found)
+        if not text.is_plain_read and text.verb != "INSERT":
+            self._meet_ghosts(text, sql, parameters)
         for other, change in self._mine.missed:
             if self._touched(text, [change]):
                 literal = self._evidence.literal(text, sql, parameters)
                 if self._differs_from_snapshot(None if literal is None else shape_of(literal), change):
                     self._warn(other, sql, change, is_committed=True)
 
+    def _meet_ghosts(self, text: Text, sql: str, parameters: Any) -> None:
+        """Compare with work that another connection's rollback took away: nobody can see it, but production would wait."""
+        for other in self._run.transactions.open:
+            if other is self._mine or not other.ghosts:
+                continue
+            ghosts = self._touched(text, other.ghosts) + self._keys.near(text, other.ghosts)
+            literal = self._evidence.literal(text, sql, parameters)
+            shape = None if literal is None else shape_of(literal)
+            found = next((ghost for ghost in ghosts if self._waits_for_ghost(text, shape, ghost)), None)
+            if found is not None:
+                self._warn(other, sql, found)
+
+    def _refer_to_ghosts(self, sql: str, mine: list[Change], *, deferred: bool) -> None:
+        for other in self._run.transactions.open:
+            if other is not self._mine and other.ghosts:
+                found = self._keys.refers_to_ghost(mine, other.ghosts, deferred=deferred)
+                if found is not None:
+                    self._warn(other, sql, found)
+
     def before_exclusive(self, text: Text, sql: str) -> None:
         """ALTER, DROP and TRUNCATE wait for everybody who so much as read the table."""
         wanted = self._evidence.catalog.same_rows(text.tables)
         for other in self._run.transactions.open:
             if other is not self._mine:
-                held = set(other.tables) | self._keys.looked_at(self._run.transactions.changes_of(other))
+                held = set(other.tables) | self._keys.looked_at(self._run.transactions.changes_of(other) + other.ghosts)
                 if wanted & held:
                     self._warn(other, sql, Change(sql, MANY, frozenset(wanted & held), is_certain=False))
 
@@ -89,6 +101,9 @@ class Conflicts:
         """Compare the keys that an INSERT or UPDATE used."""
         if not text.written:
             return
+        if text.verb == "INSERT":
+            self._meet_ghosts(text, sql, parameters)
+        self._refer_to_ghosts(sql, self._run.transactions.changes_of(self._mine)[-1:], deferred=False)
         literal = self._evidence.literal(text, sql, parameters)
         shape = None if literal is None else shape_of(literal)
         for other, changes in self._run.transactions.changes_of_others(self._mine).items():
@@ -108,6 +123,7 @@ class Conflicts:
     def at_commit(self) -> None:
         """Compare the foreign keys that are checked at COMMIT."""
         mine = self._run.transactions.changes_of(self._mine)
+        self._refer_to_ghosts("COMMIT", mine, deferred=True)
         for other, changes in self._run.transactions.changes_of_others(self._mine).items():
             found = self._keys.refers(mine, other, changes, deferred=True)
             if found is not None:
@@ -126,6 +142,8 @@ class Conflicts:
         state = self._core.driver.sqlstate(error)
         if state not in ("23505", "23503", "23P01"):
             return
+        if text is not None and text.verb == "INSERT":
+            self._meet_ghosts(text, sql, parameters)
         literal = self._evidence.literal(text, sql, parameters) if text is not None and state == "23505" else None
         shape = None if literal is None else shape_of(literal)
         for other, changes in self._run.transactions.changes_of_others(self._mine).items():
@@ -187,7 +205,9 @@ class Conflicts:
             return self._keys.meets_ghost(shape, theirs)
         if shape.kind == "update" and not ghost.locked_only and self._keys.takes_ghost_key(shape, theirs):
             return True
-        return theirs.kind not in ("insert", "upsert") and self._meets_lock(shape, theirs)
+        if theirs.kind == "upsert":
+            return _may_match_upsert(shape, theirs)
+        return theirs.kind != "insert" and self._meets_lock(shape, theirs)
 
     def _is_disjoint(self, shape: Shape, changes: list[Change]) -> bool:
         if shape.kind in ("insert", "upsert"):
@@ -200,10 +220,7 @@ class Conflicts:
                 if theirs.rows is None or any(_may_match(shape, row) for row in theirs.rows):
                     return False
             elif theirs.kind == "upsert":
-                if not theirs.arbiter or theirs.rows is None:
-                    return False
-                keys = [{c: v for c, v in row.items() if c in theirs.arbiter} for row in theirs.rows]
-                if any(_may_match(shape, key) for key in keys):
+                if _may_match_upsert(shape, theirs):
                     return False
             elif not shape.cannot_meet(theirs, changed=theirs.columns):
                 return False
@@ -259,7 +276,7 @@ class Conflicts:
             )
         for change in changes:
             theirs = evidence.shape_of_change(change)
-            if theirs is None or theirs.kind == "upsert":
+            if theirs is None or (theirs.kind == "upsert" and _may_match_upsert(shape, theirs)):
                 return True
             if theirs.kind == "delete" and not shape.cannot_meet(theirs):
                 return True
@@ -298,3 +315,11 @@ class Conflicts:
 
 def _may_match(shape: Shape, row: dict[str, str | None]) -> bool:
     return not any(column in row and row[column] != value for column, value in shape.equal)
+
+
+def _may_match_upsert(shape: Shape, theirs: Shape) -> bool:
+    """Whether a condition may hold for a row that ON CONFLICT found."""
+    if not theirs.arbiter or theirs.rows is None:
+        return True
+    keys = [{column: row[column] for column in theirs.arbiter if column in row} for row in theirs.rows]
+    return any(_may_match(shape, key) for key in keys)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
+from dbtestcase.diagnosis.locks import LockWatch
 from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.errors import DBTestCaseError
 
@@ -29,11 +30,16 @@ T = TypeVar("T")
 
 # How long end_test() waits for a statement of another thread, first as it is, then once it was cancelled.
 PATIENCE = 2.0
+_UNWATCHED = nullcontext()
 NO_EFFECT = "SAVEPOINT dbtestcase_noop; RELEASE dbtestcase_noop"
 
 
 class Physical(Protocol):
     """The one real connection of a test; its methods are called by one thread at a time, but for the last two."""
+
+    @property
+    def pid(self) -> int:
+        """The server process."""
 
     def send(self, sql: str) -> None:
         """Send statements in one round trip; their results are dropped."""
@@ -75,8 +81,11 @@ class Driver(Protocol):
 class Core:
     """The gate of one sandbox."""
 
-    def __init__(self, driver: Driver, *, owner: str, observer: Observer | None = None) -> None:
+    def __init__(
+        self, driver: Driver, *, owner: str, observer: Observer | None = None, locks: LockWatch | None = None
+    ) -> None:
         self.driver = driver
+        self.locks = locks
         self.owner = owner
         self.observer = observer
         self.run: Run | None = None
@@ -86,7 +95,7 @@ class Core:
         self.restoring_sql = ""
         self.deferred = DeferredConstraints()
         self._lock = threading.RLock()
-        self._busy_with: str | None = None
+        self._busy_with: tuple[Channel, str] | None = None
         self._old_rows: str | None = None
         self._aside: Physical | None = None
         self._pid = os.getpid()
@@ -118,8 +127,8 @@ class Core:
             channel.bind(run)
         if run.broken is not None:
             raise IsolationBroken(str(run.broken)) from run.broken
-        if self._busy_with is not None:
-            problem = IsolationBroken(words.busy(self.owner, self._busy_with, user_origin()))
+        if self._busy_with is not None and self._busy_with[0] is not channel:
+            problem = IsolationBroken(words.busy(self.owner, self._busy_with[1], user_origin()))
             run.record(problem)
             raise problem
         return run
@@ -168,7 +177,8 @@ class Core:
     ) -> T:
         instead = self.before(channel, run, text, sql, parameters)
         try:
-            result = call(instead)
+            with self.watched(channel, sql, parameters):
+                result = call(instead)
         except BaseException as error:
             self.failed(channel, run, text, sql, error, parameters if rowcount is not None else MANY)
             raise
@@ -177,6 +187,14 @@ class Core:
         else:
             self.succeeded(channel, run, text, sql, rowcount(), parameters)
         return result
+
+    def watched(self, channel: Channel, sql: str, parameters: Any) -> AbstractContextManager[None]:
+        """End a statement that waits too long for a lock: of somebody else's connection, since ours are all one."""
+        if self.locks is None or self.physical is None:
+            return _UNWATCHED
+        begins = channel.transaction is None or not channel.transaction.statements
+        origin = channel.sent_from or user_origin()
+        return self.locks.statement(self.physical.pid, sql, parameters, origin, begins=begins)
 
     @contextmanager
     def observed(
@@ -187,7 +205,8 @@ class Core:
         if observer is None or not channel.is_checked_out():
             yield
             return
-        observer.statement_started(channel.label, user_origin(), sql, parameters)
+        channel.sent_from = user_origin()
+        observer.statement_started(channel.label, channel.sent_from, sql, parameters)
         try:
             yield
         except BaseException as error:
@@ -435,7 +454,7 @@ class Core:
             text = read(sql)
             self.before(channel, run, text, sql)
             try:
-                with self.occupied(sql) if busy else nullcontext():
+                with self.occupied(channel, sql) if busy else nullcontext():
                     yield
             except StopIteration:
                 self.succeeded(channel, run, text, sql, -1)
@@ -446,9 +465,9 @@ class Core:
             self.succeeded(channel, run, text, sql, -1)
 
     @contextmanager
-    def occupied(self, sql: str) -> Iterator[None]:
+    def occupied(self, channel: Channel, sql: str) -> Iterator[None]:
         """Refuse every other statement for a while."""
-        self._busy_with = sql
+        self._busy_with = (channel, sql)
         try:
             yield
         finally:

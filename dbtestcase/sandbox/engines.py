@@ -33,7 +33,15 @@ def root(engine: sa.Engine) -> sa.Engine:
 class TakenEngine:
     """An engine while it is ours: two pools of ours, one for the class phase and one for tests."""
 
-    def __init__(self, engine: sa.Engine, *, drivername: str, class_creator: Creator, test_creator: Creator) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        drivername: str,
+        class_creator: Creator,
+        test_creator: Creator,
+        on_checkout: Callable[[Any], None],
+    ) -> None:
         self.engine = engine
         self._pool, self._dialect = engine.pool, engine.dialect
         self._dialect_state = dict(vars(engine.dialect))
@@ -48,6 +56,7 @@ class TakenEngine:
         # One dispatch for both: an event that is hung on the engine holds in either phase.
         self.test_pool.__dict__["dispatch"] = self.class_pool.dispatch
         self.test_pool._creator = test_creator
+        event.listen(self.test_pool, "checkout", lambda connection, record, fairy: on_checkout(connection))
         self.expect_pings(False)
         self.enter_class_phase()
 

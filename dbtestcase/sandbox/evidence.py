@@ -108,7 +108,7 @@ class Evidence:
             "SELECT coalesce(jsonb_agg(to_jsonb(x) || jsonb_build_object('dbtestcase_ctid', x.ctid::text)), '[]')::text "
             f"FROM {quoted(table)} x WHERE {replaced} OR CASE "
             "WHEN x.xmax::text::bigint BETWEEN 1 AND mxid_age('1'::xid) "
-            f"THEN EXISTS (SELECT 1 FROM pg_get_multixact_members(x.xmax) m WHERE {several}) ELSE false END"
+            f"THEN EXISTS (SELECT 1 FROM pg_get_multixact_members(x.xmax) m WHERE {several} AND m.mode IN ('upd', 'nokeyupd')) ELSE false END"
         )
         if aside is None:
             return None

@@ -179,6 +179,33 @@ class Keys:
                 return True
         return False
 
+    def refers_to_ghost(self, mine: list[Change], ghosts: list[Change], *, deferred: bool) -> Change | None:
+        """Return the lost change for which the check of a foreign key would have waited."""
+        for key in self._evidence.catalog.foreign_keys:
+            if key.is_deferred is not deferred or not any(key.child in c.tables and self._sets(key, c) for c in mine):
+                continue
+            for ghost in ghosts:
+                if key.parent in ghost.tables and self._meets_ghost_parent(key, ghost):
+                    return ghost
+        return None
+
+    def _meets_ghost_parent(self, key: ForeignKey, ghost: Change) -> bool:
+        theirs = self._evidence.shape_of_change(ghost)
+        written = self._evidence.written_by(self._mine, "c")
+        if theirs is None or written is None:
+            return True
+        if ghost.locked_only and "FOR UPDATE" not in " ".join(ghost.sql.upper().split()):
+            return False
+        unique = self._evidence.catalog.unique_columns(key.parent)
+        if theirs.kind in ("insert", "upsert") or (theirs.kind == "update" and not theirs.columns & unique):
+            return False
+        joined = " AND ".join(
+            f"c.{quoted(column)} = p.{quoted(to)}" for column, to in zip(key.columns, key.referenced, strict=True)
+        )
+        return self._evidence.finds(
+            f"SELECT 1 FROM {key.child_sql} c JOIN {_rows(theirs)} p ON {joined} WHERE {written} LIMIT 1"
+        )
+
     def may_violate(self, key: ForeignKey, changes: list[Change]) -> bool:
         """Whether one of the changes can leave a row that refers to nothing."""
         for change in changes:
@@ -316,11 +343,11 @@ class Keys:
         theirs = self._evidence.shape_of_change(change)
         if theirs is None or key.cascades:
             return True
-        if theirs.kind == "insert":
+        if theirs.kind == "insert" or (theirs.kind == "update" and not theirs.columns & set(key.columns)):
             return False
         old = self._evidence.old_rows(other, key.child, [change])
         if old is None:
-            return theirs.kind != "update" or bool(theirs.columns & set(key.columns))
+            return True
         # Parents that are gone now, to which an old row referred.
         present = " AND ".join(
             f"p.{quoted(to)} = o.{quoted(column)}" for column, to in zip(key.columns, key.referenced, strict=True)
@@ -369,11 +396,21 @@ class Keys:
                 f"SELECT 1 FROM jsonb_populate_recordset(NULL::{table_sql}, {string(old)}) x WHERE {same(columns)} LIMIT 1"
             )
 
+        def is_new_child() -> bool:
+            if theirs.kind == "update" and not theirs.columns & set(key.columns):
+                return False
+            if not is_new(key.child, key.child_sql, key.columns):
+                return False
+            # A reference that everybody sees is enough for the error; only locks come before that.
+            return not key.is_deferred or not evidence.probe(
+                f"SELECT 1 FROM {key.child_sql} x WHERE NOT {written} AND {same(key.columns)} LIMIT 1"
+            )
+
         child = (key.child, key.child_sql, key.columns)
         parent = (key.parent, key.parent_sql, key.referenced)
         if is_child:
             return is_old(*parent) or (at_commit and is_new(*child) and not is_mine(key.child_sql, key.columns))
-        return is_new(*child) or is_old(*child) or (at_commit and is_old(*parent))
+        return is_new_child() or is_old(*child) or (at_commit and is_old(*parent))
 
     def may_have_caused(
         self, state: str, error: BaseException, other: VirtualTransaction, change: Change, *, at_commit: bool

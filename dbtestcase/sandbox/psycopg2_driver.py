@@ -44,6 +44,10 @@ class Psycopg2Physical:
         connection.autocommit = True
         self._cursor = connection.cursor()
 
+    @property
+    def pid(self) -> int:
+        return self.connection.get_backend_pid()
+
     def send(self, sql: str) -> None:
         self._cursor.execute(sql)
         if not self.connection.autocommit and self.status() == "idle":

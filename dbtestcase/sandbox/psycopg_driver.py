@@ -43,6 +43,10 @@ class PsycopgPhysical:
             for handler in list(self.speaker._notice_handlers):
                 handler(notice)
 
+    @property
+    def pid(self) -> int:
+        return self.connection.info.backend_pid
+
     def send(self, sql: str) -> None:
         pgconn = self.connection.pgconn
         result = pgconn.exec_(sql.encode())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from dbtestcase.diagnosis.leftovers import warn_left_open
 from dbtestcase.diagnosis.origin import Origin, user_origin
 from dbtestcase.diagnosis.watched import watch_connection
 
@@ -83,6 +84,15 @@ class RealConnections:
         self._opened.append(_Opened(connection, weakref.ref(record), user_origin()))
         return connection
 
+    def checked_out(self, connection: Any) -> None:
+        """Note that the pool hands a connection out, to the user's present line."""
+        origin = user_origin()
+        for opened in self._opened:
+            if opened.connection is connection:
+                opened.origin = origin
+        if self._sandbox.locks is not None and not connection.closed:
+            self._sandbox.locks.backends.checked_out(connection.info.backend_pid, origin)
+
     # An observer between the connections and the sandbox's own, which may be none.
 
     def statement_started(self, connection_label: str, origin: Origin, sql: Any, parameters: Any) -> None:
@@ -100,24 +110,29 @@ class RealConnections:
 
     def close_all(self, when: str, *, warn: bool = True) -> list[str]:
         """Close them all; warn of those that somebody still holds, return a sentence for each that loses work."""
-        from .sandbox import warn_left_open
-
         opened, self._opened = self._opened, []
         lost = []
         for one in opened:
             if not one.is_open:
                 continue
             if one.is_held and warn:
+                details = self._details(one.connection)
                 if _has_uncommitted_changes(one.connection):
                     lost.append(words.uncommitted(self._sandbox.owner, str(one.origin)))
                 else:
-                    warn_left_open(words.left_open(self._sandbox.owner, str(one.origin), when))
+                    warn_left_open(words.left_open(self._sandbox.owner, str(one.origin), when, details), one.origin)
             record = one.record()
             if record is not None and record.dbapi_connection is one.connection:
                 record.invalidate()
             if one.is_open:
                 one.connection.close()
         return lost
+
+    def _details(self, connection: Any) -> list[str]:
+        if self._sandbox.locks is None:
+            return []
+        in_transaction = connection.info.transaction_status in (2, 3)
+        return self._sandbox.locks.backends.describe(connection.info.backend_pid, in_transaction=in_transaction)
 
     def __iter__(self) -> Iterator[Any]:
         return (opened.connection for opened in self._opened if opened.is_open)

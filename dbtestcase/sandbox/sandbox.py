@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
+from dbtestcase.diagnosis.leftovers import warn_left_open
 from dbtestcase.diagnosis.locks import LockWatch
-from dbtestcase.diagnosis.origin import Origin, user_origin
+from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
 
 from . import registry, sessions, words
 from .channel import Channel
@@ -55,7 +55,7 @@ class Sandbox:
         self._virtual_idle: list[weakref.ref[Any]] = []
         self._in_test = False
         self._is_closed = False
-        self._core = Core(self._make_driver(), owner=owner, observer=observer)
+        self._core = Core(self._make_driver(), owner=owner, observer=observer, locks=locks)
         self._real = RealConnections(self)
         self._register()
         sessions.listen()
@@ -126,6 +126,7 @@ class Sandbox:
             drivername=self._real_url.drivername,
             class_creator=lambda record: self._real.connect(engine, record),
             test_creator=lambda record: self._test_connection(engine, record),
+            on_checkout=self._checked_out,
         )
         taken.expect_pings(self.isolation == "clone")
         self._taken[engine] = taken
@@ -172,6 +173,14 @@ class Sandbox:
             return self._real.connect(engine, record)
         channel = Channel(record=weakref.ref(record), opened=user_origin())
         return self._core.driver.virtual_connection(self._core, channel, engine)  # type: ignore[attr-defined]
+
+    def _checked_out(self, connection: Any) -> None:
+        """Note the user's line that a connection serves from now on."""
+        channel = getattr(connection, "_channel", None)
+        if isinstance(channel, Channel):
+            channel.opened = user_origin()
+        else:
+            self._real.checked_out(connection)
 
     # -- tests
 
@@ -249,10 +258,17 @@ class Sandbox:
         """Take the connections out of the pools that somebody still holds."""
         for channel in run.channels():
             if channel.run is run and not channel.closed and channel.is_checked_out():
+                self._warn_left_open(channel)
                 channel.stale = channel.closed = True
                 record = channel.record() if channel.record is not None else None
                 if record is not None and record.dbapi_connection is not None:
                     record.invalidate()
+
+    def _warn_left_open(self, channel: Channel) -> None:
+        physical = self._core.physical
+        details = words.virtual_details(physical.pid if physical is not None else None, channel.transaction)
+        opened = channel.opened
+        warn_left_open(words.left_open(self.owner, str(opened), "in the test", details), opened or UNKNOWN)
 
     def move_to(self, url: sa.URL) -> None:
         """Let the same engines use another database from now on."""
@@ -285,11 +301,6 @@ class Sandbox:
 
     def origin(self) -> Origin:
         return user_origin()
-
-
-def warn_left_open(sentence: str) -> None:
-    """Warn as Python does of a file that nobody closed."""
-    warnings.warn(sentence, ResourceWarning, stacklevel=4)
 
 
 __all__ = ["NullPool", "Sandbox"]

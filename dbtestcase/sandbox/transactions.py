@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from time import monotonic
 
 GUARD = "dbtestcase_guard"
 OPEN_SQL = f"BEGIN; SAVEPOINT {GUARD}"
@@ -30,6 +31,7 @@ class VirtualTransaction:
 
     label: str
     origin: object = ""
+    begun: float = field(default_factory=monotonic)
     levels: list[str] = field(default_factory=list)
     failed: bool = False
     doomed: Loss | None = None
@@ -195,8 +197,6 @@ class Transactions:
         for segment in self._segments_of(transaction):
             committed.extend(change for change in segment.changes if not change.locked_only)
             segment.owner, segment.level = None, 0
-            if not segment.dirty:
-                segment.changes = []
         self.open.discard(transaction)
         for other in self.open:
             if other.snapshot_stands:
@@ -256,7 +256,7 @@ class Transactions:
         kept = set(self.base_tables)
         for segment in self.stack:
             if segment.owner is None:
-                kept.update(*(change.tables for change in segment.changes))
+                kept.update(*(change.tables for change in segment.changes if not change.locked_only))
         return frozenset(kept)
 
     def changes_of_others(self, transaction: VirtualTransaction) -> dict[VirtualTransaction, list[Change]]:
@@ -358,7 +358,6 @@ class Transactions:
         for segment in self.stack:
             if segment.owner is transaction and segment.level >= level:
                 segment.owner, segment.level = None, 0
-                segment.changes = []
         return sql, losses
 
     def _losses_above(self, index: int, culprit: VirtualTransaction) -> list[Loss]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from time import monotonic
+
 from typing import TYPE_CHECKING
 
 from dbtestcase.diagnosis.origin import Origin
@@ -115,8 +118,30 @@ def uncommitted(owner: str, origin: str) -> str:
     )
 
 
-def left_open(owner: str, origin: str, when: str) -> str:
-    return f"{owner}: the connection opened at {origin} was left open {when} and has been closed; close it where it is used."
+def left_open(owner: str, origin: str, when: str, details: Iterable[str] = ()) -> str:
+    """What is said of a connection that nobody closed.
+
+    Args:
+        when: How long it was open: "in the test".
+        details: Lines on its process, state and last statement.
+    """
+    said = "".join(f"\n  {line}" for line in details)
+    return (
+        f"{owner}: the connection opened at {origin} was left open {when} and has been closed.{said}\n"
+        "Close it where it is opened: 'with engine.connect() as connection:', connection.close(), session.close()."
+    )
+
+
+def virtual_details(pid: int | None, transaction: VirtualTransaction | None) -> list[str]:
+    """Return lines on a virtual connection: its process, its transaction and that one's last statement."""
+    process = f"process {pid}" if pid is not None else "no process"
+    if transaction is None:
+        return [f"{process}, in no transaction"]
+    age = monotonic() - transaction.begun
+    lines = [f"{process}, idle in transaction for {age:.1f} s, begun at {transaction.origin}"]
+    if transaction.last_statement:
+        lines.append(f"last statement: {shorten(transaction.last_statement)}")
+    return lines
 
 
 def busy(owner: str, sql: str, origin: Origin) -> str:

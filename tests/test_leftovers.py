@@ -1,0 +1,120 @@
+"""Hard case 27: what is idle in transaction at the end of a test or class ends within a bound and is named."""
+
+from __future__ import annotations
+
+import threading
+import time
+import unittest
+import warnings
+
+import psycopg2
+from sqlalchemy import create_engine, select, text
+from sqlalchemy.orm import Session
+
+from dbtestcase import DatabaseTestCase
+from tests.support import Base, Customer, problems
+
+
+class ShopTestCase(DatabaseTestCase):
+    schema = Base
+    lock_wait = 0.5
+
+
+def run_with_warnings(case):
+    result = unittest.TestResult()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        begin = time.monotonic()
+        unittest.defaultTestLoader.loadTestsFromTestCase(case)(result)
+        took = time.monotonic() - begin
+    said = [str(each.message) for each in caught if issubclass(each.category, ResourceWarning)]
+    return result, said, took
+
+
+class LeftOpenTests(unittest.TestCase):
+    def assert_named(self, said: list[str], *words: str) -> None:
+        text = "\n".join(said)
+        for word in (*words, "process ", "test_leftovers.py:", "last statement"):
+            self.assertIn(word, text)
+
+    def test_a_connection_of_the_class_s_own_engine(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                type(self).left = self.engine.connect()
+                self.left.execute(text("SELECT 'left by the test'"))
+
+            def test_2(self):
+                self.assertEqual(self.session.scalars(select(Customer)).all(), [])
+
+        result, said, took = run_with_warnings(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assert_named(said, "left by the test", "in test_1", "idle in transaction")
+        self.assertLess(took, 10)
+
+    def test_a_connection_of_an_engine_of_the_code_under_test_in_the_class_phase(self):
+        engine = create_engine("postgresql+psycopg2://nobody@matters.invalid/production")
+
+        class Shop(ShopTestCase):
+            app_engines = [engine]
+
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                cls.left = engine.connect()
+                cls.left.execute(text("SELECT 'left by setUpClass'"))
+
+            def test_1(self):
+                Base.metadata.drop_all(self.engine)
+
+        result, said, _ = run_with_warnings(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assert_named(said, "left by setUpClass", "in setUpClass", "in a transaction")
+
+    def test_a_connection_in_another_thread(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                done, go = threading.Event(), threading.Event()
+
+                def work():
+                    session = Session(self.engine)
+                    session.execute(text("SELECT 'left by a thread'"))
+                    type(self).connection = session.connection()
+                    done.set()
+                    go.wait(20)
+
+                type(self).go = go
+                threading.Thread(target=work, name="worker", daemon=True).start()
+                done.wait()
+
+            def test_2(self):
+                self.assertEqual(self.session.scalars(select(Customer)).all(), [])
+
+        result, said, took = run_with_warnings(Shop)
+        Shop.go.set()
+
+        self.assertEqual(problems(result), [])
+        self.assertIn("worker", "\n".join(said))
+        self.assertIn("test_leftovers.py:", "\n".join(said))
+        self.assertLess(took, 10)
+
+    def test_drop_all_in_tear_down_ends_where_a_stranger_s_connection_holds_the_table(self):
+        class Shop(ShopTestCase):
+            def setUp(self):
+                self.stranger = psycopg2.connect(**self.instance.dsn())
+                self.stranger.cursor().execute("SELECT 'a stranger' FROM customer")
+                self.addCleanup(self.stranger.close)
+
+            def tearDown(self):
+                Base.metadata.drop_all(self.engine)
+
+            def test_1(self):
+                pass
+
+        result, _, took = run_with_warnings(Shop)
+
+        self.assertEqual(len(result.errors), 1)
+        for words in ("LockWait", "DROP TABLE", "idle in transaction", "a stranger", "process "):
+            self.assertIn(words, result.errors[0][1])
+        self.assertLess(took, 0.5 + 2 + 5)
