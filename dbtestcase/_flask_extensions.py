@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from weakref import ref
+from weakref import WeakSet, ref
 
 from flask import Flask, appcontext_pushed
 from sqlalchemy import Engine, MetaData
@@ -35,6 +35,8 @@ def _installed_kinds() -> tuple[type, ...]:
 
 
 _KINDS = _installed_kinds()
+# Hundreds may lie about until the garbage collector comes; a later class has no use for them.
+_made_for_a_test: WeakSet[Flask] = WeakSet()
 
 
 def imported_by(cls: type) -> Any | None:
@@ -58,10 +60,10 @@ def extension_of(app: Flask) -> Any | None:
 
 
 def applications_of(extension: Any) -> list[Flask]:
-    """Return the applications that an extension has been initialised with."""
+    """Return the applications that an extension has been initialised with, those of earlier test classes left out."""
     # Neither extension names its applications publicly; both keep them as the keys of a weak mapping.
     by_app = getattr(extension, "_app_engines", None) or getattr(extension, "_app_state", None) or {}
-    return list(by_app)
+    return [app for app in by_app if app not in _made_for_a_test]
 
 
 def engines_of(extension: Any, app: Flask) -> dict[str | None, Engine]:
@@ -109,6 +111,7 @@ def _initialised(kind: Any, meet: Callable[[Flask], None]) -> Iterator[None]:
 
     def init_app(self: Any, app: Flask, *args: Any, **kwargs: Any) -> Any:
         made = inherited(self, app, *args, **kwargs)
+        _made_for_a_test.add(app)
         meet(app)
         return made
 

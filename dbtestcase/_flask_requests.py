@@ -8,11 +8,12 @@ contexts are out of sight while a request or a command of an application runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import Context, ContextVar, copy_context
+from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
-from flask import Flask
+from flask import Flask, has_request_context
 from flask.testing import FlaskCliRunner
 
 from dbtestcase._flask_contexts import FLASK_VARIABLES
@@ -38,10 +39,13 @@ def own_contexts(after: Callable[[], None]) -> Iterator[None]:
         if _is_out_of_sight.get():  # a request that the code under test makes of its own application
             return call(self, environ, start_response)
         own = _OwnContext(after)
-        body = own.run(call, self, environ, start_response)
-        # In a with block of the client Flask pushes the request's contexts again, for the test to look at; a body that
-        # is still being made shares them, and so has to be read where they are pushed.
-        return body if "werkzeug.debug.preserve_context" in environ else _Body(body, own)
+        body = _Body(own.run(call, self, environ, start_response), own)
+        if "werkzeug.debug.preserve_context" not in environ:
+            return body
+        # In a with block of the client Flask pushes the request's contexts again, for the test to look at. A body that
+        # is still being made shares them: it has to be read where they are pushed, or, as before Flask 3.1.2 they are
+        # still pushed by the body itself, to its end before that.
+        return body.read() if own.run(has_request_context) else body.shared()
 
     def invoked(self: FlaskCliRunner, *args: Any, **kwargs: Any) -> Any:
         if _is_out_of_sight.get():
@@ -85,7 +89,6 @@ class _Body:
 
     def __init__(self, body: Iterable[bytes], own: _OwnContext) -> None:
         self._body = body
-        self._parts = iter(body)
         self._own = own
 
     def __iter__(self) -> Iterator[bytes]:
@@ -93,6 +96,19 @@ class _Body:
 
     def __next__(self) -> bytes:
         return self._own.run(next, self._parts)
+
+    @cached_property
+    def _parts(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def shared(self) -> Iterable[bytes]:
+        """Return the body as the application made it."""
+        return self._body
+
+    def read(self) -> list[bytes]:
+        """Return all parts."""
+        with closing(self):
+            return list(self)
 
     def close(self) -> None:
         close = getattr(self._body, "close", None)

@@ -6,11 +6,12 @@ import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import Session
 
 from dbtestcase import sandbox
@@ -20,7 +21,6 @@ from dbtestcase._flask_extensions import (
     applications_of,
     engines_of,
     extension_of,
-    imported_by,
     meeting,
     tables_of,
 )
@@ -46,12 +46,13 @@ class RunningFlaskClass(RunningClass):
     def __init__(self, test_class: type[FlaskDatabaseTestCase]) -> None:
         super().__init__(test_class)
         self._flask_class = test_class
-        self.extension = test_class.db if test_class.db is not None else imported_by(test_class)
+        self.extension = test_class._extension()
         self._created = tables_of(self.extension)
         self._applications = Applications()
         self._added: list[str] = []
         self._of_test = ExitStack()
         self._thread: int | None = None
+        self._fault: Exception | None = None
 
     def redirect_application(self) -> None:
         super().redirect_application()
@@ -82,9 +83,16 @@ class RunningFlaskClass(RunningClass):
 
     def begin_test(self, test: DatabaseTestCase) -> None:
         super().begin_test(test)
+        try:
+            self._push_context(test)
+        except BaseException:
+            self.drop_test(test)
+            raise
+
+    def _push_context(self, test: DatabaseTestCase) -> None:
         self._thread = threading.get_ident()
         self._of_test.enter_context(popping_what_is_left())
-        if self._makes_app_per_test() and "app" not in vars(test):  # Flask-Testing has made it already
+        if self._makes_app_per_test and "app" not in vars(test):  # Flask-Testing has made it already
             app = test.create_app()  # type: ignore[attr-defined]
             vars(test)["app"] = _checked(app, self._flask_class)
             self._of_test.callback(vars(test).pop, "app", None)
@@ -96,8 +104,9 @@ class RunningFlaskClass(RunningClass):
     def leave_test(self, test: DatabaseTestCase) -> None:
         try:
             self._of_test.close()
-        finally:
-            super().leave_test(test)
+        except Exception as fault:  # of a teardown function of the application; the test is to be undone all the same
+            self._fault = fault
+        super().leave_test(test)
 
     def client_for_test(self, test: DatabaseTestCase, app: Flask) -> FlaskClient:
         """Return a new client, which the test object forgets after the test."""
@@ -109,6 +118,9 @@ class RunningFlaskClass(RunningClass):
             super().end_test(test)
         finally:
             self._forget_the_gone()
+            fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
 
     def add_database(self, database: str) -> None:
         if self._test is not None and self.main.isolation == "clone":
@@ -126,7 +138,9 @@ class RunningFlaskClass(RunningClass):
             self._cloning.close()
             self._cloning = None
         if self._test is not None:
-            self._sandboxes[database].begin_test(self._test.id())
+            added = self._sandboxes[database]
+            added.use_isolation(self.main.isolation)
+            added.begin_test(self._test.id())
 
     @contextmanager
     def _start(self, wanted: Any) -> Iterator[Any]:
@@ -137,11 +151,12 @@ class RunningFlaskClass(RunningClass):
             yield instance
 
     def _class_app(self) -> Flask | None:
-        if self._makes_app_per_test():
+        if self._makes_app_per_test:
             return None
         app = self._flask_class.create_app()
         return None if app is None else _checked(app, self._flask_class)
 
+    @cached_property
     def _makes_app_per_test(self) -> bool:
         """Whether ``create_app`` is an instance method, as Flask-Testing has it."""
         return inspect.isfunction(inspect.getattr_static(self._flask_class, "create_app"))
@@ -180,16 +195,25 @@ class RunningFlaskClass(RunningClass):
         tables = tables_of(self.extension)
         if tables == self._created or not self._flask_class._schema_is_the_extension_s():
             return
-        in_test = self._test is not None
-        if in_test and any(each.is_in_transaction for each in self._sandboxes.values()):
+        if self._test is not None and not self.is_untouched:
             return  # it may hold locks that we would wait for; the test has made its tables itself
         wanted = plan_of(self._class)
         for database in wanted.databases:
             if database not in self._sandboxes:
                 self.add_database(database)
-        wanted.create(lambda database: self._sandboxes[database].real_url, lambda _: None)
-        if not (in_test and self.main.isolation == "clone"):  # else they are in this test's copy only
+        if self._test is not None and self.main.isolation == "clone":
+            self._create_in_copies()
+        else:
+            wanted.create(self._plain_url, lambda _: None)
             self._created = tables
+
+    def _create_in_copies(self) -> None:
+        """Create the tables for the present test alone, whose copies were made without them."""
+        metadatas: dict[str | None, MetaData] = getattr(self.extension, "metadatas", {})
+        with self.explanations.log.muted():
+            for key, metadata in metadatas.items():
+                if metadata.tables:
+                    metadata.create_all(self.sandbox(key).engine)
 
     def _forget_the_gone(self) -> None:
         """Let go of the engines of applications that exist no more, so that many tests do not add up."""

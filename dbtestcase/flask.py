@@ -79,13 +79,16 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
         if not cls._schema_is_the_extension_s():
             return cls.schema
         running = cls.__dict__.get("_dbtestcase")
-        if isinstance(running, RunningFlaskClass):
-            extension = running.extension
-        else:
-            extension = cls.db if cls.db is not None else imported_by(cls)
-        # Flask-SQLAlchemy-Lite knows no models.
-        return extension if hasattr(extension, "metadatas") else None
+        extension = running.extension if isinstance(running, RunningFlaskClass) else cls._extension()
+        # Flask-SQLAlchemy-Lite knows no models; who names it as schema is told so.
+        return extension if hasattr(extension, "metadatas") else cls.schema
 
     @classmethod
     def _schema_is_the_extension_s(cls) -> bool:
         return cls.schema is None or cls.schema is cls.db
+
+    @classmethod
+    def _extension(cls) -> Any | None:
+        if cls.db is not None or cls.schema is not None:
+            return cls.db
+        return imported_by(cls)

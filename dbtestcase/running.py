@@ -164,14 +164,6 @@ class RunningClass:
         self.instance.execute(f'CREATE DATABASE "{quoted}"')
         self._add_sandbox(database, self._undo)
 
-    def create_missing(self) -> None:
-        """Create in the running instance what the schema has gained since the instance was chosen."""
-        wanted = plan_of(self._class)
-        for database in wanted.databases:
-            if database not in self._sandboxes:
-                self.add_database(database)
-        wanted.create(self._plain_url, lambda _: None)
-
     def make_class_data(self) -> None:
         """Run ``setUpTestData`` and put what it left on the class within every test's reach."""
         before = dict(vars(self._class))
@@ -270,6 +262,7 @@ class RunningClass:
             owner=self._class.__qualname__,
             isolation=self._class.isolation,
             observer=self.explanations.log,
+            locks=self.explanations.locks,
         )
         undo.callback(added.close)
         self._sandboxes[database] = added

@@ -24,7 +24,8 @@ class SandboxPlugin(CreateEnginePlugin):
         kwargs["creator"] = unconnected(url)
 
     def update_url(self, url: sa.URL) -> sa.URL:
-        return url
+        # SQLAlchemy takes the plugin out. An engine that somebody makes from `engine.url` is to be isolated as well.
+        return url.update_query_dict({"plugin": registry.PLUGIN}, append=True)
 
     def engine_created(self, engine: sa.Engine) -> None:
         if self._sandbox is None:
