@@ -51,6 +51,6 @@ def _innermost(before: list[Any]) -> Any | None:
     if len(left) == 2:
         request, application = left
         # A request context that pushed an application context pops it too, so what lies above that comes first.
-        own = request._cv_tokens[-1][1]
+        own = request._cv_tokens[-1][1] if request._cv_tokens else None
         return request if own is None or own is application else application
     return left[0] if left else None

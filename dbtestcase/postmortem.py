@@ -1,7 +1,7 @@
 """``DBTESTCASE_KEEP=failed``: the database of a failed test, kept as it was when the test failed.
 
-What the test had written is committed into its instance; that instance is kept when it stops, and the class goes on with
-a fresh one. The run ends with the commands that open what was kept.
+What the test had written is committed into its instance; that instance is kept when it stops, and the class goes on
+with a fresh one. The run ends with the commands that open what was kept.
 """
 
 from __future__ import annotations

@@ -37,9 +37,7 @@ NO_EFFECT = "SAVEPOINT dbtestcase_noop; RELEASE dbtestcase_noop"
 class Physical(Protocol):
     """The one real connection of a test; its methods are called by one thread at a time, but for the last two."""
 
-    @property
-    def pid(self) -> int:
-        """The server process."""
+    pid: int  # the server process
 
     def send(self, sql: str) -> None:
         """Send statements in one round trip; their results are dropped."""

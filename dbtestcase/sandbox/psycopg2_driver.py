@@ -41,12 +41,9 @@ class Psycopg2Physical:
 
     def __init__(self, connection: ext.connection) -> None:
         self.connection = connection
+        self.pid = connection.get_backend_pid()  # kept, because a connection that was cut cannot say it
         connection.autocommit = True
         self._cursor = connection.cursor()
-
-    @property
-    def pid(self) -> int:
-        return self.connection.get_backend_pid()
 
     def send(self, sql: str) -> None:
         self._cursor.execute(sql)

@@ -34,6 +34,7 @@ class PsycopgPhysical:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
+        self.pid = connection.info.backend_pid  # kept, because a connection that was cut cannot say it
         # Whose statement is being executed: notices of the server are for that one.
         self.speaker: VirtualConnection | None = None
         connection.add_notice_handler(self._on_notice)
@@ -42,10 +43,6 @@ class PsycopgPhysical:
         if self.speaker is not None:
             for handler in list(self.speaker._notice_handlers):
                 handler(notice)
-
-    @property
-    def pid(self) -> int:
-        return self.connection.info.backend_pid
 
     def send(self, sql: str) -> None:
         pgconn = self.connection.pgconn

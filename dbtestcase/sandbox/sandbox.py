@@ -256,13 +256,16 @@ class Sandbox:
 
     def _let_go(self, run: Any) -> None:
         """Take the connections out of the pools that somebody still holds."""
+        held = []
         for channel in run.channels():
             if channel.run is run and not channel.closed and channel.is_checked_out():
-                self._warn_left_open(channel)
+                held.append(channel)
                 channel.stale = channel.closed = True
                 record = channel.record() if channel.record is not None else None
                 if record is not None and record.dbapi_connection is not None:
                     record.invalidate()
+        for channel in held:  # last, because a warning may be an error
+            self._warn_left_open(channel)
 
     def _warn_left_open(self, channel: Channel) -> None:
         physical = self._core.physical
