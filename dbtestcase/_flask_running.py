@@ -78,6 +78,9 @@ class RunningFlaskClass(RunningClass):
             with super().class_data_session() as session:
                 yield session
 
+    def present_session(self, test: DatabaseTestCase) -> Session | None:
+        return super().present_session(test) or session_of_context()
+
     def session_for_test(self) -> Session:
         return session_of_context() or super().session_for_test()
 

@@ -120,7 +120,7 @@ class DatabaseAssertions(unittest.TestCase):
                 self._fail_on_rows(msg, problem)
 
     def _fail_on_rows(self, msg: Any, problem: str) -> None:
-        unsent = _unsent(self._test_session())
+        unsent = states.unsent(self._test_session())
         self.fail(self._formatMessage(msg, f"{problem}\n{unsent}" if unsent else problem))
 
     @contextmanager
@@ -219,17 +219,3 @@ def _holds_connection(session: Session, bind: Engine | Connection) -> bool:
             return True
         transaction = transaction.parent
     return False
-
-
-def _unsent(session: Session) -> str:
-    """Say what a session holds that no query can see."""
-    parts = []
-    for what, objects in (("new", session.new), ("changed", session.dirty), ("deleted", session.deleted)):
-        touched = [each for each in objects if what != "changed" or session.is_modified(each)]
-        if touched:
-            names = ", ".join(states.describe(each) for each in touched[:3])
-            more = f" and {len(touched) - 3} more" if len(touched) > 3 else ""
-            parts.append(f"{what}: {names}{more}")
-    if not parts:
-        return ""
-    return f"self.session holds changes that were not sent yet ({'; '.join(parts)}); flush() or commit() sends them."

@@ -198,6 +198,9 @@ class RunningClass:
 
     def explain(self, test: DatabaseTestCase, error: BaseException) -> None:
         """Give an error of the test its notes; keep the database as it is now, if that is wanted."""
+        session = self.present_session(test)
+        if session is not None and isinstance(error, AssertionError):
+            self.explanations.hint_at_unsent(error, session)
         self.explanations.explain(error)
         if self._test is test and self._post_mortem is None and postmortem.is_wanted():
             for each in self._sandboxes.values():
@@ -235,6 +238,11 @@ class RunningClass:
         if self._test is test:
             self.end_test(test)
         self.explanations.end_test()
+
+    def present_session(self, test: DatabaseTestCase) -> Session | None:
+        """Return the test's session if it has one."""
+        session = test.__dict__.get("session")
+        return session if isinstance(session, Session) else None
 
     def session_for_test(self) -> Session:
         """Return a new session on the class's engine."""

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import unittest
 from pathlib import Path
 from typing import ClassVar
 
-from sqlalchemy import Connection, MetaData, Table, Column, Integer, create_engine, func, inspect, select, text
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, create_engine, func, inspect, select, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from dbtestcase import URL, DatabaseTestCase, ThrowawayPostgres, errors
@@ -290,7 +291,9 @@ class IsolationTests(unittest.TestCase):
         app_engine = create_engine(FORBIDDEN)
         module_session = scoped_session(sessionmaker(app_engine))
 
-        def write(engine, count=iter(range(100))):
+        count = itertools.count()
+
+        def write(engine):
             with engine.begin() as connection:
                 connection.execute(Customer.__table__.insert(), {"name": f"begin {next(count)}"})
             with engine.connect() as connection:

@@ -4,7 +4,7 @@ import select as io
 import threading
 import unittest
 
-from sqlalchemy import MetaData, Table, Column, Integer, create_engine, func, select, text
+from sqlalchemy import Column, Integer, MetaData, Table, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
 from dbtestcase import DatabaseTestCase, errors, isolation

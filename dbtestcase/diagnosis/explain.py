@@ -8,6 +8,7 @@ from typing import Self
 
 import psycopg2
 from sqlalchemy import URL
+from sqlalchemy.orm import Session
 
 from dbtestcase.diagnosis import states
 from dbtestcase.diagnosis.backends import ask_server
@@ -60,6 +61,12 @@ class Explanations:
     def end_test(self) -> None:
         """Print the test's statements if that is wanted for all tests."""
         self.log.end_test()
+
+    def hint_at_unsent(self, error: BaseException, session: Session) -> None:
+        """Note what the test's session holds back, since nobody else sees it."""
+        held = states.unsent(session)
+        if held and held not in str(error):
+            error.add_note(f"What to do: {held} Requests and other sessions see only what was committed.")
 
     def explain(self, error: BaseException) -> None:
         """Add to an error of the test, as notes, what to do about it and the statements that were sent."""

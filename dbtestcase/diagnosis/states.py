@@ -137,3 +137,17 @@ def _instance_state(instance: object) -> InstanceState[Any]:
         kind = f"the class {instance.__name__}" if isinstance(instance, type) else f"{instance!r}"
         raise TypeError(f"an instance of a mapped class is needed, but {kind} is none.")
     return state
+
+
+def unsent(session: Session) -> str:
+    """Say what a session holds that no query can see."""
+    parts = []
+    for what, objects in (("new", session.new), ("changed", session.dirty), ("deleted", session.deleted)):
+        touched = [each for each in objects if what != "changed" or session.is_modified(each)]
+        if touched:
+            names = ", ".join(describe(each) for each in touched[:3])
+            more = f" and {len(touched) - 3} more" if len(touched) > 3 else ""
+            parts.append(f"{what}: {names}{more}")
+    if not parts:
+        return ""
+    return f"self.session holds changes that were not sent yet ({'; '.join(parts)}); flush() or commit() sends them."

@@ -329,7 +329,9 @@ class Core:
             return
         with self.turn(channel) as run:
             if channel.transaction is not None:
-                self.end_transaction(channel, run, commit=not channel.transaction.failed)
+                ended, keeps = channel.transaction, not channel.transaction.failed
+                self.end_transaction(channel, run, commit=keeps)
+                self._tell_end(channel, ended, "COMMIT" if keeps else "ROLLBACK")
 
     def rollback(self, channel: Channel) -> None:
         """Roll the virtual transaction back."""
@@ -341,7 +343,13 @@ class Core:
                 channel.transaction = None
                 return
             self.check(channel)
+            ended = channel.transaction
             self.end_transaction(channel, run, commit=False)
+            self._tell_end(channel, ended, "ROLLBACK")
+
+    def _tell_end(self, channel: Channel, transaction: VirtualTransaction, outcome: str) -> None:
+        if self.observer is not None and transaction.statements and channel.is_checked_out():
+            self.observer.transaction_ended(channel.label, user_origin(), outcome)
 
     def _is_over(self, channel: Channel) -> bool:
         run = self.run

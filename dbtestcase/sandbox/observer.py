@@ -15,3 +15,10 @@ class Observer(Protocol):
 
     def statement_finished(self, connection_label: str, rowcount: int, error: BaseException | None) -> None:
         """Called once it has ended; ``rowcount`` is -1 where the driver knows none."""
+
+    def transaction_ended(self, connection_label: str, origin: Origin, outcome: str) -> None:
+        """Called after the code under test ended a transaction in which it had sent something.
+
+        Args:
+            outcome: "COMMIT" or "ROLLBACK".
+        """
