@@ -46,6 +46,7 @@ class RunningFlaskClass(RunningClass):
     def __init__(self, test_class: type[FlaskDatabaseTestCase]) -> None:
         super().__init__(test_class)
         self._flask_class = test_class
+        self._begins_at_once = True  # an application context is pushed for every test
         self.extension = test_class._extension()
         self._created = tables_of(self.extension)
         self._applications = Applications()

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from dbtestcase.errors import DBTestCaseError
 
-__all__ = ["Isolation", "isolation", "isolation_of"]
+__all__ = ["Isolation", "isolation", "isolation_of", "may_clone"]
 
 Isolation = Literal["savepoint", "clone"]
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -42,6 +42,13 @@ def isolation_of(test: Any) -> Isolation:
     """
     kind = getattr(getattr(test, test._testMethodName, None), _MARK, None) or type(test).isolation
     return _check(kind, f"{type(test).__qualname__}.isolation")
+
+
+def may_clone(test_class: type) -> bool:
+    """Return whether any test of the class is not isolated by savepoints, or wrongly declared."""
+    return getattr(test_class, "isolation", None) != "savepoint" or any(
+        hasattr(member, _MARK) for base in test_class.__mro__ for member in vars(base).values()
+    )
 
 
 def _check(kind: Any, where: str) -> Isolation:

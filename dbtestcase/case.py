@@ -18,7 +18,6 @@ from dbtestcase import upcoming
 from dbtestcase._isolation import Isolation
 from dbtestcase.assertions import DatabaseAssertions
 from dbtestcase.diagnosis import report
-from dbtestcase.diagnosis.results import ExplainedResult
 from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.postgres import Instance, ThrowawayPostgres
@@ -156,7 +155,8 @@ class DatabaseTestCase(DatabaseAssertions):
     def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
         """Run the test inside its sandbox, around ``setUp`` and ``tearDown`` whether or not these call ``super()``."""
         result = result or self.defaultTestResult()
-        explained: Any = ExplainedResult(result, self._explain)
+        running = type(self).__dict__.get("_dbtestcase")
+        explained: Any = result if running is None else running.explained(result)
         self._isolated(lambda: super(DatabaseTestCase, self).run(explained))
         return result
 
@@ -183,9 +183,9 @@ class DatabaseTestCase(DatabaseAssertions):
             running.begin_test(self)
         except Exception as error:
             return self._erroneous(error, run)
-        # Added first, so run last: after tearDown and after the cleanups of the test itself.
-        self.addCleanup(running.end_test, self)
         try:
+            if not report.is_wanted():
+                return run()
             with report.span("test", self.id()):
                 return run()
         finally:

@@ -6,6 +6,8 @@ its users' namespace, carries a single attribute.
 
 from __future__ import annotations
 
+import threading
+import unittest
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -14,11 +16,12 @@ from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.orm import Session
 
 from dbtestcase import classdata, postmortem, sandbox, upcoming
-from dbtestcase._isolation import isolation_of
+from dbtestcase._isolation import isolation_of, may_clone
 from dbtestcase.cloning import Cloning
 from dbtestcase.diagnosis import report
 from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.diagnosis.leftovers import ThreadWatch, warn_left_open
+from dbtestcase.diagnosis.results import ExplainedResult
 from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.postgres import EMPTY, Contents, Instance, expect, running_instance
 from dbtestcase.postmortem import PostMortem
@@ -80,6 +83,11 @@ class RunningClass:
         self._sandboxes: dict[str, Sandbox] = {}
         self._class_data: list[str] = []
         self._test: DatabaseTestCase | None = None
+        self._explained: tuple[unittest.TestResult, ExplainedResult] | None = None
+        self._has_begun = False
+        self._beginning = threading.RLock()
+        self._may_clone = may_clone(test_class)
+        self._begins_at_once = self._may_clone
         self._cloning: Cloning | None = None
         self._sequences_known = False
         self._post_mortem: PostMortem | None = None
@@ -97,6 +105,7 @@ class RunningClass:
             name = self._class.__qualname__
             undo.enter_context(report.span("class", name))
             undo.enter_context(self.explanations)
+            self._threads.begin()
             wanted = plan_of(self._class)
             with report.span("wait", name):
                 self.instance = undo.enter_context(self._start(wanted))
@@ -179,12 +188,28 @@ class RunningClass:
             yield session
 
     def begin_test(self, test: DatabaseTestCase) -> None:
-        """Open the sandboxes for a test; nothing is sent before the test's first statement."""
-        kind = isolation_of(test)
-        more = upcoming.begin_test(self._class)
+        """Make ready for a test; most of that waits for its first use of a database, so that others cost nothing."""
         self._test = test
+        self._has_begun = False
+        if self._begins_at_once or any(each.has_real_connections for each in self._sandboxes.values()):
+            self.begin()
+
+    def begin(self) -> None:
+        """Begin the present test in earnest, if that has not been done."""
+        if self._has_begun or self._test is None:
+            return
+        with self._beginning:
+            test = self._test
+            if self._has_begun or test is None:
+                return
+            self._has_begun = True
+            # The last of the test's cleanups to run, wherever its first use may be; addCleanup() has no such place.
+            test._cleanups.insert(0, (self.end_test, (test,), {}))
+            self._open_sandboxes(test)
+
+    def _open_sandboxes(self, test: DatabaseTestCase) -> None:
+        kind = isolation_of(test) if self._may_clone else "savepoint"
         self.explanations.begin_test(test.id())
-        self._threads.begin()
         for each in self._sandboxes.values():
             each.use_isolation(kind)
             each.leave_class_phase()
@@ -192,9 +217,15 @@ class RunningClass:
             self._remember_sequences()
         if kind == "clone":
             with report.span("handover", self._class.__qualname__):
-                self._copies().begin_test(more=more)
+                self._copies().begin_test(more=upcoming.begin_test(self._class))
         for each in self._sandboxes.values():
             each.begin_test(test.id())
+
+    def explained(self, result: unittest.TestResult) -> ExplainedResult:
+        """Return what stands in for a result and explains its failures; the same one for all tests."""
+        if self._explained is None or self._explained[0] is not result:
+            self._explained = (result, ExplainedResult(result, self.explain))
+        return self._explained[1]
 
     def explain(self, test: DatabaseTestCase, error: BaseException) -> None:
         """Give an error of the test its notes; keep the database as it is now, if that is wanted."""
@@ -203,6 +234,7 @@ class RunningClass:
             self.explanations.hint_at_unsent(error, session)
         self.explanations.explain(error)
         if self._test is test and self._post_mortem is None and postmortem.is_wanted():
+            self.begin()
             for each in self._sandboxes.values():
                 each.keep_work()
             self._post_mortem = PostMortem(self.instance, test.id(), self.main.real_url.database or "test")
@@ -219,6 +251,7 @@ class RunningClass:
         self.leave_test(test)
         for text in self._threads.end():
             warn_left_open(text)
+        self._threads.begin()
         problems = [problem for each in self._sandboxes.values() for problem in each.end_test()]
         if any(each.needs_fresh_database for each in self._sandboxes.values()):
             self._replace_instance()
@@ -235,6 +268,10 @@ class RunningClass:
 
     def drop_test(self, test: DatabaseTestCase) -> None:
         """Leave a test for good; also end it, if its cleanups never ran, as those of a skipped test."""
+        if not self._has_begun:
+            self._test = None
+            self.leave_test(test)
+            return
         if self._test is test:
             self.end_test(test)
         self.explanations.end_test()
@@ -273,6 +310,7 @@ class RunningClass:
             locks=self.explanations.locks,
         )
         undo.callback(added.close)
+        added.before_use = self.begin
         self._sandboxes[database] = added
 
     def _is_ours(self, host: str, port: str) -> bool:

@@ -56,11 +56,11 @@ class Explanations:
     def begin_test(self, name: str) -> None:
         """Forget what the test before has sent."""
         self.log.begin_test(name)
-        states.begin_test()
 
     def end_test(self) -> None:
-        """Print the test's statements if that is wanted for all tests."""
+        """Print the test's statements if that is wanted for all tests; forget them."""
         self.log.end_test()
+        states.begin_test()
 
     def hint_at_unsent(self, error: BaseException, session: Session) -> None:
         """Note what the test's session holds back, since nobody else sees it."""

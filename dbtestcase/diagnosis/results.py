@@ -10,7 +10,7 @@ import unittest
 from collections.abc import Callable
 from typing import Any
 
-Explain = Callable[[BaseException], None]
+Explain = Callable[[Any, BaseException], None]
 
 
 class ExplainedResult:
@@ -24,22 +24,25 @@ class ExplainedResult:
         self.__dict__["_explain"] = explain
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._result, name)
+        found = getattr(self._result, name)
+        if callable(found):
+            self.__dict__[name] = found  # asked for again and again, for each test
+        return found
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._result, name, value)
 
     def addError(self, test: Any, err: Any) -> Any:
-        self._note(err)
+        self._note(test, err)
         return self._result.addError(test, err)
 
     def addFailure(self, test: Any, err: Any) -> Any:
-        self._note(err)
+        self._note(test, err)
         return self._result.addFailure(test, err)
 
     def _add_subtest(self, test: Any, subtest: Any, err: Any) -> Any:
         if err is not None:
-            self._note(err)
+            self._note(test, err)
         return self._result.addSubTest(test, subtest, err)
 
     @property
@@ -48,11 +51,11 @@ class ExplainedResult:
         known = self._result.addSubTest
         return self._add_subtest if known is not None else None
 
-    def _note(self, err: Any) -> None:
+    def _note(self, test: Any, err: Any) -> None:
         error = err[1] if isinstance(err, tuple) else getattr(err, "value", err)
         if not isinstance(error, BaseException):
             return
         try:
-            self._explain(error)
+            self._explain(test, error)
         except Exception as fault:
             error.add_note(f"(dbtestcase could not explain this failure: {type(fault).__name__}: {fault})")

@@ -58,14 +58,14 @@ class Conflicts:
             elif near and self._keys.waits_for_children(text, shape, other, near):
                 self._warn(other, sql, near[0])
         if not text.is_plain_read and text.verb != "INSERT":
-            self._meet_ghosts(text, sql, parameters)
+            self._meet_ghosts(text, sql, parameters, by_key=False)
         for other, change in self._mine.missed:
             if self._touched(text, [change]):
                 literal = self._evidence.literal(text, sql, parameters)
                 if self._differs_from_snapshot(None if literal is None else shape_of(literal), change):
                     self._warn(other, sql, change, is_committed=True)
 
-    def _meet_ghosts(self, text: Text, sql: str, parameters: Any) -> None:
+    def _meet_ghosts(self, text: Text, sql: str, parameters: Any, *, by_key: bool) -> None:
         """Compare with work that another connection's rollback took away: nobody can see it, but production would wait."""
         for other in self._run.transactions.open:
             if other is self._mine or not other.ghosts:
@@ -73,7 +73,7 @@ class Conflicts:
             ghosts = self._touched(text, other.ghosts) + self._keys.near(text, other.ghosts)
             literal = self._evidence.literal(text, sql, parameters)
             shape = None if literal is None else shape_of(literal)
-            found = next((ghost for ghost in ghosts if self._waits_for_ghost(text, shape, ghost)), None)
+            found = next((ghost for ghost in ghosts if self._waits_for_ghost(text, shape, ghost, by_key)), None)
             if found is not None:
                 self._warn(other, sql, found)
 
@@ -101,8 +101,8 @@ class Conflicts:
         """Compare the keys that an INSERT or UPDATE used."""
         if not text.written:
             return
-        if text.verb == "INSERT":
-            self._meet_ghosts(text, sql, parameters)
+        if text.verb in ("INSERT", "UPDATE"):
+            self._meet_ghosts(text, sql, parameters, by_key=True)
         self._refer_to_ghosts(sql, self._run.transactions.changes_of(self._mine)[-1:], deferred=False)
         literal = self._evidence.literal(text, sql, parameters)
         shape = None if literal is None else shape_of(literal)
@@ -129,6 +129,10 @@ class Conflicts:
             if found is not None:
                 self._warn(other, "COMMIT", found)
 
+    def after_check(self) -> None:
+        """Called once deferred constraints were checked for a commit."""
+        self._evidence.settle_ids()
+
     def after_error(
         self,
         sql: str,
@@ -142,8 +146,8 @@ class Conflicts:
         state = self._core.driver.sqlstate(error)
         if state not in ("23505", "23503", "23P01"):
             return
-        if text is not None and text.verb == "INSERT":
-            self._meet_ghosts(text, sql, parameters)
+        if text is not None and text.verb in ("INSERT", "UPDATE"):
+            self._meet_ghosts(text, sql, parameters, by_key=True)
         literal = self._evidence.literal(text, sql, parameters) if text is not None and state == "23505" else None
         shape = None if literal is None else shape_of(literal)
         for other, changes in self._run.transactions.changes_of_others(self._mine).items():
@@ -192,19 +196,18 @@ class Conflicts:
         real = [change for change in changes if not change.locked_only]
         return bool(real) and not self._is_disjoint(shape, real) and self._meets_by_shape(shape, other, real)
 
-    def _waits_for_ghost(self, text: Text, shape: Shape | None, ghost: Change) -> bool:
+    def _waits_for_ghost(self, text: Text, shape: Shape | None, ghost: Change, by_key: bool) -> bool:
         """Whether the statement would wait for a transaction whose work the sandbox has lost."""
         theirs = self._evidence.shape_of_change(ghost)
         if shape is None or theirs is None:
             return True
         if theirs.name != shape.name:
-            return self._keys.waits_for_ghost_child(text, shape, theirs)
-        if ghost.locked_only and shape.kind == "insert":
-            return False
-        if shape.kind in ("insert", "upsert"):
-            return self._keys.meets_ghost(shape, theirs)
-        if shape.kind == "update" and not ghost.locked_only and self._keys.takes_ghost_key(shape, theirs):
-            return True
+            return not by_key and self._keys.waits_for_ghost_child(text, shape, theirs)
+        if ghost.locked_only and (by_key or shape.kind == "insert"):
+            return shape.kind == "upsert" and self._keys.meets_ghost(shape, theirs)
+        if by_key:
+            taken = self._keys.takes_ghost_key if shape.kind == "update" else self._keys.meets_ghost
+            return taken(shape, theirs)
         if theirs.kind == "upsert":
             return _may_match_upsert(shape, theirs)
         return theirs.kind != "insert" and self._meets_lock(shape, theirs)

@@ -421,10 +421,12 @@ class Core:
             physical.send(sql)
         except self.driver.Error as error:
             self.send(run, "ROLLBACK TO dbtestcase_check; RELEASE dbtestcase_check")
+            conflicts.after_check()
             conflicts.after_error("COMMIT", error, at_commit=True)
             self.end_transaction(channel, run, commit=False)
             raise
         self.send(run, "ROLLBACK TO dbtestcase_check; RELEASE dbtestcase_check")
+        conflicts.after_check()
 
     def savepoint(self, channel: Channel, run: Run, verb: str, name: str, sql: str) -> str | None:
         """Handle a savepoint of the user's; return text to send in its place, None if nothing is to be sent."""

@@ -31,16 +31,10 @@ def root(engine: sa.Engine) -> sa.Engine:
 
 
 class TakenEngine:
-    """An engine while it is ours: two pools of ours, one for the class phase and one for tests."""
+    """An engine while it is ours: its pool is."""
 
     def __init__(
-        self,
-        engine: sa.Engine,
-        *,
-        drivername: str,
-        class_creator: Creator,
-        test_creator: Creator,
-        on_checkout: Callable[[Any], None],
+        self, engine: sa.Engine, *, drivername: str, creator: Creator, on_checkout: Callable[[Any], None]
     ) -> None:
         self.engine = engine
         self._pool, self._dialect = engine.pool, engine.dialect
@@ -48,46 +42,25 @@ class TakenEngine:
         self._options: list[OptionEngine] = []
         if engine.dialect.name == "postgresql" and engine.dialect.driver == drivername.partition("+")[2]:
             self._keep_adapters()
-            self.class_pool = _derived(engine.pool)
+            ours = _derived(engine.pool)
         else:
-            self._swap_dialect(drivername)
-        self.class_pool._creator = class_creator
-        self.test_pool = _with_room_for_the_test(self.class_pool.recreate())
-        # One dispatch for both: an event that is hung on the engine holds in either phase.
-        self.test_pool.__dict__["dispatch"] = self.class_pool.dispatch
-        self.test_pool._creator = test_creator
-        event.listen(self.test_pool, "checkout", lambda connection, record, fairy: on_checkout(connection))
+            ours = self._swap_dialect(drivername)
+        self._pings = ours._pre_ping
+        ours._creator = creator
+        event.listen(ours, "checkout", lambda connection, record, fairy: on_checkout(connection))
+        engine.pool = _with_room_for_the_test(ours)
         self.expect_pings(False)
-        self.enter_class_phase()
 
     def expect_pings(self, is_real: bool) -> None:
-        """Let the pool of tests ping as the engine's own does, if its connections are real ones."""
+        """Let the pool ping as the engine's own does, if the connections of tests are real ones."""
         # The one connection of a test is there or the test is an error: to ask costs a round trip and tells nothing.
-        self.test_pool._pre_ping = is_real and self.class_pool._pre_ping
-
-    def enter_class_phase(self) -> None:
-        pool = self.engine.pool
-        if pool is not self.class_pool and pool is not self._pool:
-            self.test_pool = pool  # dispose() put a new one there
-        self.engine.pool = self.class_pool
-
-    def enter_test(self) -> None:
-        pool = self.engine.pool
-        if pool is not self.test_pool and pool is not self._pool:
-            self.class_pool = pool
-        self.engine.pool = self.test_pool
-
-    def drop_idle(self, *, class_phase: bool) -> None:
-        """Close what lies in a pool."""
-        (self.class_pool if class_phase else self.test_pool).dispose()
+        self.engine.pool._pre_ping = is_real and self._pings
 
     def give_back(self) -> None:
         """Make the engine exactly what it was."""
         engine = self.engine
-        self.enter_class_phase()
-        engine.pool = self._pool
-        for pool in (self.class_pool, self.test_pool):
-            pool.dispose()
+        ours, engine.pool = engine.pool, self._pool
+        ours.dispose()
         if engine.dialect is not self._dialect:
             self._use(self._dialect)
         vars(self._dialect).clear()
@@ -100,7 +73,7 @@ class TakenEngine:
             # initialize() registers the types that it finds in our database; they are not the other one's.
             dialect._psycopg_adapters_map = type(adapters)(adapters)
 
-    def _swap_dialect(self, drivername: str) -> None:
+    def _swap_dialect(self, drivername: str) -> Pool:
         engine = self.engine
         known: Any = engine.dialect
         options: dict[str, Any] = {"poolclass": QueuePool}
@@ -112,13 +85,13 @@ class TakenEngine:
         if level in ("AUTOCOMMIT", "READ COMMITTED", "READ UNCOMMITTED", "REPEATABLE READ", "SERIALIZABLE"):
             options["isolation_level"] = level
         donor = sa.create_engine(sa.URL.create(drivername), **options)
-        self.class_pool = donor.pool
         for name in ("connect", "checkout", "checkin", "reset", "invalidate", "soft_invalidate", "close"):
             for listener in list(_listeners(self._pool, name)):
                 if not listener.__qualname__.startswith(_OWN_LISTENERS) and not _is_first_connect(listener):
                     event.listen(donor.pool, name, listener)
         self._options = [found for found in _option_engines(engine) if found.dialect is known]
         self._use(donor.dialect)
+        return donor.pool
 
     def _use(self, dialect: sa.Dialect) -> None:
         """Let the engine, and those made of it by ``execution_options()``, speak this dialect."""

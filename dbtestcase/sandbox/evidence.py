@@ -139,14 +139,25 @@ class Evidence:
 
     def _id_ranges(self) -> list[tuple[VirtualTransaction | None, int, int | None]] | None:
         owners = self._run.transactions.owners_of_ids()
-        rows = self.probe(_IDS_SQL)
-        if owners is None or rows is None or len(rows) < len(owners):
+        ids = self.ids()
+        if owners is None or ids is None or len(ids) != len(owners):
             return None
-        ids = [int(row[0]) for row in rows][len(rows) - len(owners) :]
         return [
             (owner, low, ids[i + 1] if i + 1 < len(ids) else None)
             for i, (owner, low) in enumerate(zip(owners, ids, strict=True))
         ]
+
+    def ids(self) -> list[int] | None:
+        """Return the ids of the savepoints in which something was written, oldest first."""
+        rows = self.probe(_IDS_SQL)
+        # The first two are those of the transaction itself and of the guard.
+        return None if rows is None else [int(row[0]) for row in rows][2:]
+
+    def settle_ids(self) -> None:
+        """Note if a check of ours made the server give the top savepoint an id: it locks the rows that it looks at."""
+        owners, ids = self._run.transactions.owners_of_ids(), self.ids()
+        if owners is not None and ids is not None and len(ids) == len(owners) + 1:
+            self._run.transactions.note_lock()
 
     def probe(self, sql: str) -> list[tuple[Any, ...]] | None:
         """Ask the server something of ours; None if it did not understand the question."""

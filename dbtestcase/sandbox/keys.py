@@ -148,11 +148,22 @@ class Keys:
         for index in self._evidence.catalog.unique.get(shape.name, []):
             if not index & shape.columns:
                 continue
-            if len(index) > 1 or not index <= literals.keys() or theirs.kind in ("insert", "upsert"):
-                return True
-            if theirs.columns & index:
+            if len(index) > 1 or not index <= literals.keys():
                 return True
             (column,) = index
+            if theirs.kind in ("insert", "upsert"):
+                if theirs.rows is None or any(row.get(column) == literals[column] for row in theirs.rows):
+                    return True
+                if theirs.kind == "insert" or not theirs.arbiter:
+                    continue
+                found = _same_keys(theirs, [theirs.arbiter])
+                same = f"x.{quoted(column)}::text = {string(literals[column])}"
+                where = f"({' OR '.join(found)}) AND {same}"
+                if found and self._evidence.finds(f"SELECT 1 FROM {theirs.bare_table} x WHERE {where}"):
+                    return True
+                continue
+            if theirs.columns & index:
+                return True
             if self._evidence.finds(
                 f"SELECT 1 FROM {_rows(theirs)} x WHERE x.{quoted(column)}::text = {string(literals[column])}"
             ):
@@ -320,12 +331,16 @@ class Keys:
             )
         # A row whose unique columns stay as they were is locked so lightly that others may refer to it.
         unique = evidence.catalog.unique_columns(key.parent) | set(key.referenced)
-        if theirs is not None and (theirs.kind == "delete" or (theirs.kind == "update" and not theirs.columns & unique)):
+        if theirs is not None and (
+            theirs.kind == "delete" or (theirs.kind == "update" and not theirs.columns & unique)
+        ):
             return False
         old = evidence.old_rows(other, key.parent, [change])
         was_there = ""
         if old is not None and "*" not in unique:
-            same = " AND ".join(f"o.{quoted(column)} IS NOT DISTINCT FROM p.{quoted(column)}" for column in sorted(unique))
+            same = " AND ".join(
+                f"o.{quoted(column)} IS NOT DISTINCT FROM p.{quoted(column)}" for column in sorted(unique)
+            )
             before = f"jsonb_populate_recordset(NULL::{key.parent_sql}, {string(old)}) o"
             was_there = f" AND NOT EXISTS (SELECT 1 FROM {before} WHERE {same})"
         return evidence.finds(
@@ -410,7 +425,8 @@ class Keys:
         parent = (key.parent, key.parent_sql, key.referenced)
         if is_child:
             return is_old(*parent) or (at_commit and is_new(*child) and not is_mine(key.child_sql, key.columns))
-        return is_new_child() or is_old(*child) or (at_commit and is_old(*parent))
+        # A reference that was only moved is still there for everybody else, and gives the same error.
+        return is_new_child() or (theirs.kind == "delete" and is_old(*child)) or (at_commit and is_old(*parent))
 
     def may_have_caused(
         self, state: str, error: BaseException, other: VirtualTransaction, change: Change, *, at_commit: bool

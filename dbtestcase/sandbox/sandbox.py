@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -55,6 +56,8 @@ class Sandbox:
         self._virtual_idle: list[weakref.ref[Any]] = []
         self._in_test = False
         self._is_closed = False
+        # Called before a connection is given: whoever runs the tests may begin one only now.
+        self.before_use: Callable[[], None] = _nothing
         self._core = Core(self._make_driver(), owner=owner, observer=observer, locks=locks)
         self._real = RealConnections(self)
         self._register()
@@ -77,6 +80,11 @@ class Sandbox:
     def needs_fresh_database(self) -> bool:
         """Whether the last test really ended its transaction, so that its rows may still be there."""
         return self._core.needs_fresh_database
+
+    @property
+    def has_real_connections(self) -> bool:
+        """Whether real connections were opened that may still be open."""
+        return self._real.are_any
 
     @property
     def is_untouched(self) -> bool:
@@ -124,15 +132,12 @@ class Sandbox:
         taken = TakenEngine(
             engine,
             drivername=self._real_url.drivername,
-            class_creator=lambda record: self._real.connect(engine, record),
-            test_creator=lambda record: self._test_connection(engine, record),
+            creator=lambda record: self._connection(engine, record),
             on_checkout=self._checked_out,
         )
         taken.expect_pings(self.isolation == "clone")
         self._taken[engine] = taken
         sessions.own(engine, self)
-        if self._in_test:
-            taken.enter_test()
 
     def restore(self, engine: sa.Engine) -> None:
         """Give an engine back exactly as it was."""
@@ -168,19 +173,32 @@ class Sandbox:
 
     # -- connections
 
-    def _test_connection(self, engine: sa.Engine, record: ConnectionPoolEntry) -> Any:
-        if self.isolation == "clone":
+    def _connection(self, engine: sa.Engine, record: ConnectionPoolEntry) -> Any:
+        """Make a connection for a pool, of the kind that is wanted now."""
+        self.before_use()
+        if not self._gives_virtual:
             return self._real.connect(engine, record)
         channel = Channel(record=weakref.ref(record), opened=user_origin())
         return self._core.driver.virtual_connection(self._core, channel, engine)  # type: ignore[attr-defined]
 
     def _checked_out(self, connection: Any) -> None:
-        """Note the user's line that a connection serves from now on."""
+        """Note the user's line that a connection serves from now on.
+
+        Raises:
+            DisconnectionError: It is of the other kind, left from before; the pool then makes another one.
+        """
+        self.before_use()
         channel = getattr(connection, "_channel", None)
+        if isinstance(channel, Channel) is not self._gives_virtual:
+            raise sa.exc.DisconnectionError("a connection of the other phase")
         if isinstance(channel, Channel):
             channel.opened = user_origin()
         else:
             self._real.checked_out(connection)
+
+    @property
+    def _gives_virtual(self) -> bool:
+        return self._in_test and self.isolation == "savepoint"
 
     # -- tests
 
@@ -193,8 +211,6 @@ class Sandbox:
         self.leave_class_phase()
         self._core.begin_test(name)
         self._in_test = True
-        for taken in self._taken.values():
-            taken.enter_test()
 
     def use_isolation(self, isolation: str) -> None:
         """Isolate the tests from now on with "savepoint" or "clone"; called between tests."""
@@ -202,7 +218,6 @@ class Sandbox:
             return
         self._core.close()
         for taken in self._taken.values():
-            taken.drop_idle(class_phase=False)  # what lies there is of the other kind
             taken.expect_pings(isolation == "clone")
         self.isolation = isolation
 
@@ -216,8 +231,6 @@ class Sandbox:
             return
         self._core.deferred.forget()
         lost = self._real.close_all("before the first test")
-        for taken in self._taken.values():
-            taken.drop_idle(class_phase=True)
         if lost:
             raise IsolationBroken(lost[0])
 
@@ -239,11 +252,7 @@ class Sandbox:
         problems = self._core.end_test()
         if self.isolation == "clone":
             self._real.close_all("in the test", warn=True)
-            for taken in self._taken.values():
-                taken.drop_idle(class_phase=False)
         self._in_test = False
-        for taken in self._taken.values():
-            taken.enter_class_phase()
         return problems
 
     def keep_work(self) -> None:
@@ -279,10 +288,6 @@ class Sandbox:
         self._real.close_all("before the database was replaced", warn=False)
         self._core.needs_fresh_database = False
         self._real.have_written = False
-        for taken in self._taken.values():
-            taken.drop_idle(class_phase=True)
-            if self.isolation == "clone":
-                taken.drop_idle(class_phase=False)
         self._real_url = url.difference_update_query(["plugin"]).set(drivername=self._real_url.drivername)
         self._register()
 
@@ -304,6 +309,10 @@ class Sandbox:
 
     def origin(self) -> Origin:
         return user_origin()
+
+
+def _nothing() -> None:
+    pass
 
 
 __all__ = ["NullPool", "Sandbox"]

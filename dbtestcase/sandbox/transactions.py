@@ -183,6 +183,10 @@ class Transactions:
         transaction.failed = True
         return self._undo(transaction, transaction.level)
 
+    def note_lock(self) -> None:
+        """Note that something in the top segment locked rows."""
+        self.stack[-1].changes.append(Change("", None, frozenset(), is_certain=True, locked_only=True))
+
     # -- the end of a transaction
 
     def commit(self, transaction: VirtualTransaction) -> None:

@@ -242,7 +242,7 @@ class ExplainedResultTests(unittest.TestCase):
     def run_with(self, explain, **hooks):
         case = type("Shop", (unittest.TestCase,), hooks)("test")
         result = unittest.TestResult()
-        case.run(ExplainedResult(result, explain))
+        case.run(ExplainedResult(result, lambda test, error: explain(error)))
         return result
 
     def test_failures_errors_subtests_and_cleanups_are_explained(self):
@@ -287,7 +287,7 @@ class ExplainedResultTests(unittest.TestCase):
             "from dbtestcase.diagnosis.results import ExplainedResult\n"
             "class Shop(unittest.TestCase):\n"
             "    def run(self, result=None):\n"
-            "        return super().run(ExplainedResult(result, lambda error: error.add_note('SQL sent: 3')))\n"
+            "        return super().run(ExplainedResult(result, lambda test, error: error.add_note('SQL sent: 3')))\n"
             "    def test_it(self):\n"
             "        self.assertEqual(1, 2)\n"
         )
