@@ -12,9 +12,9 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import psycopg2
-from testing.postgresql import Postgresql
 
 from dbtestcase.errors import PostgresNotReady
+from dbtestcase.postgres.base import Postgresql
 from dbtestcase.postgres.contents import EMPTY, Contents
 from dbtestcase.postgres.kept import keep
 from dbtestcase.postgres.options import ThrowawayPostgres
