@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import unittest
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -91,6 +91,7 @@ class RunningClass:
         self._cloning: Cloning | None = None
         self._sequences_known = False
         self._post_mortem: PostMortem | None = None
+        self._token: Hashable = None
         self._threads = ThreadWatch()
         self.explanations = Explanations(
             lambda: self.main.real_url,
@@ -107,6 +108,7 @@ class RunningClass:
             undo.enter_context(self.explanations)
             self._threads.begin()
             wanted = plan_of(self._class)
+            self._token = wanted.token
             with report.span("wait", name):
                 self.instance = undo.enter_context(self._start(wanted))
             for database in wanted.databases:
@@ -308,6 +310,7 @@ class RunningClass:
             isolation=self._class.isolation,
             observer=self.explanations.log,
             locks=self.explanations.locks,
+            kind=(self._class.postgres, self._token, database),
         )
         undo.callback(added.close)
         added.before_use = self.begin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dbtestcase.diagnosis.origin import Origin, user_origin
@@ -34,6 +34,7 @@ class Channel:
     closed: bool = False
     stale: bool = False
     two_phase: tuple[Any, bool] | None = None
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -63,8 +64,26 @@ class Channel:
     def begin(self) -> VirtualTransaction:
         """Return the open virtual transaction, begun now if there is none."""
         if self.transaction is None:
-            self.transaction = VirtualTransaction(self.label, user_origin(), isolation=self.isolation or "")
+            self.transaction = VirtualTransaction(
+                self.label, user_origin(), isolation=self.isolation or "", read_only=bool(self.read_only)
+            )
         return self.transaction
+
+    def wanted_settings(self, transaction: VirtualTransaction) -> dict[str, str]:
+        """Return what is set on the connection, as its statements should find it."""
+        wanted = self.settings
+        for name, sql in (*transaction.settings.items(), *transaction.local_settings.items()):
+            wanted = {key: value for key, value in wanted.items() if key != name}
+            if sql is not None:
+                wanted[name] = sql
+        return wanted
+
+    def keep_settings(self, transaction: VirtualTransaction) -> None:
+        """Keep what was set in a transaction that is committed."""
+        for name, sql in transaction.settings.items():
+            self.settings.pop(name, None)
+            if sql is not None:
+                self.settings[name] = sql
 
     @property
     def isolation_in_force(self) -> str | None:

@@ -23,8 +23,8 @@ from .shape import Shape, shape_of
 from .transactions import Change, VirtualTransaction
 
 if TYPE_CHECKING:
-    from .core import Core
     from .run import Run
+    from .wire import Wire
 
 __all__ = ["MANY", "Conflicts"]
 
@@ -32,7 +32,7 @@ __all__ = ["MANY", "Conflicts"]
 class Conflicts:
     """Compares one statement with what others have not committed."""
 
-    def __init__(self, core: Core, run: Run, transaction: VirtualTransaction) -> None:
+    def __init__(self, core: Wire, run: Run, transaction: VirtualTransaction) -> None:
         self._core = core
         self._run = run
         self._mine = transaction

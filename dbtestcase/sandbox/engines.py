@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ from sqlalchemy import event, util
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
 
+from .introductions import introduced
 from .problems import IsolationBroken
 
 Creator = Callable[[ConnectionPoolEntry], Any]
@@ -34,15 +35,22 @@ class TakenEngine:
     """An engine while it is ours: its pool is."""
 
     def __init__(
-        self, engine: sa.Engine, *, drivername: str, creator: Creator, on_checkout: Callable[[Any], None]
+        self,
+        engine: sa.Engine,
+        *,
+        drivername: str,
+        kind: Hashable,
+        creator: Creator,
+        on_checkout: Callable[[Any], None],
     ) -> None:
         self.engine = engine
         self._pool, self._dialect = engine.pool, engine.dialect
         self._dialect_state = dict(vars(engine.dialect))
+        self.connect_args = _connect_args(engine.pool)
         self._options: list[OptionEngine] = []
         if engine.dialect.name == "postgresql" and engine.dialect.driver == drivername.partition("+")[2]:
             self._keep_adapters()
-            ours = _derived(engine.pool)
+            ours = _derived(engine.pool, engine.dialect, kind)
         else:
             ours = self._swap_dialect(drivername)
         self._pings = ours._pre_ping
@@ -105,14 +113,15 @@ class TakenEngine:
                             cell.cell_contents = dialect
 
 
-def _derived(pool: Pool) -> Pool:
+def _derived(pool: Pool, dialect: sa.Dialect, kind: Hashable) -> Pool:
     """Return a pool like this one, events included, in which the dialect has not been initialized yet."""
     derived = pool.recreate()
     listeners = _listeners(derived, "connect")
     for index, listener in enumerate(listeners):
         if _is_first_connect(listener):
             # SQLAlchemy's once-only listener belongs to the original pool: running it here would use it up there.
-            listeners[index] = util.only_once(_inner(listener), retry_on_exception=True)
+            ask = introduced(dialect, kind, _inner(listener))
+            listeners[index] = util.only_once(ask, retry_on_exception=True)
     return derived
 
 
@@ -139,6 +148,20 @@ def _inner(listener: Any) -> Any:
 
 def _is_first_connect(listener: Any) -> bool:
     return getattr(_inner(listener), "__qualname__", "") == "create_engine.<locals>.first_connect"
+
+
+# What create_engine(connect_args=...) may say that does not depend on the server.
+_KEPT_ARGUMENTS = ("options", "application_name", "cursor_factory", "row_factory", "prepare_threshold")
+
+
+def _connect_args(pool: Pool) -> dict[str, Any]:
+    """Return the connection arguments that an engine was made with, as far as they hold for any server."""
+    creator: Any = pool._creator
+    code = getattr(creator, "__code__", None)
+    if code is None or "cparams" not in code.co_freevars:
+        return {}
+    parameters = creator.__closure__[code.co_freevars.index("cparams")].cell_contents
+    return {name: parameters[name] for name in _KEPT_ARGUMENTS if name in parameters}
 
 
 def _option_engines(engine: sa.Engine) -> Iterator[OptionEngine]:

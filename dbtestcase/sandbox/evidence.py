@@ -18,8 +18,8 @@ from .shape import Shape, shape_of
 from .transactions import Change, VirtualTransaction
 
 if TYPE_CHECKING:
-    from .core import Core
     from .run import Run
+    from .wire import Wire
 
 _IDS_SQL = (
     "SELECT transactionid::text::bigint FROM pg_locks "
@@ -33,7 +33,7 @@ MANY = object()
 class Evidence:
     """Answers for one statement of one transaction."""
 
-    def __init__(self, core: Core, run: Run, mine: VirtualTransaction) -> None:
+    def __init__(self, core: Wire, run: Run, mine: VirtualTransaction) -> None:
         self._core = core
         self._run = run
         self._mine = mine

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import psycopg2
 import psycopg2.errorcodes
 import psycopg2.errors
 import psycopg2.extensions as ext
-from psycopg2.sql import Composable
 
 from . import words
 from .channel import Channel
 from .core import Core
 from .problems import IsolationBroken
+from .psycopg2_cursors import gated
 
 _STATUS = {
     ext.TRANSACTION_STATUS_IDLE: "idle",
@@ -147,7 +146,7 @@ class VirtualConnection(ext.connection):
         self._check_open()
         with core.turn(channel) as run:
             physical = self._physical
-            factory = _cursor_class(cursor_factory or self._cursor_factory or ext.cursor, named=name is not None)
+            factory = gated(cursor_factory or self._cursor_factory or ext.cursor, named=name is not None)
             if name is None:
                 cursor = factory(physical.connection)
             else:
@@ -455,153 +454,6 @@ class _Info:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._info, name)
-
-
-class _Gate:
-    """Comes before the user's cursor class and lets each call through the gate."""
-
-    _virtual: VirtualConnection | None = None
-    _run: Any = None
-
-    @property
-    def connection(self) -> Any:
-        return self._virtual if self._virtual is not None else super().connection  # type: ignore[misc]
-
-    def _through(self, sql: str, parameters: Any, call: Callable[[str | None], Any], *, counted: bool = True) -> Any:
-        virtual = self._virtual
-        if virtual is None:
-            return call(None)
-        virtual._check_open()
-        if self._run is not virtual._core.run:
-            raise IsolationBroken(words.outlived(virtual._core.owner, virtual._channel))
-        this: Any = self
-        return virtual._core.execute(
-            virtual._channel,
-            sql,
-            parameters,
-            call,
-            (lambda: int(this.rowcount)) if counted else None,
-            is_fresh=this.query is None,
-        )
-
-    def execute(self, query: Any, vars: Any = None) -> Any:
-        upper: Any = super()
-        text = self._text(query)
-        return self._through(
-            text,
-            vars,
-            lambda other: upper.execute(query if other is None else other, vars if other is None else None),
-        )
-
-    def executemany(self, query: Any, vars_list: Iterable[Any]) -> Any:
-        upper: Any = super()
-        text = self._text(query)
-        return self._through(text, vars_list, lambda other: upper.executemany(text, vars_list), counted=False)
-
-    def callproc(self, procname: str, *arguments: Any) -> Any:
-        upper: Any = super()
-        parameters = arguments[0] if arguments else None
-        return self._through(
-            f"SELECT * FROM {procname}(", parameters, lambda other: upper.callproc(procname, *arguments), counted=False
-        )
-
-    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> Any:
-        upper: Any = super()
-        text = self._text(sql)
-        return self._through(text, None, lambda other: upper.copy_expert(text, file, size), counted=False)
-
-    def copy_from(self, file: Any, table: str, *arguments: Any, **options: Any) -> Any:
-        upper: Any = super()
-        sql = f'COPY "{table}" FROM STDIN'
-        return self._through(
-            sql, None, lambda other: upper.copy_from(file, table, *arguments, **options), counted=False
-        )
-
-    def copy_to(self, file: Any, table: str, *arguments: Any, **options: Any) -> Any:
-        upper: Any = super()
-        sql = f'COPY "{table}" TO STDOUT'
-        return self._through(sql, None, lambda other: upper.copy_to(file, table, *arguments, **options), counted=False)
-
-    def _text(self, query: Any) -> Any:
-        if isinstance(query, str):
-            return query
-        if isinstance(query, Composable):
-            return query.as_string(self)
-        if isinstance(query, bytes | bytearray):
-            return bytes(query).decode(ext.encodings[self.connection.encoding])
-        raise TypeError("argument 1 must be a string or unicode object")
-
-
-class _NamedGate(_Gate):
-    """Server-side cursors ask the server for each page: every fetch takes its turn too."""
-
-    _transaction: Any = None
-
-    def execute(self, query: Any, vars: Any = None) -> Any:
-        upper: Any = super(_Gate, self)
-        this: Any = self
-        text = self._text(query)
-        virtual = self._virtual
-        if virtual is not None and virtual._channel.autocommit and not this.withhold:
-            raise psycopg2.ProgrammingError("can't use a named cursor outside of transactions")
-
-        def declare(other: str | None) -> Any:
-            if virtual is not None:
-                self._transaction = virtual._channel.transaction
-                virtual._physical.allow_named_cursors()
-            return upper.execute(text, vars)
-
-        return self._through(f'DECLARE "{this.name}" CURSOR FOR {text}', vars, declare, counted=False)
-
-    def _fetch(self, call: Callable[[], Any]) -> Any:
-        virtual = self._virtual
-        if virtual is None:
-            return call()
-        virtual._check_open()
-        if self._run is not virtual._core.run:
-            raise IsolationBroken(words.outlived(virtual._core.owner, virtual._channel))
-        this: Any = self
-        if not this.withhold and self._transaction is not virtual._channel.transaction:
-            raise psycopg2.ProgrammingError("named cursor isn't valid anymore")
-        with virtual._core.aside(virtual._channel, f'FETCH FROM "{this.name}"'):
-            return call()
-
-    def fetchone(self) -> Any:
-        upper: Any = super()
-        return self._fetch(upper.fetchone)
-
-    def fetchmany(self, *arguments: Any, **options: Any) -> Any:
-        upper: Any = super()
-        return self._fetch(lambda: upper.fetchmany(*arguments, **options))
-
-    def fetchall(self) -> Any:
-        upper: Any = super()
-        return self._fetch(upper.fetchall)
-
-    def scroll(self, *arguments: Any, **options: Any) -> Any:
-        upper: Any = super()
-        return self._fetch(lambda: upper.scroll(*arguments, **options))
-
-    def __next__(self) -> Any:
-        upper: Any = super()
-        return self._fetch(upper.__next__)
-
-    def close(self) -> Any:
-        upper: Any = super()
-        virtual = self._virtual
-        if virtual is None or virtual._core.run is not self._run or virtual._channel.is_failed:
-            return None
-        if self._transaction is not virtual._channel.transaction and not self.withhold:  # type: ignore[attr-defined]
-            return None
-        with virtual._core.turn(virtual._channel):
-            return upper.close()
-
-
-@lru_cache(maxsize=64)
-def _cursor_class(factory: Any, *, named: bool = False) -> Any:
-    if not isinstance(factory, type):
-        raise TypeError(f"cursor_factory must be a subclass of psycopg2.extensions.cursor, not {factory!r}")
-    return type(factory.__name__, (_NamedGate if named else _Gate, factory), {"__module__": factory.__module__})
 
 
 def _level_name(level: int | str | bytes | None) -> str | None:

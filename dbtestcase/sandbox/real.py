@@ -68,7 +68,7 @@ class RealConnections:
             )
         dialect = engine.dialect
         arguments, parameters = dialect.create_connect_args(self._sandbox.real_url)
-        connection: Any = dialect.connect(*arguments, **parameters)
+        connection: Any = dialect.connect(*arguments, **{**parameters, **self._sandbox.connect_args(engine)})
         self.has_connected = True
         self._count += 1
         held = weakref.ref(record)

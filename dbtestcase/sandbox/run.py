@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from .settings import InForce
 from .transactions import Change, Transactions, VirtualTransaction
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Run:
         self.has_ddl = False
         self.altered: set[str] = set()
         self.holds_session_locks = False
+        self.settings = InForce()
         self.prepared: dict[str, VirtualTransaction] = {}
         self.catalog: Catalog | None = None
         self.shapes: dict[Change, Shape | None] = {}

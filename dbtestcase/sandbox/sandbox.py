@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,10 +18,12 @@ from .channel import Channel
 from .core import Core
 from .drivers import SUPPORTED, driver_for
 from .engines import TakenEngine, refuse_async, root
+from .evidence import string
 from .observer import Observer
 from .problems import IsolationBroken
 from .real import RealConnections
 from .sequences import restoring_sql
+from .settings import options_as_settings
 
 
 class Sandbox:
@@ -35,6 +37,7 @@ class Sandbox:
         owner: The name of the test class, for messages.
         isolation: "savepoint" or "clone".
         observer: Is told of each statement of the code under test.
+        kind: Equal for databases that are copies of one template; None if that is not known.
         locks: Ends statements on real connections that wait too long for a lock.
     """
 
@@ -46,8 +49,10 @@ class Sandbox:
         isolation: str = "savepoint",
         observer: Observer | None = None,
         locks: LockWatch | None = None,
+        kind: Hashable = None,
     ) -> None:
         self.owner = owner
+        self._kind = kind
         self.locks = locks
         self.isolation = isolation
         self._real_url = url.difference_update_query(["plugin"])
@@ -132,6 +137,7 @@ class Sandbox:
         taken = TakenEngine(
             engine,
             drivername=self._real_url.drivername,
+            kind=self._kind,
             creator=lambda record: self._connection(engine, record),
             on_checkout=self._checked_out,
         )
@@ -179,7 +185,20 @@ class Sandbox:
         if not self._gives_virtual:
             return self._real.connect(engine, record)
         channel = Channel(record=weakref.ref(record), opened=user_origin())
-        return self._core.driver.virtual_connection(self._core, channel, engine)  # type: ignore[attr-defined]
+        given = self.connect_args(engine)
+        channel.settings.update(options_as_settings(given.get("options")))
+        if "application_name" in given:
+            channel.settings["application_name"] = f"SET application_name = {string(given['application_name'])}"
+        connection: Any = self._core.driver.virtual_connection(self._core, channel, engine)
+        for name in ("cursor_factory", "row_factory", "prepare_threshold"):
+            if name in given:
+                setattr(connection, name, given[name])
+        return connection
+
+    def connect_args(self, engine: sa.Engine) -> dict[str, Any]:
+        """Return the ``connect_args`` that an engine was made with, without those that name a server."""
+        taken = self._taken.get(root(engine))
+        return taken.connect_args if taken is not None else {}
 
     def _checked_out(self, connection: Any) -> None:
         """Note the user's line that a connection serves from now on.

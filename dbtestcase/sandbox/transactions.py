@@ -40,6 +40,9 @@ class VirtualTransaction:
     tables: dict[str, int] = field(default_factory=dict)
     ghosts: list[Change] = field(default_factory=list)
     isolation: str = ""
+    read_only: bool = False
+    settings: dict[str, str | None] = field(default_factory=dict)
+    local_settings: dict[str, str | None] = field(default_factory=dict)
     missed: list[tuple[VirtualTransaction, Change]] = field(default_factory=list)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from time import monotonic
-
 from typing import TYPE_CHECKING
 
 from dbtestcase.diagnosis.origin import Origin

@@ -1,0 +1,268 @@
+"""The wire: one physical connection that all connections of a test share, one turn at a time."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from dbtestcase.diagnosis.locks import LockWatch
+from dbtestcase.diagnosis.origin import user_origin
+from dbtestcase.errors import DBTestCaseError
+
+from . import words
+from .channel import Channel
+from .deferred import DeferredConstraints
+from .observer import Observer
+from .problems import IsolationBroken, LostCommit
+from .run import Run
+from .transactions import CLOSE_SQL, Loss, VirtualTransaction
+
+# How long end_test() waits for a statement of another thread, first as it is, then once it was cancelled.
+PATIENCE = 2.0
+
+
+class Physical(Protocol):
+    """The one real connection of a test; its methods are called by one thread at a time, but for the last two."""
+
+    pid: int  # the server process
+
+    def send(self, sql: str) -> None:
+        """Send statements in one round trip; their results are dropped."""
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Send one statement and return its rows."""
+
+    def status(self) -> str:
+        """Return "idle", "active", "intrans", "inerror" or "unknown", without a round trip."""
+
+    def literal(self, sql: str, parameters: Any) -> str | None:
+        """Return a statement with its parameters in it, None if the driver cannot say."""
+
+    def forget_plans(self) -> None:
+        """Drop what the driver prepared; the tables may be others from now on."""
+
+    def close(self) -> None: ...
+
+    def cancel(self) -> None: ...
+
+    def cut(self) -> None:
+        """Shut the socket down, so that a thread that waits on it gets an error."""
+
+
+class Driver(Protocol):
+    """What the gate needs to know of a DBAPI module."""
+
+    def virtual_connection(self, core: Any, channel: Channel, engine: Any) -> Any:
+        """Make a connection for the code under test."""
+
+    name: str
+    Error: type[Exception]
+
+    def connect(self) -> Physical: ...
+
+    def error(self, sqlstate: str, message: str) -> Exception:
+        """Make the exception that the driver would raise for this SQLSTATE."""
+
+    def sqlstate(self, error: BaseException) -> str | None: ...
+
+
+class Wire:
+    """The physical connection of one sandbox, and the test that uses it."""
+
+    def __init__(
+        self, driver: Driver, *, owner: str, observer: Observer | None = None, locks: LockWatch | None = None
+    ) -> None:
+        self.driver = driver
+        self.locks = locks
+        self.owner = owner
+        self.observer = observer
+        self.run: Run | None = None
+        self.physical: Physical | None = None
+        self.needs_fresh_database = False
+        # Sent when a test's transaction is over, in the same round trip: what a rollback does not undo.
+        self.restoring_sql = ""
+        self.deferred = DeferredConstraints()
+        self._lock = threading.RLock()
+        self._busy_with: tuple[Channel, str] | None = None
+        self._is_sending = False
+        self._postponed: list[VirtualTransaction] = []
+        self._aside: Physical | None = None
+        self._pid = os.getpid()
+
+    # -- a turn on the connection
+
+    @contextmanager
+    def turn(self, channel: Channel) -> Iterator[Run]:
+        """Hold the physical connection for one operation of ``channel``."""
+        lock = self._lock
+        lock.acquire()
+        try:
+            yield self.check(channel)
+        finally:
+            lock.release()
+
+    def check(self, channel: Channel) -> Run:
+        """Return the test that ``channel`` takes part in.
+
+        Raises:
+            IsolationBroken: The connection belongs to a test that is over, or to another process.
+        """
+        if os.getpid() != self._pid:
+            raise IsolationBroken(words.forked(self.owner))
+        run = self.run
+        if channel.stale or run is None or run.over:
+            raise IsolationBroken(words.outlived(self.owner, channel))
+        if channel.run is not run:
+            channel.bind(run)
+        if run.broken is not None:
+            raise IsolationBroken(str(run.broken)) from run.broken
+        if self._busy_with is not None and self._busy_with[0] is not channel:
+            problem = IsolationBroken(words.busy(self.owner, self._busy_with[1], user_origin()))
+            run.record(problem)
+            raise problem
+        return run
+
+    # -- the physical connection
+
+    def connected(self) -> Physical:
+        """Return the physical connection, opened now if it is not yet."""
+        if self.physical is None:
+            self.physical = self.driver.connect()
+        return self.physical
+
+    def query_aside(self, sql: str) -> list[tuple[Any, ...]] | None:
+        """Ask on a second connection, which sees the database as it was before the test; None if it has to wait."""
+        try:
+            if self._aside is None:
+                self._aside = self.driver.connect()
+                self._aside.send("SET lock_timeout = '100ms'; SET default_transaction_read_only = on")
+            return self._aside.query(sql)
+        except self.driver.Error:
+            return None
+
+    def send(self, run: Run, sql: str) -> None:
+        """Send statements of ours.
+
+        Raises:
+            IsolationBroken: They failed, so the test's transaction is not what it should be.
+        """
+        if not sql:
+            return
+        if "ROLLBACK TO" in sql:
+            run.settings.is_certain = False
+        physical = self.connected()
+        try:
+            physical.send(sql)
+        except Exception as error:
+            if physical.status() == "unknown":
+                raise self.connection_lost(run, error) from error
+            raise self.break_off(run, words.ended(self.owner, run, error)) from error
+
+    def break_off(self, run: Run, sentence: str) -> DBTestCaseError:
+        """Note that the test's transaction is gone; nothing more is sent in this test."""
+        run.broken = IsolationBroken(sentence)
+        run.record(run.broken)
+        self.needs_fresh_database = True
+        return run.broken
+
+    def connection_lost(self, run: Run, error: BaseException) -> DBTestCaseError:
+        """Note that the server ended the connection, which undid the test's transaction."""
+        run.broken = IsolationBroken(words.connection_lost(self.owner, run, error))
+        run.record(run.broken)
+        return run.broken
+
+    def in_failed_transaction(self) -> Exception:
+        return self.driver.error(
+            "25P02", "current transaction is aborted, commands ignored until end of transaction block"
+        )
+
+    def lost(self, run: Run, loss: Loss) -> LostCommit:
+        problem = LostCommit(f"{self.owner}: {loss}")
+        run.record(problem)
+        return problem
+
+    # -- tests
+
+    def begin_test(self, name: str) -> Run:
+        self._postponed.clear()
+        self.needs_fresh_database = False
+        self.run = Run(name)
+        return self.run
+
+    def keep_work(self) -> None:
+        """Commit what the test has done so far, for real, and let it do nothing more."""
+        run = self.run
+        if run is None or run.broken is not None:
+            return
+        with self._lock:
+            if run.transactions.is_open and self.physical is not None:
+                self.physical.send("COMMIT")
+            run.is_kept = True
+            run.broken = IsolationBroken(words.kept(self.owner))
+            self.needs_fresh_database = True
+
+    def end_test(self) -> list[Exception]:
+        """Undo the test; return its problems. Never raises, never hangs."""
+        run = self.run
+        if run is None:
+            return []
+        run.over = True
+        held = self._take_lock(run)
+        try:
+            self._close_transaction(run)
+        finally:
+            if held:
+                self._lock.release()
+            self.run = None
+        return run.problems
+
+    def _take_lock(self, run: Run) -> bool:
+        if self._lock.acquire(timeout=PATIENCE):
+            return True
+        physical = self.physical
+        if physical is not None:
+            physical.cancel()
+        held = self._lock.acquire(timeout=PATIENCE)
+        run.record(IsolationBroken(words.thread_outlived(self.owner, run)))
+        if not held and physical is not None:
+            physical.cut()
+            # The thread keeps the old lock and the dead connection; nobody else meets it there.
+            self.physical, self._lock = None, threading.RLock()
+        return held
+
+    def _close_transaction(self, run: Run) -> None:
+        physical = self.physical
+        if physical is None or not run.transactions.is_open or run.is_kept:
+            return
+        extra = ["SELECT pg_advisory_unlock_all()"] if run.holds_session_locks else []
+        if self.restoring_sql:
+            extra.append(self.restoring_sql)
+        try:
+            physical.send("; ".join([CLOSE_SQL, *extra]))
+            if run.has_ddl:
+                physical.forget_plans()
+                self.deferred.forget()
+            if physical.status() == "idle":
+                return
+        except Exception as error:
+            if physical.status() == "unknown":
+                if run.broken is None:
+                    run.record(IsolationBroken(words.connection_lost(self.owner, run, error)))
+            else:
+                self.needs_fresh_database = True
+                if run.broken is None:
+                    run.record(IsolationBroken(words.ended(self.owner, run, error)))
+        self.close()
+
+    def close(self) -> None:
+        """Close the physical connection; the next statement opens another."""
+        physical, self.physical = self.physical, None
+        self.deferred.forget()
+        if physical is not None:
+            physical.close()
+        aside, self._aside = self._aside, None
+        if aside is not None:
+            aside.close()
