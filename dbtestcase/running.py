@@ -113,6 +113,11 @@ class RunningClass:
                 self.instance = undo.enter_context(self._start(wanted))
             for database in wanted.databases:
                 self._add_sandbox(database, undo)
+            connection = self.instance.take_ready_connection()
+            if connection is not None and "test" in self._sandboxes:
+                self._sandboxes["test"].use_ready_connection(connection)
+            elif connection is not None:
+                connection.close()
             sandbox.activate(self._sandboxes)
             undo.callback(sandbox.deactivate)
             if not self._class.allow_other_databases:

@@ -73,6 +73,7 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         self._kept_name: str | None = None
         self._lock = threading.Lock()
         self._maintenance: Any = None
+        self.ready_connection: Any = None
         self._version = ""
         hide_variables()
 
@@ -93,6 +94,12 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
     def connect(self, database: str = "test", **kwargs: Any) -> Any:
         """Return a new psycopg2 connection."""
         return psycopg2.connect(**self.dsn(database=database, **kwargs))
+
+    def take_ready_connection(self) -> Any:
+        """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""
+        with self._lock:
+            connection, self.ready_connection = self.ready_connection, None
+        return connection
 
     def execute(self, sql: str, *, database: str = "postgres") -> None:
         """Execute a statement outside any transaction, by default in the maintenance database ``postgres``."""
@@ -240,9 +247,11 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
 
     def _close_maintenance(self) -> None:
         with self._lock:
-            connection, self._maintenance = self._maintenance, None
-        if connection is not None:
-            connection.close()
+            connections = (self._maintenance, self.ready_connection)
+            self._maintenance = self.ready_connection = None
+        for connection in connections:
+            if connection is not None:
+                connection.close()
 
     def _check_owner(self) -> None:
         if self._owner_pid != os.getpid():

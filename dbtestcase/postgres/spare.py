@@ -6,6 +6,9 @@ import os
 import threading
 from collections.abc import Hashable
 from contextlib import suppress
+from typing import Any
+
+import psycopg2
 
 from dbtestcase.postgres.contents import Contents
 from dbtestcase.postgres.instance import Instance
@@ -19,6 +22,33 @@ __all__ = ["expect", "forget_spare", "take"]
 _LONGEST_GOODBYE = 5.0
 
 
+class ConnectionAhead:
+    """A connection to a server that is on its way, opened as soon as it answers, so that no test has to wait for one."""
+
+    def __init__(self, boot: Boot) -> None:
+        self._boot = boot
+        self._connection: Any = None
+        self._thread = threading.Thread(target=self._connect, name="dbtestcase connection", daemon=True)
+        self._thread.start()
+
+    def _connect(self) -> None:
+        # Whatever goes wrong here is told to whoever takes the server, or connects to it.
+        with suppress(Exception):
+            self._connection = psycopg2.connect(**self._boot.address())
+
+    def take(self) -> Any:
+        """Return the connection, or ``None``."""
+        self._thread.join()
+        connection, self._connection = self._connection, None
+        return connection
+
+    def forget(self) -> None:
+        """Close it; the server has been ended."""
+        connection = self.take()
+        if connection is not None:
+            connection.close()
+
+
 class Spare:
     """A server on its way or ready, and for what it fits."""
 
@@ -30,6 +60,7 @@ class Spare:
         self._unwanted = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._ahead = ConnectionAhead(self._boot) if self._boot is not None else None
         if self._boot is None:
             # The template has to be made first, and only for that it takes a thread of this process.
             self._thread = threading.Thread(target=self._make, name="dbtestcase spare", daemon=True)
@@ -66,10 +97,16 @@ class Spare:
         assert self._server is not None
         return self._server
 
+    def take_connection(self) -> Any:
+        """Return a psycopg2 connection to its database ``test`` that is open already, or ``None``."""
+        return self._ahead.take() if self._ahead is not None else None
+
     def forget(self) -> None:
         """End it, wherever it is, and delete it."""
         if self._boot is not None:
             self._boot.cancel()
+            if self._ahead is not None:
+                self._ahead.forget()
             return
         with self._lock:
             self._unwanted = True
@@ -129,7 +166,9 @@ def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
         return None
     if isinstance(spare[1], BaseException):
         return None  # the whole way again raises it, if it still holds
-    return Instance.of(spare[1].take(), spare[1].recipe)
+    instance = Instance.of(spare[1].take(), spare[1].recipe)
+    instance.ready_connection = spare[1].take_connection()
+    return instance
 
 
 def forget_spare() -> None:

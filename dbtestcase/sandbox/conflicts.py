@@ -1,9 +1,9 @@
 """When two virtual connections meet: would production show these rows, or wait for that lock?
 
 One transaction shows every connection what any of them wrote. So when a statement touches a table in which *another*
-transaction has uncommitted changes, the two are compared: a SELECT is evaluated on the table as production would show it,
-the condition of an UPDATE or DELETE on the rows that the other replaced and wrote. What is too complicated for that is
-compared by table. Nobody pays for this who uses one transaction at a time.
+transaction has uncommitted changes, the two are compared: a SELECT is evaluated on the table as production would show
+it, the condition of an UPDATE or DELETE on the rows that the other replaced and wrote. What is too complicated for that
+is compared by table. Nobody pays for this who uses one transaction at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from dbtestcase.errors import UncommittedRead
 
 from . import words
 from .evidence import MANY, Evidence, note_old_rows, quoted, string
-from .keys import Keys
+from .foreign import ForeignKeys
+from .ghosts import Ghosts
+from .keys import UniqueKeys
 from .lexer import Text
 from .shape import Shape, shape_of
 from .transactions import Change, VirtualTransaction
@@ -37,7 +39,9 @@ class Conflicts:
         self._run = run
         self._mine = transaction
         self._evidence = Evidence(core, run, transaction)
-        self._keys = Keys(self._evidence, transaction)
+        self._keys = UniqueKeys(self._evidence, transaction)
+        self._foreign = ForeignKeys(self._evidence, transaction)
+        self._ghosts = Ghosts(self._evidence, transaction, self._foreign)
 
     # -- the moments
 
@@ -47,7 +51,7 @@ class Conflicts:
         is_read = False
         for other, changes in self._run.transactions.changes_of_others(self._mine).items():
             touched = self._touched(text, changes)
-            near = self._keys.near(text, changes) if text.writes or text.locks_rows else []
+            near = self._foreign.near(text, changes) if text.writes or text.locks_rows else []
             if not touched and not near:
                 continue
             if not is_read:
@@ -55,7 +59,7 @@ class Conflicts:
                 shape = None if literal is None else shape_of(literal)
             if touched and self._meets(text, literal, shape, other, touched):
                 self._warn(other, sql, touched[0])
-            elif near and self._keys.waits_for_children(text, shape, other, near):
+            elif near and self._foreign.waits_for_children(text, shape, other, near):
                 self._warn(other, sql, near[0])
         if not text.is_plain_read and text.verb != "INSERT":
             self._meet_ghosts(text, sql, parameters, by_key=False)
@@ -66,11 +70,11 @@ class Conflicts:
                     self._warn(other, sql, change, is_committed=True)
 
     def _meet_ghosts(self, text: Text, sql: str, parameters: Any, *, by_key: bool) -> None:
-        """Compare with work that another connection's rollback took away: nobody can see it, but production would wait."""
+        """Compare with work that another connection's rollback took away, and production would still wait for."""
         for other in self._run.transactions.open:
             if other is self._mine or not other.ghosts:
                 continue
-            ghosts = self._touched(text, other.ghosts) + self._keys.near(text, other.ghosts)
+            ghosts = self._touched(text, other.ghosts) + self._foreign.near(text, other.ghosts)
             literal = self._evidence.literal(text, sql, parameters)
             shape = None if literal is None else shape_of(literal)
             found = next((ghost for ghost in ghosts if self._waits_for_ghost(text, shape, ghost, by_key)), None)
@@ -80,7 +84,7 @@ class Conflicts:
     def _refer_to_ghosts(self, sql: str, mine: list[Change], *, deferred: bool) -> None:
         for other in self._run.transactions.open:
             if other is not self._mine and other.ghosts:
-                found = self._keys.refers_to_ghost(mine, other.ghosts, deferred=deferred)
+                found = self._ghosts.refers(mine, other.ghosts, deferred=deferred)
                 if found is not None:
                     self._warn(other, sql, found)
 
@@ -89,7 +93,9 @@ class Conflicts:
         wanted = self._evidence.catalog.same_rows(text.tables)
         for other in self._run.transactions.open:
             if other is not self._mine:
-                held = set(other.tables) | self._keys.looked_at(self._run.transactions.changes_of(other) + other.ghosts)
+                held = set(other.tables) | self._foreign.looked_at(
+                    self._run.transactions.changes_of(other) + other.ghosts
+                )
                 if wanted & held:
                     self._warn(other, sql, Change(sql, MANY, frozenset(wanted & held), is_certain=False))
 
@@ -110,14 +116,14 @@ class Conflicts:
             real = [change for change in changes if not change.locked_only]
             found = self._keys.waits(text, shape, other, real)
             mine = self._run.transactions.changes_of(self._mine)[-1:]
-            found = found or self._keys.refers(mine, other, changes, deferred=False)
+            found = found or self._foreign.refers(mine, other, changes, deferred=False)
             if found is not None:
                 self._warn(other, sql, found)
 
     def not_due_at_commit(self) -> frozenset[str]:
         """Return the deferred foreign keys that this transaction cannot have violated."""
         mine = self._run.transactions.changes_of(self._mine)
-        keys = [key for key in self._evidence.catalog.foreign_keys if not self._keys.may_violate(key, mine)]
+        keys = [key for key in self._evidence.catalog.foreign_keys if not self._foreign.may_violate(key, mine)]
         return frozenset(key.name for key in keys)
 
     def at_commit(self) -> None:
@@ -125,7 +131,7 @@ class Conflicts:
         mine = self._run.transactions.changes_of(self._mine)
         self._refer_to_ghosts("COMMIT", mine, deferred=True)
         for other, changes in self._run.transactions.changes_of_others(self._mine).items():
-            found = self._keys.refers(mine, other, changes, deferred=True)
+            found = self._foreign.refers(mine, other, changes, deferred=True)
             if found is not None:
                 self._warn(other, "COMMIT", found)
 
@@ -159,8 +165,12 @@ class Conflicts:
                 if met is not None:
                     continue
             for change in changes:
-                if not change.locked_only and self._keys.may_have_caused(
-                    state, error, other, change, at_commit=at_commit
+                if change.locked_only:
+                    continue
+                if (
+                    self._foreign.may_have_broken_reference(error, other, change, at_commit)
+                    if state == "23503"
+                    else self._keys.may_have_caused(error, other, change)
                 ):
                     self._warn(other, sql, change)
                     break
@@ -202,11 +212,11 @@ class Conflicts:
         if shape is None or theirs is None:
             return True
         if theirs.name != shape.name:
-            return not by_key and self._keys.waits_for_ghost_child(text, shape, theirs)
+            return not by_key and self._ghosts.meets_child(text, shape, theirs)
         if ghost.locked_only and (by_key or shape.kind == "insert"):
-            return shape.kind == "upsert" and self._keys.meets_ghost(shape, theirs)
+            return shape.kind == "upsert" and self._ghosts.meets(shape, theirs)
         if by_key:
-            taken = self._keys.takes_ghost_key if shape.kind == "update" else self._keys.meets_ghost
+            taken = self._ghosts.takes_key if shape.kind == "update" else self._ghosts.meets
             return taken(shape, theirs)
         if theirs.kind == "upsert":
             return _may_match_upsert(shape, theirs)

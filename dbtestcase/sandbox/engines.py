@@ -177,7 +177,7 @@ def refuse_async(engine: sa.Engine, owner: str) -> None:
     """Raise for engines that no virtual connection can serve."""
     if engine.dialect.is_async:
         raise IsolationBroken(
-            f"{owner}: the engine {engine!r} is asynchronous ({engine.dialect.driver}), and only synchronous engines can "
-            "be redirected. Point the code under test at a synchronous engine of the class, or give it a URL of "
+            f"{owner}: the engine {engine!r} is asynchronous ({engine.dialect.driver}), and only synchronous engines "
+            "can be redirected. Point the code under test at a synchronous engine of the class, or give it a URL of "
             "cls.instance and clean up after each test."
         )

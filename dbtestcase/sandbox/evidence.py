@@ -105,10 +105,12 @@ class Evidence:
         # Several ids on one row are kept under a number of another kind.
         several = replaced.replace("x.xmax", "m.xid")
         aside = self._core.query_aside(
-            "SELECT coalesce(jsonb_agg(to_jsonb(x) || jsonb_build_object('dbtestcase_ctid', x.ctid::text)), '[]')::text "
+            "SELECT coalesce(jsonb_agg(to_jsonb(x) || "
+            "jsonb_build_object('dbtestcase_ctid', x.ctid::text)), '[]')::text "
             f"FROM {quoted(table)} x WHERE {replaced} OR CASE "
             "WHEN x.xmax::text::bigint BETWEEN 1 AND mxid_age('1'::xid) "
-            f"THEN EXISTS (SELECT 1 FROM pg_get_multixact_members(x.xmax) m WHERE {several} AND m.mode IN ('upd', 'nokeyupd')) ELSE false END"
+            f"THEN EXISTS (SELECT 1 FROM pg_get_multixact_members(x.xmax) m WHERE {several} "
+            "AND m.mode IN ('upd', 'nokeyupd')) ELSE false END"
         )
         if aside is None:
             return None
@@ -185,8 +187,8 @@ def note_old_rows(evidence: Evidence, literal: str | None) -> str | None:
     where = f" WHERE {shape.where}" if shape.where else ""
     alias = shape.alias
     rows = evidence.probe(
-        f"SELECT coalesce(jsonb_agg(to_jsonb({alias}) || jsonb_build_object('dbtestcase_xmin', {alias}.xmin::text)), '[]')"
-        f"::text FROM {shape.table}{where}"
+        f"SELECT coalesce(jsonb_agg(to_jsonb({alias}) || "
+        f"jsonb_build_object('dbtestcase_xmin', {alias}.xmin::text)), '[]')::text FROM {shape.table}{where}"
     )
     return None if rows is None else str(rows[0][0])
 

@@ -28,7 +28,8 @@ _TOKEN = re.compile(
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 READING_VERBS = frozenset(
-    "SELECT WITH VALUES TABLE SHOW EXPLAIN FETCH MOVE CLOSE DECLARE PREPARE EXECUTE DEALLOCATE LISTEN UNLISTEN".split()
+    ("SELECT", "WITH", "VALUES", "TABLE", "SHOW", "EXPLAIN", "FETCH", "MOVE", "CLOSE", "DECLARE", "PREPARE", "EXECUTE")
+    + ("DEALLOCATE", "LISTEN", "UNLISTEN")
 )
 # One undone transaction cannot carry these: they end it, or they hand it to another session.
 ENDING = {
@@ -148,7 +149,8 @@ def scan(sql: str) -> Iterator[tuple[str, str, int]]:
     position = 0
     while position < len(sql):
         match = _TOKEN.match(sql, position)
-        assert match is not None and match.lastgroup is not None
+        assert match is not None
+        assert match.lastgroup is not None
         start = position
         kind, text, position = match.lastgroup, match.group(), match.end()
         if kind == "space":

@@ -82,8 +82,9 @@ class _Gate:
     def _text(self, query: Any) -> Any:
         if isinstance(query, str):
             return query
+        cursor: Any = self
         if isinstance(query, Composable):
-            return query.as_string(self)
+            return query.as_string(cursor)
         if isinstance(query, bytes | bytearray):
             return bytes(query).decode(ext.encodings[self.connection.encoding])
         raise TypeError("argument 1 must be a string or unicode object")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import psycopg2
@@ -75,10 +76,8 @@ class Psycopg2Physical:
         self.connection.close()
 
     def cancel(self) -> None:
-        try:
+        with suppress(psycopg2.Error):
             self.connection.cancel()
-        except psycopg2.Error:
-            pass
 
     def cut(self) -> None:
         with socket.socket(fileno=os.dup(self.connection.fileno())) as duplicate:
@@ -101,16 +100,18 @@ class Psycopg2Driver:
 
     def __init__(self, parameters: Callable[[], Mapping[str, Any]]) -> None:
         self._parameters = parameters
+        self.ready_connection: Any = None
 
     def connect(self) -> Psycopg2Physical:
-        return Psycopg2Physical(psycopg2.connect(**self._parameters()))
+        ready, self.ready_connection = self.ready_connection, None
+        return Psycopg2Physical(ready or psycopg2.connect(**self._parameters()))
 
     def virtual_connection(self, core: Core, channel: Channel, engine: Any) -> VirtualConnection:
         return VirtualConnection(core, channel)
 
     def error(self, sqlstate: str, message: str) -> Exception:
         error: Exception = psycopg2.errors.lookup(sqlstate)(message + "\n")
-        error.__setstate__({"pgcode": sqlstate, "pgerror": f"ERROR:  {message}\n"})  # type: ignore[attr-defined]
+        error.__setstate__({"pgcode": sqlstate, "pgerror": f"ERROR:  {message}\n"})
         return error
 
     def sqlstate(self, error: BaseException) -> str | None:
@@ -121,10 +122,8 @@ class VirtualConnection(ext.connection):
     """A connection of the code under test; what it sends runs inside the test's transaction."""
 
     def __init__(self, core: Core, channel: Channel) -> None:
-        try:
+        with suppress(psycopg2.OperationalError):
             super().__init__(_NOWHERE)
-        except psycopg2.OperationalError:
-            pass
         self._core = core
         self._channel = channel
         self._cursor_factory: Any = None
@@ -135,7 +134,7 @@ class VirtualConnection(ext.connection):
 
     # -- cursors
 
-    def cursor(  # type: ignore[override]
+    def cursor(
         self,
         name: str | bytes | None = None,
         cursor_factory: Any = None,
@@ -205,13 +204,13 @@ class VirtualConnection(ext.connection):
             self.rollback()
 
     @property
-    def closed(self) -> int:  # type: ignore[override]
+    def closed(self) -> int:
         if self._channel.closed:
             return 1
         return 2 if self._is_broken() else 0
 
     @property
-    def status(self) -> int:  # type: ignore[override]
+    def status(self) -> int:
         if self._channel.two_phase is not None and self._channel.two_phase[1]:
             return int(ext.STATUS_PREPARED)
         return int(ext.STATUS_BEGIN if self._channel.in_transaction else ext.STATUS_READY)
@@ -235,7 +234,7 @@ class VirtualConnection(ext.connection):
         self._channel.autocommit = bool(value)
 
     @property
-    def isolation_level(self) -> int | None:  # type: ignore[override]
+    def isolation_level(self) -> int | None:
         self._check_open()
         if self._channel.autocommit:
             return int(ext.ISOLATION_LEVEL_AUTOCOMMIT)
@@ -255,7 +254,7 @@ class VirtualConnection(ext.connection):
             self._channel.isolation = _level_name(level)
 
     @property
-    def readonly(self) -> bool | None:  # type: ignore[override]
+    def readonly(self) -> bool | None:
         return self._channel.read_only
 
     @readonly.setter
@@ -264,7 +263,7 @@ class VirtualConnection(ext.connection):
         self._channel.read_only = _tristate(value)
 
     @property
-    def deferrable(self) -> bool | None:  # type: ignore[override]
+    def deferrable(self) -> bool | None:
         return self._channel.deferrable
 
     @deferrable.setter
@@ -274,10 +273,10 @@ class VirtualConnection(ext.connection):
 
     def set_session(
         self,
-        isolation_level: int | str | bytes | None = None,
-        readonly: bool | str | None = None,
-        deferrable: bool | str | None = None,
-        autocommit: bool | None = None,
+        isolation_level: Any = None,
+        readonly: Any = None,
+        deferrable: Any = None,
+        autocommit: Any = None,
     ) -> None:
         self._check_idle("set_session")
         if isolation_level is not None:
@@ -314,7 +313,8 @@ class VirtualConnection(ext.connection):
 
     def tpc_recover(self) -> list[Any]:
         self._check_open()
-        return [ext.Xid.from_string(xid) for xid in self._core.prepared_transactions(self._channel)]
+        make: Any = ext.Xid.from_string
+        return [make(xid) for xid in self._core.prepared_transactions(self._channel)]
 
     def _finish_two_phase(self, xid: Any, *, commit: bool) -> None:
         self._check_open()
@@ -336,7 +336,7 @@ class VirtualConnection(ext.connection):
     # -- what the physical connection knows
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:
         return str(self._real.encoding)
 
     def set_client_encoding(self, encoding: str) -> None:
@@ -351,7 +351,7 @@ class VirtualConnection(ext.connection):
         return _Info(self, self._real.info)
 
     @property
-    def dsn(self) -> str:  # type: ignore[override]
+    def dsn(self) -> str:
         return str(self._real.dsn)
 
     def get_dsn_parameters(self) -> dict[str, str]:
@@ -364,14 +364,15 @@ class VirtualConnection(ext.connection):
         return self._real.get_backend_pid()
 
     def get_native_connection(self) -> Any:
-        return self._real.get_native_connection()
+        real: Any = self._real
+        return real.get_native_connection()
 
     @property
-    def pgconn_ptr(self) -> int | None:  # type: ignore[override]
+    def pgconn_ptr(self) -> int | None:
         return self._real.pgconn_ptr
 
     @property
-    def notices(self) -> list[str]:  # type: ignore[override]
+    def notices(self) -> list[str]:
         physical = self._core.physical
         return physical.connection.notices if isinstance(physical, Psycopg2Physical) else []
 
@@ -384,11 +385,11 @@ class VirtualConnection(ext.connection):
         return []
 
     @property
-    def server_version(self) -> int:  # type: ignore[override]
+    def server_version(self) -> int:
         return int(self._real.server_version)
 
     @property
-    def protocol_version(self) -> int:  # type: ignore[override]
+    def protocol_version(self) -> int:
         return int(self._real.protocol_version)
 
     def cancel(self) -> None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-import psycopg
 from psycopg import errors
 from psycopg.sql import Composable
 
@@ -162,12 +161,12 @@ def _text(query: Any, connection: Any) -> str:
 
 
 @lru_cache(maxsize=64)
-def gated(factory: type[psycopg.Cursor[Any]]) -> Any:
+def gated(factory: Any) -> Any:
     """Return a subclass of a cursor class whose statements pass the gate."""
     return type(factory.__name__, (_Gate, factory), {"__module__": factory.__module__})
 
 
 @lru_cache(maxsize=64)
-def gated_server(factory: type[psycopg.ServerCursor[Any]]) -> Any:
+def gated_server(factory: Any) -> Any:
     """Return a subclass of a server-side cursor class whose statements pass the gate."""
     return type(factory.__name__, (_ServerGate, factory), {"__module__": factory.__module__})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -52,7 +52,7 @@ class PsycopgPhysical:
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as cursor:
-            return cursor.execute(sql, prepare=False).fetchall()  # type: ignore[call-overload,no-any-return]
+            return cursor.execute(sql, prepare=False).fetchall()
 
     def status(self) -> str:
         return _STATUS.get(pq.TransactionStatus(self.connection.pgconn.transaction_status), "unknown")
@@ -73,10 +73,8 @@ class PsycopgPhysical:
         self.connection.close()
 
     def cancel(self) -> None:
-        try:
+        with suppress(psycopg.Error):
             self.connection.cancel()
-        except psycopg.Error:
-            pass
 
     def cut(self) -> None:
         with socket.socket(fileno=os.dup(self.connection.fileno())) as duplicate:
@@ -119,7 +117,7 @@ class VirtualConnection(psycopg.Connection[Any]):
         if adapters is not None:
             self._adapters = AdaptersMap(adapters)
 
-    def __del__(self) -> None:
+    def __del__(self, *_: Any) -> None:
         """Nothing of the server's hangs on a virtual connection, so there is nothing to warn of."""
 
     def __repr__(self) -> str:
@@ -203,7 +201,7 @@ class VirtualConnection(psycopg.Connection[Any]):
 
     # -- cursors
 
-    def cursor(  # type: ignore[override]
+    def cursor(
         self,
         name: str = "",
         *,
@@ -215,10 +213,12 @@ class VirtualConnection(psycopg.Connection[Any]):
         self._check_connection_ok()
         row_factory = row_factory or self.row_factory
         if name:
-            factory = gated_server(self.server_cursor_factory)
+            server_factory: Any = self.server_cursor_factory
+            factory = gated_server(server_factory)
             cursor = factory(self, name=name, row_factory=row_factory, scrollable=scrollable, withhold=withhold)
         else:
-            cursor = gated(self.cursor_factory)(self, row_factory=row_factory)
+            client_factory: Any = self.cursor_factory
+            cursor = gated(client_factory)(self, row_factory=row_factory)
         cursor._run = self._core.run
         if binary:
             cursor.format = pq.Format.BINARY
@@ -382,7 +382,7 @@ class VirtualConnection(psycopg.Connection[Any]):
     def cancel_safe(self, *, timeout: float = 30.0) -> None:
         self.cancel()
 
-    def notifies(self, **options: Any) -> NoReturn:  # type: ignore[override]
+    def notifies(self, **options: Any) -> NoReturn:
         raise IsolationBroken(
             f"{self._core.owner}: notifications are sent at a real commit, and a test in a savepoint has none. "
             f"For tests of LISTEN and NOTIFY, {words.CLONE}."

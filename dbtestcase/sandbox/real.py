@@ -63,8 +63,8 @@ class RealConnections:
         """Open a real connection for a pool."""
         if self._sandbox._is_closed:
             raise IsolationBroken(
-                f"{self._sandbox.owner}: the class is over, and its database is gone. Engines are given back when a class "
-                "ends; make connections from the engine itself, not from a pool that was kept."
+                f"{self._sandbox.owner}: the class is over, and its database is gone. Engines are given back when a "
+                "class ends; make connections from the engine itself, not from a pool that was kept."
             )
         dialect = engine.dialect
         arguments, parameters = dialect.create_connect_args(self._sandbox.real_url)

@@ -52,8 +52,8 @@ def find(url: sa.URL) -> Sandbox | None:
     sandbox = _by_address.get(address(url))
     if sandbox is None:
         raise DBTestCaseError(
-            f"no test class runs the database {url.render_as_string()!r} any more (or yet). A class's 'url' is good while "
-            "the class runs; for an engine that is made once and used by several classes, use dbtestcase.URL."
+            f"no test class runs the database {url.render_as_string()!r} any more (or yet). A class's 'url' is good "
+            "while the class runs; for an engine that is made once and used by several classes, use dbtestcase.URL."
         )
     return sandbox
 
@@ -82,8 +82,9 @@ def running(url: sa.URL) -> Sandbox:
     """
     if not _running:
         raise DBTestCaseError(
-            "an engine made from dbtestcase.URL was used while no test class was running. It connects to the database of "
-            "the DatabaseTestCase that runs; use it inside tests, setUpClass (after super().setUpClass()) or setUpTestData."
+            "an engine made from dbtestcase.URL was used while no test class was running. It connects to the database "
+            "of the DatabaseTestCase that runs; use it inside tests, setUpClass (after super().setUpClass()) or "
+            "setUpTestData."
         )
     if not url.database:
         return next(iter(_running.values()))

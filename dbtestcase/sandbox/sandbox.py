@@ -29,8 +29,8 @@ from .settings import options_as_settings
 class Sandbox:
     """What the code under test does on its engines is undone.
 
-    Between tests the engines give real connections, and commits stay. Between :meth:`begin_test` and :meth:`end_test`
-    they give virtual ones that share one transaction, or, with ``isolation="clone"``, real ones to the present database.
+    Between tests the engines give real connections, and commits stay. From :meth:`begin_test` to :meth:`end_test` they
+    give virtual ones that share one transaction, or, with ``isolation="clone"``, real ones to the present database.
 
     Args:
         url: The database; its drivername says which driver all engines here use.
@@ -163,6 +163,7 @@ class Sandbox:
 
     def _adopt(self, drivername: str) -> None:
         """Use another driver from now on; nothing has connected yet."""
+        self._drop_ready_connection()
         self._real_url = self._real_url.set(drivername=drivername)
         self._core.driver = self._make_driver()
         own = getattr(self, "engine", None)
@@ -178,6 +179,19 @@ class Sandbox:
         return driver_for(self._real_url.drivername, lambda: self._real_url, self.owner)
 
     # -- connections
+
+    def use_ready_connection(self, connection: Any) -> None:
+        """Begin the first test on a psycopg2 connection to the database that is open already."""
+        if self.isolation == "savepoint" and self._real_url.drivername == "postgresql+psycopg2":
+            self._core.driver.ready_connection = connection  # type: ignore[attr-defined]
+        else:
+            connection.close()
+
+    def _drop_ready_connection(self) -> None:
+        connection = getattr(self._core.driver, "ready_connection", None)
+        if connection is not None:
+            self._core.driver.ready_connection = None  # type: ignore[attr-defined]
+            connection.close()
 
     def _connection(self, engine: sa.Engine, record: ConnectionPoolEntry) -> Any:
         """Make a connection for a pool, of the kind that is wanted now."""
@@ -235,6 +249,7 @@ class Sandbox:
         """Isolate the tests from now on with "savepoint" or "clone"; called between tests."""
         if isolation == self.isolation:
             return
+        self._drop_ready_connection()
         self._core.close()
         for taken in self._taken.values():
             taken.expect_pings(isolation == "clone")
@@ -303,6 +318,7 @@ class Sandbox:
 
     def move_to(self, url: sa.URL) -> None:
         """Let the same engines use another database from now on."""
+        self._drop_ready_connection()
         self._core.close()
         self._real.close_all("before the database was replaced", warn=False)
         self._core.needs_fresh_database = False
@@ -321,6 +337,7 @@ class Sandbox:
         self._real.close_all("when the class ended", warn=False)
         for engine in list(self._taken):
             self.restore(engine)
+        self._drop_ready_connection()
         self._core.close()
 
     def _register(self) -> None:

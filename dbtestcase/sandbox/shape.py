@@ -12,9 +12,26 @@ from .lexer import name_of, scan
 
 Token = tuple[str, str, int]
 
-_AFTER_TABLE = frozenset("WHERE ORDER LIMIT OFFSET FOR RETURNING SET FETCH".split())
-_AFTER_WHERE = frozenset("GROUP ORDER LIMIT OFFSET FOR HAVING WINDOW UNION INTERSECT EXCEPT RETURNING FETCH".split())
-_NOT_SIMPLE = frozenset("JOIN UNION INTERSECT EXCEPT USING WITH GROUP HAVING WINDOW CURRENT".split())
+_AFTER_TABLE = frozenset({"WHERE", "ORDER", "LIMIT", "OFFSET", "FOR", "RETURNING", "SET", "FETCH"})
+_AFTER_WHERE = frozenset(
+    (
+        "GROUP",
+        "ORDER",
+        "LIMIT",
+        "OFFSET",
+        "FOR",
+        "HAVING",
+        "WINDOW",
+        "UNION",
+        "INTERSECT",
+        "EXCEPT",
+        "RETURNING",
+        "FETCH",
+    )
+)
+_NOT_SIMPLE = frozenset(
+    ("JOIN", "UNION", "INTERSECT", "EXCEPT", "USING", "WITH", "GROUP", "HAVING", "WINDOW", "CURRENT")
+)
 
 
 @dataclass(frozen=True, slots=True)

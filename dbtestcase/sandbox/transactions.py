@@ -1,16 +1,15 @@
 """The rules: many virtual transactions on one savepoint stack. No I/O, standard library only.
 
-PostgreSQL gives a test one transaction. Inside it stands a stack of savepoints, and the stretch of work above a savepoint,
-up to the next one, is a :class:`Segment`. Each segment holds the work of exactly one virtual transaction, or of finished
-ones, so a rollback can tell what it would take with it:
+PostgreSQL gives a test one transaction. Inside it stands a stack of savepoints, and the stretch of work above a
+savepoint, up to the next one, is a :class:`Segment`. Each segment holds the work of exactly one virtual transaction, or
+of finished ones, so a rollback can tell what it would take with it:
 
-* A transaction gets a segment at its first statement, a SELECT too, so that an SQL error never dooms the test. A segment
-  in which nothing has been written is passed on instead of stacked upon.
+* A transaction gets a segment at its first statement, a SELECT too, so that an SQL error never dooms the test. One in
+  which nothing has been written is passed on instead of stacked upon.
 * A commit sends nothing: the segment is marked as kept, and is merged into what lies below when the next one is opened.
 * A rollback returns to the lowest segment in which the transaction wrote. What others wrote above it goes too, and that
   is what one connection cannot give: :class:`Loss` names both sides. Others that only read get a new segment, silently.
-* An SQL error undoes the top segment at once; the transaction is failed until it is rolled back, as in PostgreSQL, and
-  the others go on.
+* An SQL error undoes what PostgreSQL would undo; the transaction is failed until it is rolled back, the others go on.
 * Savepoints of the user are levels of a transaction; their names never reach the server.
 """
 

@@ -52,8 +52,8 @@ def _before_connect(dialect: sa.Dialect, record: Any, arguments: Any, parameters
     raise UndeclaredDatabase(
         f"an engine tried to connect to {_named(dialect, host, port, parameters)} at {user_origin()}, which is not the "
         f"database of {owner}. It has not been connected to.\n"
-        f"Add the engine to {owner}.app_engines, or call cls.redirect_engine(engine) where it is made later, and it uses "
-        f"the class's database. If {owner} is meant to talk to that server, set allow_other_databases = True on it."
+        f"Add the engine to {owner}.app_engines, or call cls.redirect_engine(engine) where it is made later, and it "
+        f"uses the class's database. If {owner} is meant to talk to that server, set allow_other_databases = True."
     )
 
 

@@ -19,22 +19,167 @@ CLONE = 'set isolation = "clone" on the test class: each test then gets a privat
 
 # Functions that everybody calls and that write nothing. Any other may be one that writes.
 HARMLESS_FUNCTIONS = frozenset(
-    """
-    abs all any array array_agg array_length array_to_string as avg bit_length bool_and bool_or btrim cast ceil ceiling
-    char_length coalesce concat concat_ws count cume_dist current_database current_schema current_schemas current_setting
-    currval date date_part date_trunc dense_rank encode every exists extract filter first_value floor format format_type
-    gen_random_uuid generate_series generate_subscripts greatest in initcap inet json_agg json_build_array
-    json_build_object json_each json_extract_path_text json_object_agg jsonb_agg jsonb_array_elements jsonb_build_object
-    jsonb_each jsonb_each_text jsonb_extract_path jsonb_extract_path_text jsonb_object_agg lag last_value lastval lead
-    least left length lower lpad ltrim make_date make_interval max md5 min mod nextval not now nth_value ntile nullif
-    numeric obj_description col_description octet_length on or and order over overlay partition percent_rank
-    percentile_cont pg_get_constraintdef pg_get_expr pg_get_indexdef pg_get_serial_sequence pg_get_userbyid
-    pg_get_viewdef pg_table_is_visible pg_type_is_visible pg_backend_pid pg_sleep pg_typeof position power quote_ident
-    quote_literal random rank regexp_match regexp_matches regexp_replace repeat replace right round row row_number
-    row_to_json rpad rtrim select some split_part sqrt starts_with string_agg string_to_array substr substring sum to_char
-    to_date to_json to_jsonb to_number to_timestamp to_tsquery to_tsvector plainto_tsquery translate trim trunc unnest
-    upper using values varchar version websearch_to_tsquery where width_bucket when then else
-    """.split()
+    [
+        "abs",
+        "all",
+        "any",
+        "array",
+        "array_agg",
+        "array_length",
+        "array_to_string",
+        "as",
+        "avg",
+        "bit_length",
+        "bool_and",
+        "bool_or",
+        "btrim",
+        "cast",
+        "ceil",
+        "ceiling",
+        "char_length",
+        "coalesce",
+        "concat",
+        "concat_ws",
+        "count",
+        "cume_dist",
+        "current_database",
+        "current_schema",
+        "current_schemas",
+        "current_setting",
+        "currval",
+        "date",
+        "date_part",
+        "date_trunc",
+        "dense_rank",
+        "encode",
+        "every",
+        "exists",
+        "extract",
+        "filter",
+        "first_value",
+        "floor",
+        "format",
+        "format_type",
+        "gen_random_uuid",
+        "generate_series",
+        "generate_subscripts",
+        "greatest",
+        "in",
+        "initcap",
+        "inet",
+        "json_agg",
+        "json_build_array",
+        "json_build_object",
+        "json_each",
+        "json_extract_path_text",
+        "json_object_agg",
+        "jsonb_agg",
+        "jsonb_array_elements",
+        "jsonb_build_object",
+        "jsonb_each",
+        "jsonb_each_text",
+        "jsonb_extract_path",
+        "jsonb_extract_path_text",
+        "jsonb_object_agg",
+        "lag",
+        "last_value",
+        "lastval",
+        "lead",
+        "least",
+        "left",
+        "length",
+        "lower",
+        "lpad",
+        "ltrim",
+        "make_date",
+        "make_interval",
+        "max",
+        "md5",
+        "min",
+        "mod",
+        "nextval",
+        "not",
+        "now",
+        "nth_value",
+        "ntile",
+        "nullif",
+        "numeric",
+        "obj_description",
+        "col_description",
+        "octet_length",
+        "on",
+        "or",
+        "and",
+        "order",
+        "over",
+        "overlay",
+        "partition",
+        "percent_rank",
+        "percentile_cont",
+        "pg_get_constraintdef",
+        "pg_get_expr",
+        "pg_get_indexdef",
+        "pg_get_serial_sequence",
+        "pg_get_userbyid",
+        "pg_get_viewdef",
+        "pg_table_is_visible",
+        "pg_type_is_visible",
+        "pg_backend_pid",
+        "pg_sleep",
+        "pg_typeof",
+        "position",
+        "power",
+        "quote_ident",
+        "quote_literal",
+        "random",
+        "rank",
+        "regexp_match",
+        "regexp_matches",
+        "regexp_replace",
+        "repeat",
+        "replace",
+        "right",
+        "round",
+        "row",
+        "row_number",
+        "row_to_json",
+        "rpad",
+        "rtrim",
+        "select",
+        "some",
+        "split_part",
+        "sqrt",
+        "starts_with",
+        "string_agg",
+        "string_to_array",
+        "substr",
+        "substring",
+        "sum",
+        "to_char",
+        "to_date",
+        "to_json",
+        "to_jsonb",
+        "to_number",
+        "to_timestamp",
+        "to_tsquery",
+        "to_tsvector",
+        "plainto_tsquery",
+        "translate",
+        "trim",
+        "trunc",
+        "unnest",
+        "upper",
+        "using",
+        "values",
+        "varchar",
+        "version",
+        "websearch_to_tsquery",
+        "where",
+        "width_bucket",
+        "when",
+        "then",
+        "else",
+    ]
 )
 
 
@@ -50,8 +195,8 @@ def outlived(owner: str, channel: Channel) -> str:
     where = f", opened at {channel.opened}," if channel.opened else ""
     test = f" ({channel.run.name})" if channel.run is not None else ""
     return (
-        f"{owner}: a database connection{where} was used after its test was over{test}. What it held has been undone, and "
-        "it takes no part in other tests. Close connections, and join threads, before the test ends."
+        f"{owner}: a database connection{where} was used after its test was over{test}. What it held has been undone, "
+        "and it takes no part in other tests. Close connections, and join threads, before the test ends."
     )
 
 
@@ -104,8 +249,8 @@ def thread_outlived(owner: str, run: Run) -> str:
 
 def two_drivers(owner: str, ours: str, other: str) -> str:
     return (
-        f"{owner}: an engine uses {other}, but the class's engines use {ours}; connections of two drivers cannot share the "
-        "one transaction of a test. Give all engines of the class the same driver (the first one that is redirected "
+        f"{owner}: an engine uses {other}, but the class's engines use {ours}; connections of two drivers cannot share "
+        "the one transaction of a test. Give all engines of the class the same driver (the first one that is redirected "
         "decides), or test the others in a class of their own."
     )
 
@@ -145,8 +290,8 @@ def virtual_details(pid: int | None, transaction: VirtualTransaction | None) -> 
 
 def busy(owner: str, sql: str, origin: Origin) -> str:
     return (
-        f"{owner}: a statement at {origin} was sent while {shorten(sql)!r} was under way. In production they would use two "
-        f"connections; the test has one, and it is busy until the COPY is done. Finish the COPY first, or {CLONE}."
+        f"{owner}: a statement at {origin} was sent while {shorten(sql)!r} was under way. In production they would use "
+        f"two connections; the test has one, and it is busy until the COPY is done. Finish the COPY first, or {CLONE}."
     )
 
 
@@ -156,13 +301,13 @@ def uncommitted_read(
     if is_committed:
         return (
             f"{owner}: {shorten(sql)!r} of {mine.label} meets rows of {table} that {describe(other)} committed after "
-            f"{mine.label} began its {mine.isolation} transaction. In production it would go on seeing the rows as they "
-            f"were, or fail to serialize. To test that, {CLONE}."
+            f"{mine.label} began its {mine.isolation} transaction. In production it would go on seeing the rows as "
+            f"they were, or fail to serialize. To test that, {CLONE}."
         )
     return (
-        f"{owner}: {shorten(sql)!r} of {mine.label} meets rows of {table} that {describe(other)} has changed or locked and "
-        "not committed. In production it would not see them, or would wait for the other's commit; here both run on one "
-        f"connection. Commit first, or {CLONE}."
+        f"{owner}: {shorten(sql)!r} of {mine.label} meets rows of {table} that {describe(other)} has changed or locked "
+        "and not committed. In production it would not see them, or would wait for the other's commit; here both run on "
+        f"one connection. Commit first, or {CLONE}."
     )
 
 

@@ -1,0 +1,115 @@
+"""Work that another connection's rollback took away: nobody can see it, but production would wait for it."""
+
+from __future__ import annotations
+
+from .catalog import ForeignKey
+from .evidence import Evidence, quoted, string
+from .foreign import ForeignKeys
+from .keys import rows_of, same_keys
+from .lexer import Text
+from .shape import Shape
+from .transactions import Change, VirtualTransaction
+
+
+class Ghosts:
+    """Compares one statement with the lost work of open transactions."""
+
+    def __init__(self, evidence: Evidence, mine: VirtualTransaction, foreign: ForeignKeys) -> None:
+        self._evidence = evidence
+        self._mine = mine
+        self._foreign = foreign
+
+    def meets(self, shape: Shape, theirs: Shape) -> bool:
+        """Whether an insert uses a key of rows that the other had changed; what it wrote has been lost."""
+        indexes = self._evidence.catalog.unique.get(shape.name, [])
+        if shape.rows is None or any("*" in index for index in indexes):
+            return True
+        if theirs.kind in ("insert", "upsert"):
+            return theirs.rows is None or any(
+                index <= row.keys() and index <= other.keys() and all(row[c] == other[c] is not None for c in index)
+                for index in indexes
+                for row in shape.rows
+                for other in theirs.rows
+            )
+        if theirs.columns & frozenset().union(*indexes):
+            return True
+        same = same_keys(shape, indexes)
+        return bool(same) and self._evidence.finds(f"SELECT 1 FROM {rows_of(theirs)} x WHERE {' OR '.join(same)}")
+
+    def takes_key(self, shape: Shape, theirs: Shape) -> bool:
+        """Whether an update sets a key to what a row has, or may have had, that the other had changed."""
+        literals = dict(shape.assigned)
+        for index in self._evidence.catalog.unique.get(shape.name, []):
+            if not index & shape.columns:
+                continue
+            if len(index) > 1 or not index <= literals.keys():
+                return True
+            (column,) = index
+            if theirs.kind in ("insert", "upsert"):
+                if theirs.rows is None or any(row.get(column) == literals[column] for row in theirs.rows):
+                    return True
+                if theirs.kind == "insert" or not theirs.arbiter:
+                    continue
+                found = same_keys(theirs, [theirs.arbiter])
+                same = f"x.{quoted(column)}::text = {string(literals[column])}"
+                where = f"({' OR '.join(found)}) AND {same}"
+                if found and self._evidence.finds(f"SELECT 1 FROM {theirs.bare_table} x WHERE {where}"):
+                    return True
+                continue
+            if theirs.columns & index:
+                return True
+            if self._evidence.finds(
+                f"SELECT 1 FROM {rows_of(theirs)} x WHERE x.{quoted(column)}::text = {string(literals[column])}"
+            ):
+                return True
+        return False
+
+    def meets_child(self, text: Text, shape: Shape, theirs: Shape) -> bool:
+        """Whether a statement on parents would have waited for lost rows that refer to them."""
+        unique = self._evidence.catalog.unique_columns(shape.name)
+        is_strong = shape.kind == "delete" or (shape.kind == "update" and shape.columns & unique)
+        if not is_strong and not text.locks_for_update:
+            return False
+        for key in self._evidence.catalog.foreign_keys:
+            if (key.parent, key.child) != (shape.name, theirs.name):
+                continue
+            if theirs.rows is None or len(key.columns) != 1:
+                return True
+            values = {row.get(key.columns[0]) for row in theirs.rows} - {None}
+            listed = ", ".join(string(value) for value in values if value is not None)
+            where = f"({shape.where}) AND " if shape.where else ""
+            if values and self._evidence.finds(
+                f"SELECT 1 FROM {shape.table} "
+                f"WHERE {where}{shape.alias}.{quoted(key.referenced[0])}::text IN ({listed})"
+            ):
+                return True
+        return False
+
+    def refers(self, mine: list[Change], ghosts: list[Change], *, deferred: bool) -> Change | None:
+        """Return the lost change for which the check of a foreign key would have waited."""
+        for key in self._evidence.catalog.foreign_keys:
+            if key.is_deferred is not deferred or not any(
+                key.child in c.tables and self._foreign.sets(key, c) for c in mine
+            ):
+                continue
+            for ghost in ghosts:
+                if key.parent in ghost.tables and self._meets_parent(key, ghost):
+                    return ghost
+        return None
+
+    def _meets_parent(self, key: ForeignKey, ghost: Change) -> bool:
+        theirs = self._evidence.shape_of_change(ghost)
+        written = self._evidence.written_by(self._mine, "c")
+        if theirs is None or written is None:
+            return True
+        if ghost.locked_only and "FOR UPDATE" not in " ".join(ghost.sql.upper().split()):
+            return False
+        unique = self._evidence.catalog.unique_columns(key.parent)
+        if theirs.kind in ("insert", "upsert") or (theirs.kind == "update" and not theirs.columns & unique):
+            return False
+        joined = " AND ".join(
+            f"c.{quoted(column)} = p.{quoted(to)}" for column, to in zip(key.columns, key.referenced, strict=True)
+        )
+        return self._evidence.finds(
+            f"SELECT 1 FROM {key.child_sql} c JOIN {rows_of(theirs)} p ON {joined} WHERE {written} LIMIT 1"
+        )
