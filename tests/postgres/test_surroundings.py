@@ -162,13 +162,19 @@ class RootTests(ScratchTestCase):
         source = self.relocatable_programs()
         closed = self.scratch / "closed"
         closed.mkdir(mode=0o700)
-        shutil.copytree(source.parent, closed / "pg", symlinks=True, ignore=shutil.ignore_patterns("include", "doc"))
+        # The programs of a wheel find their libraries beside the package, so these move along.
+        libraries = user._libraries_of_wheel(source.parent)
+        below = source.parent.relative_to(libraries.parent) if libraries is not None else Path("pg")
+        ignored = shutil.ignore_patterns("include", "doc")
+        shutil.copytree(source.parent, closed / below, symlinks=True, ignore=ignored)
+        if libraries is not None:
+            shutil.copytree(libraries, closed / libraries.name)
         cache = self.scratch / "cache"
         changed_environment(self, {"DBTESTCASE_CACHE": cache, "DBTESTCASE_DIR": self.place})
         self.addCleanup(user._launches.clear)
 
         for _ in range(2):
-            with running_instance(ThrowawayPostgres(bin_dir=closed / "pg" / "bin")) as instance:
+            with running_instance(ThrowawayPostgres(bin_dir=closed / below / "bin")) as instance:
                 instance.connect().close()
 
         self.assertTrue(instance.postgres.startswith(str(cache)))
