@@ -25,6 +25,7 @@ class Channel:
     number: int = 0
     opened: Origin | None = None
     sent_from: Origin | None = None
+    is_new: bool = False
     transaction: VirtualTransaction | None = None
     autocommit: bool = False
     explicit: bool = False
@@ -64,8 +65,11 @@ class Channel:
     def begin(self) -> VirtualTransaction:
         """Return the open virtual transaction, begun now if there is none."""
         if self.transaction is None:
+            # Where it was checked out just now is where its first transaction begins.
+            origin = self.opened if self.is_new and self.opened is not None else user_origin()
+            self.is_new = False
             self.transaction = VirtualTransaction(
-                self.label, user_origin(), isolation=self.isolation or "", read_only=bool(self.read_only)
+                self.label, origin, isolation=self.isolation or "", read_only=bool(self.read_only)
             )
         return self.transaction
 

@@ -9,7 +9,6 @@ is compared by table. Nobody pays for this who uses one transaction at a time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dbtestcase.diagnosis.origin import user_origin
@@ -20,7 +19,7 @@ from .evidence import MANY, Evidence, note_old_rows, quoted, string
 from .foreign import ForeignKeys
 from .ghosts import Ghosts
 from .keys import UniqueKeys
-from .lexer import Text
+from .lexer import Text, read
 from .shape import Shape, shape_of
 from .transactions import Change, VirtualTransaction
 
@@ -61,7 +60,9 @@ class Conflicts:
                 self._warn(other, sql, touched[0])
             elif near and self._foreign.waits_for_children(text, shape, other, near):
                 self._warn(other, sql, near[0])
-        if not text.is_plain_read and text.verb != "INSERT":
+        if text.is_plain_read:
+            self._meet_ghost_locks(text, sql)
+        elif text.verb != "INSERT":
             self._meet_ghosts(text, sql, parameters, by_key=False)
         for other, change in self._mine.missed:
             if self._touched(text, [change]):
@@ -81,6 +82,14 @@ class Conflicts:
             if found is not None:
                 self._warn(other, sql, found)
 
+    def _meet_ghost_locks(self, text: Text, sql: str) -> None:
+        """A lost ALTER or DROP would keep even readers waiting."""
+        for other in self._run.transactions.open:
+            if other is not self._mine:
+                exclusive = [ghost for ghost in other.ghosts if ghost.is_ddl and read(ghost.sql).is_exclusive]
+                for ghost in self._touched(text, exclusive)[:1]:
+                    self._warn(other, sql, ghost)
+
     def _refer_to_ghosts(self, sql: str, mine: list[Change], *, deferred: bool) -> None:
         for other in self._run.transactions.open:
             if other is not self._mine and other.ghosts:
@@ -93,9 +102,9 @@ class Conflicts:
         wanted = self._evidence.catalog.same_rows(text.tables)
         for other in self._run.transactions.open:
             if other is not self._mine:
-                held = set(other.tables) | self._foreign.looked_at(
-                    self._run.transactions.changes_of(other) + other.ghosts
-                )
+                changes = self._run.transactions.changes_of(other)
+                held = set(other.tables) | self._foreign.looked_at(changes + other.ghosts)
+                held -= _created_and_dropped(changes)
                 if wanted & held:
                     self._warn(other, sql, Change(sql, MANY, frozenset(wanted & held), is_certain=False))
 
@@ -177,9 +186,9 @@ class Conflicts:
 
     # -- rules
 
-    def _touched(self, text: Text, changes: Iterable[Change]) -> list[Change]:
-        same_rows = self._evidence.catalog.same_rows
-        return [change for change in changes if same_rows(change.tables) & text.tables]
+    def _touched(self, text: Text, changes: list[Change]) -> list[Change]:
+        same_rows, gone = self._evidence.catalog.same_rows, _created_and_dropped(changes)
+        return [change for change in changes if same_rows(change.tables - gone) & text.tables]
 
     def _meets(
         self, text: Text, literal: str | None, shape: Shape | None, other: VirtualTransaction, changes: list[Change]
@@ -336,3 +345,13 @@ def _may_match_upsert(shape: Shape, theirs: Shape) -> bool:
         return True
     keys = [{column: row[column] for column in theirs.arbiter if column in row} for row in theirs.rows]
     return any(_may_match(shape, key) for key in keys)
+
+
+def _created_and_dropped(changes: list[Change]) -> frozenset[str]:
+    """Return the tables that a transaction made and removed again: nobody else has ever heard of them."""
+    verbs: dict[str, list[str]] = {}
+    for change in changes:
+        if change.is_ddl:
+            for table in change.tables:
+                verbs.setdefault(table, []).append(change.sql.split(None, 1)[0].upper())
+    return frozenset(table for table, said in verbs.items() if (said[0], said[-1]) == ("CREATE", "DROP"))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from dbtestcase.diagnosis.origin import user_origin
 
 from .channel import Channel
@@ -13,6 +10,24 @@ from .problems import LostCommit
 from .run import Run
 from .transactions import Doomed, Failed, Loss, NoSuchSavepoint, VirtualTransaction
 from .wire import Physical, Wire
+
+
+class Sending:
+    """Keeps rollbacks that come out of the blue for later."""
+
+    __slots__ = ("_endings", "_outer", "_run")
+
+    def __init__(self, endings: Endings, run: Run) -> None:
+        self._endings = endings
+        self._run = run
+
+    def __enter__(self) -> None:
+        self._outer, self._endings._is_sending = self._endings._is_sending, True
+
+    def __exit__(self, *_: object) -> None:
+        self._endings._is_sending = self._outer
+        if self._endings._postponed and not self._outer:
+            self._endings._settle(self._run)
 
 
 class Endings(Wire):
@@ -49,16 +64,9 @@ class Endings(Wire):
                 self.end_transaction(channel, run, commit=False)
             self._tell_end(channel, ended, "ROLLBACK")
 
-    @contextmanager
-    def sending(self, run: Run) -> Iterator[None]:
+    def sending(self, run: Run) -> Sending:
         """Let nothing come between: the garbage collector may return a connection at any moment, in any thread."""
-        outer, self._is_sending = self._is_sending, True
-        try:
-            yield
-        finally:
-            self._is_sending = outer
-            if self._postponed and not outer:
-                self._settle(run)
+        return Sending(self, run)
 
     def _settle(self, run: Run) -> None:
         """Roll back what was given up while something else was being sent."""

@@ -70,9 +70,11 @@ class ForeignKeys:
                 continue
             children = [change for change in mine if key.child in change.tables and self.sets(key, change)]
             parents = [change for change in mine if key.parent in change.tables]
-            for change in changes:
-                if children and key.parent in change.tables and self._refers_to_uncommitted(key, other, change):
+            on_parent = [change for change in changes if key.parent in change.tables] if children else []
+            for change in on_parent:
+                if self._refers_to_uncommitted(key, other, change, on_parent):
                     return change
+            for change in changes:
                 if key.child in change.tables and not change.locked_only:
                     shapes = [self._evidence.shape_of_change(parent) for parent in parents]
                     if any(self._takes_parents(key, shape, other, change) for shape in shapes):
@@ -92,7 +94,9 @@ class ForeignKeys:
         rows = json.loads(change.old_rows)
         return any(str(row.get(column)) != literals[column] for row in rows for column in key.columns)
 
-    def _refers_to_uncommitted(self, key: ForeignKey, other: VirtualTransaction, change: Change) -> bool:
+    def _refers_to_uncommitted(
+        self, key: ForeignKey, other: VirtualTransaction, change: Change, on_parent: list[Change]
+    ) -> bool:
         """Whether a row refers to one that the other locked, or wrote with a key that was not there before."""
         evidence = self._evidence
         mine, written = evidence.written_by(self._mine, "c"), evidence.written_by(other, "p")
@@ -116,7 +120,7 @@ class ForeignKeys:
             theirs.kind == "delete" or (theirs.kind == "update" and not theirs.columns & unique)
         ):
             return False
-        old = evidence.old_rows(other, key.parent, [change])
+        old = evidence.old_rows(other, key.parent, on_parent)
         was_there = ""
         if old is not None and "*" not in unique:
             same = " AND ".join(

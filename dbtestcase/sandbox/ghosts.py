@@ -31,8 +31,15 @@ class Ghosts:
                 for row in shape.rows
                 for other in theirs.rows
             )
-        if theirs.columns & frozenset().union(*indexes):
-            return True
+        literals = dict(theirs.assigned)
+        for index in indexes:
+            if not theirs.columns & index:
+                continue
+            if len(index) > 1 or not index <= literals.keys():
+                return True
+            (column,) = index
+            if any(row.get(column) == literals[column] for row in shape.rows):
+                return True
         same = same_keys(shape, indexes)
         return bool(same) and self._evidence.finds(f"SELECT 1 FROM {rows_of(theirs)} x WHERE {' OR '.join(same)}")
 

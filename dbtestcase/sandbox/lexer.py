@@ -27,10 +27,12 @@ _TOKEN = re.compile(
 )
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
-READING_VERBS = frozenset(
-    ("SELECT", "WITH", "VALUES", "TABLE", "SHOW", "EXPLAIN", "FETCH", "MOVE", "CLOSE", "DECLARE", "PREPARE", "EXECUTE")
-    + ("DEALLOCATE", "LISTEN", "UNLISTEN")
-)
+# fmt: off
+READING_VERBS = frozenset({
+    "SELECT", "WITH", "VALUES", "TABLE", "SHOW", "EXPLAIN", "FETCH", "MOVE", "CLOSE", "DECLARE", "PREPARE", "EXECUTE",
+    "DEALLOCATE", "LISTEN", "UNLISTEN",
+})
+# fmt: on
 # One undone transaction cannot carry these: they end it, or they hand it to another session.
 ENDING = {
     "BEGIN": "begins",

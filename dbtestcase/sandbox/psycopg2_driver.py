@@ -144,7 +144,8 @@ class VirtualConnection(ext.connection):
         core, channel = self._core, self._channel
         self._check_open()
         with core.turn(channel) as run:
-            physical = self._physical
+            physical = core.connected()
+            assert isinstance(physical, Psycopg2Physical)
             factory = gated(cursor_factory or self._cursor_factory or ext.cursor, named=name is not None)
             if name is None:
                 cursor = factory(physical.connection)

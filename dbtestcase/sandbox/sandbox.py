@@ -225,7 +225,7 @@ class Sandbox:
         if isinstance(channel, Channel) is not self._gives_virtual:
             raise sa.exc.DisconnectionError("a connection of the other phase")
         if isinstance(channel, Channel):
-            channel.opened = user_origin()
+            channel.opened, channel.is_new = user_origin(), True
         else:
             self._real.checked_out(connection)
 

@@ -52,7 +52,8 @@ def setting_of(statement: Statement, sql: str) -> Setting | None:
     if not words or statement.verb not in ("SET", "RESET"):
         return None
     scope = words.pop(0) if words[0] in ("session", "local") and len(words) > 1 else ""
-    name = _SPECIAL.get(words[0], words[0])
+    dotted = re.search(rf"{re.escape(words[0])}(?:\s*\.\s*\w+)*", sql, re.IGNORECASE)
+    name = _SPECIAL.get(words[0], dotted.group().lower() if dotted is not None else words[0])
     if name in _NOT_A_SETTING or words[0] in ("characteristics", "authorization"):
         return None
     return Setting(name, sql if statement.verb == "SET" else None, is_local=scope == "local")

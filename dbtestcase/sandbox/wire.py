@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 from dbtestcase.diagnosis.locks import LockWatch
@@ -69,6 +67,28 @@ class Driver(Protocol):
     def sqlstate(self, error: BaseException) -> str | None: ...
 
 
+class Turn:
+    """Holds the lock of a wire; a class, because it is entered several times per statement."""
+
+    __slots__ = ("_channel", "_lock", "_wire")
+
+    def __init__(self, wire: Wire, channel: Channel, lock: Any) -> None:
+        self._wire = wire
+        self._channel = channel
+        self._lock = lock
+
+    def __enter__(self) -> Run:
+        self._lock.acquire()
+        try:
+            return self._wire.check(self._channel)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class Wire:
     """The physical connection of one sandbox, and the test that uses it."""
 
@@ -94,15 +114,9 @@ class Wire:
 
     # -- a turn on the connection
 
-    @contextmanager
-    def turn(self, channel: Channel) -> Iterator[Run]:
+    def turn(self, channel: Channel) -> Turn:
         """Hold the physical connection for one operation of ``channel``."""
-        lock = self._lock
-        lock.acquire()
-        try:
-            yield self.check(channel)
-        finally:
-            lock.release()
+        return Turn(self, channel, self._lock)
 
     def check(self, channel: Channel) -> Run:
         """Return the test that ``channel`` takes part in.

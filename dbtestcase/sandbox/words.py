@@ -250,8 +250,8 @@ def thread_outlived(owner: str, run: Run) -> str:
 def two_drivers(owner: str, ours: str, other: str) -> str:
     return (
         f"{owner}: an engine uses {other}, but the class's engines use {ours}; connections of two drivers cannot share "
-        "the one transaction of a test. Give all engines of the class the same driver (the first one that is redirected "
-        "decides), or test the others in a class of their own."
+        "the one transaction of a test. Give all engines of the class the same driver (the first one that is "
+        "redirected decides), or test the others in a class of their own."
     )
 
 
@@ -306,8 +306,8 @@ def uncommitted_read(
         )
     return (
         f"{owner}: {shorten(sql)!r} of {mine.label} meets rows of {table} that {describe(other)} has changed or locked "
-        "and not committed. In production it would not see them, or would wait for the other's commit; here both run on "
-        f"one connection. Commit first, or {CLONE}."
+        "and not committed. In production it would not see them, or would wait for the other's commit; here both run "
+        f"on one connection. Commit first, or {CLONE}."
     )
 
 

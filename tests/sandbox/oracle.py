@@ -1,8 +1,8 @@
 """Random programs for several connections, run in the sandbox and on real connections; the two must agree.
 
-Or else the sandbox must have said so. Each step's result (rows, row count or SQLSTATE) is compared, then the rows that are
-left. A lock wait on the real side is a difference that the sandbox must have flagged by then. Where all is equal, the
-sandbox must have been silent.
+Or else the sandbox must have said so. Each step's result (rows, row count, SQLSTATE and detail) is compared, then the
+rows that are left. A lock wait on the real side is a difference that the sandbox must have flagged by then. Where all
+is equal, the sandbox must have been silent.
 
 Run many: ``python -m tests.sandbox.oracle --programs 20000 --seed 1``.
 """

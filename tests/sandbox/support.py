@@ -35,7 +35,7 @@ class Sale(Base):
 
 
 class SandboxCase(unittest.TestCase):
-    """Each test method gets a sandbox of its own on the class's server, and begins a test in it with ``self.in_test()``."""
+    """Each test method gets a sandbox of its own on the class's server, and begins a test with ``self.in_test()``."""
 
     driver = "psycopg2"
     isolation = "savepoint"
@@ -63,7 +63,9 @@ class SandboxCase(unittest.TestCase):
         try:
             yield found
         finally:
-            found.extend(self.sandbox.end_test())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)  # for what a test leaves open on purpose
+                found.extend(self.sandbox.end_test())
         self.assertEqual(len(found), problems, found)
         self.assertEqual(self.committed(), before)
 

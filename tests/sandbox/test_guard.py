@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import unittest
+from contextlib import suppress
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -18,13 +19,11 @@ from tests.sandbox.support import SandboxCase, Shop, raw
 class GuardTests(SandboxCase):
     def test_transaction_control_as_text_is_refused_and_named(self):
         for text in ("COMMIT", "/* ; */ ROLLBACK", "END", "begin", "PREPARE TRANSACTION 'x'", "SELECT 1; COMMIT"):
-            with self.subTest(text), self.in_test(problems=1) as problems:
+            with self.subTest(text), self.in_test(problems=1) as problems:  # noqa: SIM117
                 with self.engine.connect() as connection:
                     connection.execute(sa.insert(Shop).values(name="a"))
-                    try:
+                    with suppress(IsolationBroken):  # swallowing it hides nothing
                         connection.exec_driver_sql(text)
-                    except IsolationBroken:
-                        pass  # swallowing it hides nothing
             self.assertRegex(str(problems[0]), r"test_guard.py:\d+ in test_transaction_control")
             self.assertIn(repr(text), str(problems[0]))
             self.assertIn('isolation = "clone"', str(problems[0]))
@@ -158,7 +157,9 @@ class GuardTests(SandboxCase):
         with self.in_test(problems=1) as problems:
             thread.start()
             began.wait(10)
-            self._wait_for("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'")
+            self._wait_for(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+            )
         thread.join(10)
         self.assertFalse(thread.is_alive())
         self.assertIn("another thread", str(problems[0]))
@@ -201,10 +202,8 @@ class GuardTests(SandboxCase):
 
 
 def _quietly(work) -> None:
-    try:
+    with suppress(Exception):
         work()
-    except Exception:
-        pass
 
 
 class PsycopgGuardTests(GuardTests):

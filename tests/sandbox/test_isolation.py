@@ -112,9 +112,7 @@ class IsolationTests(SandboxCase):
             with connection.begin_nested():
                 connection.execute(sa.insert(Shop).values(name="second"))
 
-            self.assertEqual(
-                connection.scalars(sa.select(Shop.name).order_by(Shop.name)).all(), ["outer", "second"]
-            )
+            self.assertEqual(connection.scalars(sa.select(Shop.name).order_by(Shop.name)).all(), ["outer", "second"])
 
     def test_unknown_savepoint_is_an_error_of_the_server_kind(self):
         with self.in_test():
