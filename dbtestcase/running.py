@@ -203,16 +203,19 @@ class RunningClass:
 
     def begin(self) -> None:
         """Begin the present test in earnest, if that has not been done."""
-        if self._has_begun or self._test is None:
-            return
-        with self._beginning:
-            test = self._test
-            if self._has_begun or test is None:
-                return
-            self._has_begun = True
-            # The last of the test's cleanups to run, wherever its first use may be; addCleanup() has no such place.
-            test._cleanups.insert(0, (self.end_test, (test,), {}))
-            self._open_sandboxes(test)
+        if not self._has_begun and self._test is not None:
+            with self._beginning:
+                self._begin_once()
+
+    def _begin_once(self) -> None:
+        test = self._test
+        if self._has_begun or test is None:
+            return  # another thread was faster
+        self._has_begun = True
+        # The last of the test's cleanups to run, wherever its first use may be; addCleanup() has no such place.
+        cleanups: list[Any] = test._cleanups  # type: ignore[attr-defined]
+        cleanups.insert(0, (self.end_test, (test,), {}))
+        self._open_sandboxes(test)
 
     def _open_sandboxes(self, test: DatabaseTestCase) -> None:
         kind = isolation_of(test) if self._may_clone else "savepoint"

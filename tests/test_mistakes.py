@@ -45,7 +45,8 @@ class MistakeTests(unittest.TestCase):
 
     def test_a_session_left_open_in_a_thread(self):
         self.assert_told(
-            "SessionLeftOpenInAThread", "LockWait", "DROP TABLE", "in thread", "in report", "idle in transaction", "close()"
+            "SessionLeftOpenInAThread",
+            *("LockWait", "DROP TABLE", "in thread", "in report", "idle in transaction", "close()"),
         )
 
     def test_a_commit_forgotten_before_a_request(self):
@@ -97,8 +98,8 @@ def write_document() -> None:
     """Write ``docs/failures.md``."""
     parts = [
         "# What failures look like",
-        "Twelve typical mistakes, and what the test run prints. Written by `python -m tests.mistakes`; a test holds the "
-        "words that matter.",
+        "Twelve typical mistakes, and what the test run prints. Written by `python -m tests.mistakes`; a test holds "
+        "the words that matter.",
     ]
     for name, output in outputs().items():
         code = inspect.getsource(getattr(mistakes, name)).rstrip()

@@ -23,7 +23,7 @@ _LONGEST_GOODBYE = 5.0
 
 
 class ConnectionAhead:
-    """A connection to a server that is on its way, opened as soon as it answers, so that no test has to wait for one."""
+    """A connection to a server on its way, opened as soon as that answers, so that no test has to wait for one."""
 
     def __init__(self, boot: Boot) -> None:
         self._boot = boot

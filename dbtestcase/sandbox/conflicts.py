@@ -9,6 +9,7 @@ is compared by table. Nobody pays for this who uses one transaction at a time.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dbtestcase.diagnosis.origin import user_origin
@@ -106,7 +107,7 @@ class Conflicts:
                 held = set(other.tables) | self._foreign.looked_at(changes + other.ghosts)
                 held -= _created_and_dropped(changes)
                 if wanted & held:
-                    self._warn(other, sql, Change(sql, MANY, frozenset(wanted & held), is_certain=False))
+                    self._say(other, ", ".join(sorted(wanted & held)), words.would_wait, sql)
 
     def note_old_rows(self, text: Text, sql: str, parameters: Any) -> str | None:
         """Return what the statement is about to replace, so that others can be told what they would still see."""
@@ -326,11 +327,15 @@ class Conflicts:
 
     def _warn(self, other: VirtualTransaction, sql: str, change: Change, *, is_committed: bool = False) -> None:
         table = ", ".join(sorted(change.tables)) or "a table"
-        key = (self._mine.label, other.label, table, is_committed)
+        self._say(other, table, words.committed_meanwhile if is_committed else words.uncommitted_read, sql)
+
+    def _say(self, other: VirtualTransaction, table: str, sentence_of: Callable[..., str], sql: str) -> None:
+        """Warn, once per pair of connections and table."""
+        key = (self._mine.label, other.label, table, sentence_of)
         if key in self._run.warned:
             return
         self._run.warned.add(key)
-        sentence = words.uncommitted_read(self._core.owner, self._mine, other, sql, table, is_committed=is_committed)
+        sentence = sentence_of(self._core.owner, self._mine, other, sql, table)
         origin = user_origin()
         warnings.warn_explicit(sentence, UncommittedRead, origin.filename, max(origin.line, 1))
 

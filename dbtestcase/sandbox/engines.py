@@ -54,7 +54,7 @@ class TakenEngine:
         else:
             ours = self._swap_dialect(drivername)
         self._pings = ours._pre_ping
-        ours._creator = creator
+        ours._creator = creator  # type: ignore[assignment]
         event.listen(ours, "checkout", lambda connection, record, fairy: on_checkout(connection))
         engine.pool = _with_room_for_the_test(ours)
         self.expect_pings(False)

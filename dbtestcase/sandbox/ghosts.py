@@ -22,6 +22,8 @@ class Ghosts:
     def meets(self, shape: Shape, theirs: Shape) -> bool:
         """Whether an insert uses a key of rows that the other had changed; what it wrote has been lost."""
         indexes = self._evidence.catalog.unique.get(shape.name, [])
+        if shape.kind == "upsert":
+            indexes = self._indexes_used(shape, indexes, theirs)
         if shape.rows is None or any("*" in index for index in indexes):
             return True
         if theirs.kind in ("insert", "upsert"):
@@ -42,6 +44,15 @@ class Ghosts:
                 return True
         same = same_keys(shape, indexes)
         return bool(same) and self._evidence.finds(f"SELECT 1 FROM {rows_of(theirs)} x WHERE {' OR '.join(same)}")
+
+    def _indexes_used(self, shape: Shape, indexes: list[frozenset[str]], theirs: Shape) -> list[frozenset[str]]:
+        """Return the keys that an insert with ON CONFLICT looks at: one alone, if it finds its row there."""
+        if theirs.kind == "select":
+            return [shape.arbiter] if shape.arbiter else []  # a lock matters for the row that would be updated
+        there = same_keys(shape, [shape.arbiter]) if shape.arbiter else []
+        if there and self._evidence.finds(f"SELECT 1 FROM {shape.bare_table} x WHERE {' OR '.join(there)}"):
+            return [shape.arbiter]
+        return indexes
 
     def takes_key(self, shape: Shape, theirs: Shape) -> bool:
         """Whether an update sets a key to what a row has, or may have had, that the other had changed."""

@@ -18,7 +18,7 @@ __all__ = ["introduced"]
 _PLAIN = (str, int, bool, tuple, type(None))
 _MEMOIZED = "_hstore_oids"
 
-_known: dict[tuple[Hashable, ...], dict[str, Any]] = {}
+_known: dict[Hashable, dict[str, Any]] = {}
 
 
 def introduced(dialect: sa.Dialect, kind: Hashable, ask: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
@@ -30,7 +30,7 @@ def introduced(dialect: sa.Dialect, kind: Hashable, ask: Callable[[Any, Any], No
     """
     if kind is None or dialect.driver != "psycopg2":
         return ask
-    key = (kind, type(dialect), getattr(dialect, "use_native_hstore", None), dialect.label_length)
+    key: Hashable = (kind, type(dialect), getattr(dialect, "use_native_hstore", None), dialect.label_length)
     state = vars(dialect)
     known = _known.get(key)
     if known is not None:

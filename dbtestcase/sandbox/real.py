@@ -71,7 +71,7 @@ class RealConnections:
         connection: Any = dialect.connect(*arguments, **{**parameters, **self._sandbox.connect_args(engine)})
         self.has_connected = True
         self._count += 1
-        held = weakref.ref(record)
+        held: weakref.ref[Any] = weakref.ref(record)
         watch_connection(
             connection,
             label=f"connection {self._count}",

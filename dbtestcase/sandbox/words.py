@@ -295,19 +295,27 @@ def busy(owner: str, sql: str, origin: Origin) -> str:
     )
 
 
-def uncommitted_read(
-    owner: str, mine: VirtualTransaction, other: VirtualTransaction, sql: str, table: str, *, is_committed: bool
-) -> str:
-    if is_committed:
-        return (
-            f"{owner}: {shorten(sql)!r} of {mine.label} meets rows of {table} that {describe(other)} committed after "
-            f"{mine.label} began its {mine.isolation} transaction. In production it would go on seeing the rows as "
-            f"they were, or fail to serialize. To test that, {CLONE}."
-        )
+def uncommitted_read(owner: str, mine: VirtualTransaction, other: VirtualTransaction, sql: str, table: str) -> str:
     return (
         f"{owner}: {shorten(sql)!r} of {mine.label} meets rows of {table} that {describe(other)} has changed or locked "
         "and not committed. In production it would not see them, or would wait for the other's commit; here both run "
         f"on one connection. Commit first, or {CLONE}."
+    )
+
+
+def committed_meanwhile(owner: str, mine: VirtualTransaction, other: VirtualTransaction, sql: str, table: str) -> str:
+    return (
+        f"{owner}: {shorten(sql)!r} of {mine.label} meets rows of {table} that {describe(other)} committed after "
+        f"{mine.label} began its {mine.isolation} transaction. In production it would go on seeing the rows as "
+        f"they were, or fail to serialize. To test that, {CLONE}."
+    )
+
+
+def would_wait(owner: str, mine: VirtualTransaction, other: VirtualTransaction, sql: str, table: str) -> str:
+    return (
+        f"{owner}: {shorten(sql)!r} of {mine.label} needs {table} for itself, and {describe(other)} has used it in a "
+        "transaction that is still open. In production it would wait until that one ends; here both run on one "
+        f"connection. End the other transaction first, or {CLONE}."
     )
 
 
