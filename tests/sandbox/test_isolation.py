@@ -178,6 +178,8 @@ class IsolationTests(SandboxCase):
         self.assertEqual(self.sandbox.end_test(), [])
 
     def test_two_phase_commit_is_undone(self):
+        if not hasattr(self.engine.dialect, "_twophase_idle_check") and self.engine.dialect.driver == "psycopg":
+            self.skipTest("this SQLAlchemy sends PREPARE TRANSACTION as text on psycopg, which is refused in words")
         with self.in_test():
             with self.engine.connect() as connection:
                 transaction = connection.begin_twophase()
