@@ -219,6 +219,8 @@ class Conflicts:
     def _waits_for_ghost(self, text: Text, shape: Shape | None, ghost: Change, by_key: bool) -> bool:
         """Whether the statement would wait for a transaction whose work the sandbox has lost."""
         theirs = self._evidence.shape_of_change(ghost)
+        if ghost.is_ddl and shape is not None and shape.name not in ghost.tables:
+            return shape.kind == "delete"  # only that looks at the rows which refer to it
         if shape is None or theirs is None:
             return True
         if theirs.name != shape.name:

@@ -27,11 +27,10 @@ class Ghosts:
         if shape.rows is None or any("*" in index for index in indexes):
             return True
         if theirs.kind in ("insert", "upsert"):
-            return theirs.rows is None or any(
-                index <= row.keys() and index <= other.keys() and all(row[c] == other[c] is not None for c in index)
-                for index in indexes
-                for row in shape.rows
-                for other in theirs.rows
+            return (
+                theirs.rows is None
+                or _have_a_key_in_common(shape, theirs, indexes)
+                or (theirs.kind == "upsert" and self._meets_found_row(shape, theirs, indexes))
             )
         literals = dict(theirs.assigned)
         for index in indexes:
@@ -54,6 +53,14 @@ class Ghosts:
             return [shape.arbiter]
         return indexes
 
+    def _meets_found_row(self, shape: Shape, theirs: Shape, indexes: list[frozenset[str]]) -> bool:
+        """Whether an insert uses a key of the row that the other's ON CONFLICT found and updated."""
+        found = same_keys(theirs, [theirs.arbiter]) if theirs.arbiter else []
+        mine = same_keys(shape, indexes)
+        return bool(found and mine) and self._evidence.finds(
+            f"SELECT 1 FROM {shape.bare_table} x WHERE ({' OR '.join(found)}) AND ({' OR '.join(mine)}) LIMIT 1"
+        )
+
     def takes_key(self, shape: Shape, theirs: Shape) -> bool:
         """Whether an update sets a key to what a row has, or may have had, that the other had changed."""
         literals = dict(shape.assigned)
@@ -74,7 +81,8 @@ class Ghosts:
                 if found and self._evidence.finds(f"SELECT 1 FROM {theirs.bare_table} x WHERE {where}"):
                     return True
                 continue
-            if theirs.columns & index:
+            known = dict(theirs.assigned)
+            if theirs.columns & index and known.get(column, literals[column]) == literals[column]:
                 return True
             if self._evidence.finds(
                 f"SELECT 1 FROM {rows_of(theirs)} x WHERE x.{quoted(column)}::text = {string(literals[column])}"
@@ -131,3 +139,12 @@ class Ghosts:
         return self._evidence.finds(
             f"SELECT 1 FROM {key.child_sql} c JOIN {rows_of(theirs)} p ON {joined} WHERE {written} LIMIT 1"
         )
+
+
+def _have_a_key_in_common(one: Shape, other: Shape, indexes: list[frozenset[str]]) -> bool:
+    return any(
+        index <= row.keys() and index <= theirs.keys() and all(row[c] == theirs[c] is not None for c in index)
+        for index in indexes
+        for row in one.rows or ()
+        for theirs in other.rows or ()
+    )

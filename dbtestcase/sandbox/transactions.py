@@ -183,6 +183,8 @@ class Transactions:
     def fail(self, transaction: VirtualTransaction) -> tuple[list[str], list[Loss]]:
         """Undo what an SQL error undoes: all since the newest savepoint of the user, or else all of the transaction."""
         transaction.failed = True
+        if not transaction.level:
+            transaction.ghosts.clear()
         return self._undo(transaction, transaction.level)
 
     def note_lock(self) -> None:

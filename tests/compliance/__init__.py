@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.compliance                     # psycopg2; some three minutes
+    python -m tests.compliance                     # psycopg2; three minutes or so
     python -m tests.compliance --driver psycopg
     python -m tests.compliance --quick             # the modules in which transactions and cursors matter
     python -m tests.compliance -k JSONTest         # what pytest's -k selects
