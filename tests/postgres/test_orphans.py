@@ -76,7 +76,9 @@ class KilledTests(OrphanTestCase):
         self.assertNextStartCleansUp()
 
     def test_ctrl_c_to_the_group_leaves_nothing(self):
-        process = self.start(WAITING + "time.sleep(60)", start_new_session=True, stderr=subprocess.DEVNULL)
+        # Whoever runs this in the background of a shell has SIGINT ignored, which would be inherited.
+        heeding = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        process = self.start(heeding + WAITING + "time.sleep(60)", start_new_session=True, stderr=subprocess.DEVNULL)
         process.stdout.readline()
 
         os.killpg(process.pid, signal.SIGINT)
@@ -197,12 +199,13 @@ for number in range(int(os.environ.get("DBTESTCASE_CLASSES", "25"))):
     with running_instance(ThrowawayPostgres()) as instance:
         expect(ThrowawayPostgres(), EMPTY)
         instance.connect().close()
-        # The spare is at some point of its boot here, so single looks differ; their peaks must not.
+        # The spare is at some point of its boot here, so looks differ by a descriptor; a leak shows as more.
         states.append(state())
         if number == 8:
             memory = me.memory_info().rss
 first, last = ([max(column) for column in zip(*part)] for part in (states[:9], states[-9:]))
-print(all(then <= before for then, before in zip(last, first)) or (first, last), me.memory_info().rss / memory < 1.05)
+flat = all(then <= before + 1 for then, before in zip(last, first))
+print(flat or (first, last), me.memory_info().rss / memory < 1.05)
 """
         )
 
