@@ -1,7 +1,7 @@
 """Look for what a finished test run must not leave: servers of ours, and their directories.
 
-Run as ``python -m tests.leftovers [FILE]``; exits with 1 and lists what it found. With a file, only what is younger than
-that counts, so that somebody else's run is not taken for ours.
+Run as ``python -m tests.leftovers [FILE]``; exits with 1 and lists what it found. With a file, only what is younger
+than that counts, so that somebody else's run is not taken for ours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 
-def servers(since: float) -> list[str]:
+def servers(since: float = 0.0) -> list[str]:
     """Return a line for each running PostgreSQL server whose data directory is one of ours."""
     found = []
     for process in psutil.process_iter(["pid", "name", "cmdline", "create_time"]):
@@ -26,11 +26,18 @@ def servers(since: float) -> list[str]:
     return found
 
 
-def directories(since: float) -> list[str]:
+def directories(since: float = 0.0) -> list[str]:
     """Return the directories of instances that lie in the usual temporary places."""
     places = {Path("/dev/shm"), Path(tempfile.gettempdir()), Path("/tmp")}
     found = (each for place in places if place.is_dir() for each in place.glob("*dbtestcase*"))
-    return [str(each) for each in found if each.stat().st_ctime >= since]
+    return [str(each) for each in found if _changed(each) >= since]
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_ctime
+    except FileNotFoundError:
+        return 0.0  # it has just been deleted
 
 
 def main() -> int:
