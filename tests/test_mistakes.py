@@ -104,7 +104,7 @@ def write_document() -> None:
     for name, output in outputs().items():
         code = inspect.getsource(getattr(mistakes, name)).rstrip()
         shown = re.sub(re.escape(str(ROOT)) + "/", "", output.rstrip())
-        shown = re.sub(r'File "[^"]*/site-packages/', 'File ".../', shown)
+        shown = re.sub(r'File "[^"]*/lib/python3[^"/]*/(?:site-packages/)?', 'File ".../', shown)
         shown = re.sub(r'(  File "\.\.\./[^\n]*\n(?:    [^\n]*\n)*)+', "  ...\n", shown)
         parts += [f"## {_title(name)}", f"```python\n{code}\n```", f"```text\n{shown}\n```"]
     (ROOT / "docs" / "failures.md").write_text("\n\n".join(parts) + "\n")

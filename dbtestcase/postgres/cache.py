@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,7 +60,7 @@ def cache_folder() -> Path | None:
 
     # Under sudo, HOME may be that of somebody who could no longer write to a folder that root made there.
     if os.geteuid() == 0 and _owner(Path.home()) not in (0, None):
-        return Path("/root/.cache/dbtestcase")
+        return Path(pwd.getpwuid(0).pw_dir) / ".cache" / "dbtestcase"
     return user_cache_path("dbtestcase", appauthor=False)
 
 
