@@ -21,7 +21,7 @@ from dbtestcase.diagnosis import report
 from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.postgres import Instance, ThrowawayPostgres
-from dbtestcase.running import RunningClass, expect_instance
+from dbtestcase.running import RunningClass
 
 if TYPE_CHECKING:
     from dbtestcase.schema import SchemaLike
@@ -128,7 +128,9 @@ class DatabaseTestCase(DatabaseAssertions):
         running.redirect_application()
         with report.span("data", cls.__qualname__):
             running.make_class_data()
-        cls._expect_next()
+        following = upcoming.after(cls)
+        if following is not None and issubclass(following, DatabaseTestCase):
+            running.expect(following)
 
     @classmethod
     def redirect_engine(cls, engine: Engine, database: str | None = None) -> None:
@@ -221,9 +223,3 @@ class DatabaseTestCase(DatabaseAssertions):
         for name in ("_dbtestcase", "instance", "engine", "url"):
             if name in cls.__dict__:
                 delattr(cls, name)
-
-    @classmethod
-    def _expect_next(cls) -> None:
-        following = upcoming.after(cls)
-        if following is not None and issubclass(following, DatabaseTestCase):
-            expect_instance(following)

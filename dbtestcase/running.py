@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import unittest
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,7 +31,7 @@ from dbtestcase.schema import SchemaPlan, plan
 if TYPE_CHECKING:
     from dbtestcase.case import DatabaseTestCase
 
-__all__ = ["RunningClass", "contents_of", "expect_instance"]
+__all__ = ["RunningClass", "contents_of"]
 
 
 def plan_of(test_class: type[DatabaseTestCase]) -> SchemaPlan:
@@ -58,15 +58,6 @@ def contents_of(wanted: SchemaPlan) -> Contents:
     return Contents(fingerprint=wanted.fingerprint, prepare=prepare, token=wanted.token, background=wanted.background)
 
 
-def expect_instance(test_class: type[DatabaseTestCase]) -> None:
-    """Boot the instance of a class that has yet to start, in the background."""
-    try:
-        wanted = plan_of(test_class)
-    except SchemaError:
-        return  # the class itself will say so, in its own setUpClass
-    expect(test_class.postgres, contents_of(wanted), owner=test_class.__qualname__)
-
-
 class RunningClass:
     """A test class between its ``setUpClass`` and its last class cleanup. A context manager that undoes it all.
 
@@ -91,7 +82,8 @@ class RunningClass:
         self._cloning: Cloning | None = None
         self._sequences_known = False
         self._post_mortem: PostMortem | None = None
-        self._token: Hashable = None
+        self._schema = test_class._schema()
+        self._plan: SchemaPlan
         self._threads = ThreadWatch()
         self.explanations = Explanations(
             lambda: self.main.real_url,
@@ -107,8 +99,7 @@ class RunningClass:
             undo.enter_context(report.span("class", name))
             undo.enter_context(self.explanations)
             self._threads.begin()
-            wanted = plan_of(self._class)
-            self._token = wanted.token
+            wanted = self._plan = plan_of(self._class)
             with report.span("wait", name):
                 self.instance = undo.enter_context(self._start(wanted))
             for database in wanted.databases:
@@ -168,6 +159,17 @@ class RunningClass:
     def redirect(self, engine: Engine, database: str | None = None) -> None:
         """Point an engine of the code under test to one of the class's databases."""
         self.sandbox(database).redirect(engine)
+
+    def expect(self, following: type[DatabaseTestCase]) -> None:
+        """Boot the instance of the class that comes next, in the background."""
+        wanted = self._plan
+        if following._schema() is not self._schema or following.postgres.extensions != self._class.postgres.extensions:
+            try:
+                wanted = plan_of(following)
+            except SchemaError:
+                return  # the class itself will say so, in its own setUpClass
+        # A schema that changes until then is seen there too: its plan will want something else than what was booted.
+        expect(following.postgres, contents_of(wanted), owner=following.__qualname__)
 
     def redirect_application(self) -> None:
         """Redirect the engines that the class declares as those of the code under test."""
@@ -318,7 +320,7 @@ class RunningClass:
             isolation=self._class.isolation,
             observer=self.explanations.log,
             locks=self.explanations.locks,
-            kind=(self._class.postgres, self._token, database),
+            kind=(self._class.postgres, self._plan.token, database),
         )
         undo.callback(added.close)
         added.before_use = self.begin

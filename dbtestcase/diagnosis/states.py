@@ -37,6 +37,7 @@ _MEANING = {
 }
 _history: weakref.WeakKeyDictionary[InstanceState[Any], tuple[str, Origin]] = weakref.WeakKeyDictionary()
 _left = 0
+_is_listening = False
 
 
 def state_of(instance: object) -> str:
@@ -77,16 +78,23 @@ def begin_test() -> None:
 @contextmanager
 def watching() -> Iterator[None]:
     """Note, for the time of the block, which call of whose line moved an object from one state to another."""
-    listeners = [(name, _listener(name.rpartition("_to_")[2])) for name in _EVENTS]
-    for name, listener in listeners:
-        event.listen(Session, name, listener)
+    global _left
+    _listen()
     begin_test()
     try:
         yield
     finally:
-        for name, listener in listeners:
-            event.remove(Session, name, listener)
+        _left = 0
         _history.clear()
+
+
+def _listen() -> None:
+    # Once per process: listeners that come and go with each class cost every class more than idle ones cost a flush.
+    global _is_listening
+    if not _is_listening:
+        _is_listening = True
+        for name in _EVENTS:
+            event.listen(Session, name, _listener(name.rpartition("_to_")[2]))
 
 
 def _listener(to: str) -> Callable[[Session, object], None]:

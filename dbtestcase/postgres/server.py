@@ -248,16 +248,6 @@ class Boot:
                 report.in_background("boot", lodging.folder.name, self._begun, self._answer.arrived)
                 return Server(lodging, answer["pid"], self._answer.number)
 
-    def address(self) -> dict[str, Any]:
-        """Wait until the server answers, and return what connects to its database ``test``.
-
-        Raises:
-            Failure: It does not start; :meth:`wait` says why.
-        """
-        answer = self._answer.wait()
-        lodging = self._lodging or self._at(answer["path"], answer["short"])
-        return {"host": str(lodging.socket_dir), "port": PORT, "user": "postgres", "dbname": "test"}
-
     def _at(self, path: str, short: str | None) -> Lodging:
         return Lodging(self._keeper, self._launch.user, path, short)
 
@@ -293,6 +283,10 @@ class Server:
         self.process = ServerProcess(pid)
         self._number = number
         lodging.keeper.watch(number, self.process.ended)
+
+    def address(self) -> dict[str, Any]:
+        """Return what connects psycopg2 to its database ``test``."""
+        return {"host": str(self.lodging.socket_dir), "port": PORT, "user": "postgres", "dbname": "test"}
 
     def stop(self, number: int = signal.SIGQUIT, timeout: float = STOP_TIMEOUT) -> int | None:
         """End the server and wait for that; return its exit status. The folder stays.

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Hashable
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 import psycopg2
@@ -15,104 +16,144 @@ from dbtestcase.postgres.instance import Instance
 from dbtestcase.postgres.keeping import at_end
 from dbtestcase.postgres.options import ThrowawayPostgres
 from dbtestcase.postgres.server import Boot, Server
-from dbtestcase.postgres.template import Recipe, begin_boot, boot, is_there
+from dbtestcase.postgres.surroundings import hidden_variables
+from dbtestcase.postgres.template import Recipe, begin_boot, boot
 
 __all__ = ["expect", "forget_spare", "take"]
 
-_LONGEST_GOODBYE = 5.0
-
-
-class ConnectionAhead:
-    """A connection to a server on its way, opened as soon as that answers, so that no test has to wait for one."""
-
-    def __init__(self, boot: Boot) -> None:
-        self._boot = boot
-        self._connection: Any = None
-        self._thread = threading.Thread(target=self._connect, name="dbtestcase connection", daemon=True)
-        self._thread.start()
-
-    def _connect(self) -> None:
-        # Whatever goes wrong here is told to whoever takes the server, or connects to it.
-        with suppress(Exception):
-            self._connection = psycopg2.connect(**self._boot.address())
-
-    def take(self) -> Any:
-        """Return the connection, or ``None``."""
-        self._thread.join()
-        connection, self._connection = self._connection, None
-        return connection
-
-    def forget(self) -> None:
-        """Close it; the server has been ended."""
-        connection = self.take()
-        if connection is not None:
-            connection.close()
-
 
 class Spare:
-    """A server on its way or ready, and for what it fits."""
+    """A server that is wanted soon: it waits for its turn, is on its way, or is ready, with a connection open."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self._boot: Boot | None = begin_boot(recipe, greet="test")
-        self._server: Server | None = None
-        self._error: BaseException | None = None
-        self._unwanted = False
+    def __init__(self, options: ThrowawayPostgres, contents: Contents, owner: str) -> None:
+        self._options = options
+        self._contents = contents
+        self._owner = owner
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._ahead = ConnectionAhead(self._boot) if self._boot is not None else None
-        if self._boot is None:
-            # The template has to be made first, and only for that it takes a thread of this process.
-            self._thread = threading.Thread(target=self._make, name="dbtestcase spare", daemon=True)
-            self._thread.start()
+        self._is_unwanted = False
+        self._over = threading.Event()
+        self._recipe: Recipe | None = None
+        self._boot: Boot | None = None
+        self._server: Server | None = None
+        self._connection: Any = None
+        self._error: BaseException | None = None
 
-    def _make(self) -> None:
+    # In the workshop's thread
+
+    def make(self) -> None:
+        """Make it, unless nobody wants it any more."""
         try:
-            server = boot(self.recipe, greet="test")
-        except BaseException as exc:
-            self._error = exc
+            # Whatever goes wrong before there is a template goes wrong again for the one who wants the instance.
+            with suppress(Exception):
+                if self._is_unwanted:
+                    return
+                self._recipe = Recipe(self._options, self._contents, self._owner)
+                self._make(self._recipe)
+        finally:
+            self._over.set()
+
+    def _make(self, recipe: Recipe) -> None:
+        server = self._booted(recipe)
+        if server is None:
             return
+        connection = None
+        # What goes wrong here is told to whoever connects to it.
+        with suppress(Exception), hidden_variables():
+            connection = psycopg2.connect(**server.address())
         with self._lock:
-            self._server = server
-            unwanted = self._unwanted
-        if unwanted:
+            is_unwanted = self._is_unwanted
+            if not is_unwanted:
+                self._server, self._connection = server, connection
+        if is_unwanted:
+            if connection is not None:
+                connection.close()
             server.end()
 
-    def take(self) -> Server:
-        """Wait until it is ready and return it; an error on the way is raised here."""
-        if self._boot is not None:
-            try:
-                return self._boot.wait()
-            except Exception:
-                # The whole way again: it tells a damaged template from a real fault, and raises that.
-                return boot(self.recipe)
-        assert self._thread is not None
+    def _booted(self, recipe: Recipe) -> Server | None:
+        begun = begin_boot(recipe, greet="test")
+        if begun is not None:
+            with self._lock:
+                self._boot = begun
+                is_unwanted = self._is_unwanted
+            if is_unwanted:
+                begun.cancel()
+                return None
+            return begun.wait()
+        if not self._contents.background:
+            return None  # only the main thread can make its template
         try:
-            self._thread.join()
+            return boot(recipe, greet="test")
+        except BaseException as exc:
+            self._error = exc
+            return None
+
+    # In the thread that wants it
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its thread is done with it."""
+        return self._over.is_set()
+
+    def take(self) -> Instance | None:
+        """Wait until it is ready and return it; ``None`` if it has to be done all over again.
+
+        Raises:
+            Exception: What went wrong while its template was made.
+        """
+        try:
+            self._over.wait()
         except BaseException:
             self.forget()
             raise
         if self._error is not None:
             raise self._error
-        assert self._server is not None
-        return self._server
-
-    def take_connection(self) -> Any:
-        """Return a psycopg2 connection to its database ``test`` that is open already, or ``None``."""
-        return self._ahead.take() if self._ahead is not None else None
+        server, connection = self._let_go()
+        if server is None or self._recipe is None:
+            return None
+        instance = Instance.of(server, self._recipe)
+        instance.ready_connection = connection
+        return instance
 
     def forget(self) -> None:
         """End it, wherever it is, and delete it."""
-        if self._boot is not None:
-            self._boot.cancel()
-            if self._ahead is not None:
-                self._ahead.forget()
-            return
-        with self._lock:
-            self._unwanted = True
-            server = self._server
+        server, connection = self._let_go()
+        if connection is not None:
+            connection.close()
         if server is not None:
             server.end()
+        elif self._boot is not None:
+            self._boot.cancel()
+
+    def _let_go(self) -> tuple[Server | None, Any]:
+        with self._lock:
+            self._is_unwanted = True
+            server, self._server = self._server, None
+            connection, self._connection = self._connection, None
+        return server, connection
+
+
+class Workshop:
+    """The thread that makes spares: to start a thread for each would keep the class waiting that orders it."""
+
+    def __init__(self) -> None:
+        self._orders: SimpleQueue[Spare | None] = SimpleQueue()
+        self._last: Spare | None = None
+
+    def order(self, spare: Spare) -> None:
+        """Have a spare made."""
+        if self._last is None or not self._last.is_over:
+            # The first; or the thread is busy with a template that nobody wants any more, and ends with that.
+            self._orders.put(None)
+            self._orders = SimpleQueue()
+            threading.Thread(target=_work, args=(self._orders,), name="dbtestcase spare", daemon=True).start()
+        self._last = spare
+        self._orders.put(spare)
+
+
+def _work(orders: SimpleQueue[Spare | None]) -> None:
+    while (spare := orders.get()) is not None:
+        spare.make()
+        del spare  # nothing of it is held while there is no other
 
 
 def _key(options: ThrowawayPostgres, contents: Contents) -> Hashable:
@@ -120,7 +161,8 @@ def _key(options: ThrowawayPostgres, contents: Contents) -> Hashable:
 
 
 _lock = threading.Lock()
-_spare: tuple[Hashable, Spare | BaseException] | None = None
+_workshop = Workshop()
+_spare: tuple[Hashable, Spare] | None = None
 _is_at_end = False
 
 
@@ -134,20 +176,12 @@ def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "") -
     with _lock:
         if _spare is not None and _spare[0] == key:
             return
-        previous, _spare = _spare, None
+        previous, _spare = _spare, (key, Spare(options, contents, owner))
+        _workshop.order(_spare[1])
         if not _is_at_end:
             _is_at_end = True
             at_end(forget_spare)
     _end(previous)
-    try:
-        recipe = Recipe(options, contents, owner)
-        if not contents.background and (not is_there(recipe)):
-            return  # only the main thread can make it
-        spare: Spare | BaseException = Spare(recipe)
-    except Exception as exc:
-        spare = exc
-    with _lock:
-        _spare = (key, spare)
 
 
 def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
@@ -164,11 +198,7 @@ def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
     if spare[0] != _key(options, contents):
         _end(spare)
         return None
-    if isinstance(spare[1], BaseException):
-        return None  # the whole way again raises it, if it still holds
-    instance = Instance.of(spare[1].take(), spare[1].recipe)
-    instance.ready_connection = spare[1].take_connection()
-    return instance
+    return spare[1].take()
 
 
 def forget_spare() -> None:
@@ -179,16 +209,17 @@ def forget_spare() -> None:
     _end(spare)
 
 
-def _end(spare: tuple[Hashable, Spare | BaseException] | None) -> None:
-    if spare is not None and isinstance(spare[1], Spare):
+def _end(spare: tuple[Hashable, Spare] | None) -> None:
+    if spare is not None:
         with suppress(Exception):
             spare[1].forget()
 
 
 def _after_fork_in_child() -> None:
-    # The spare is the parent's.
-    global _lock, _spare
+    # The spare is the parent's, and so is the thread.
+    global _lock, _spare, _workshop
     _lock = threading.Lock()
+    _workshop = Workshop()
     _spare = None
 
 

@@ -25,7 +25,7 @@ from dbtestcase.postgres.surroundings import hidden_variables
 from dbtestcase.postgres.telling import told_if_slow
 from dbtestcase.postgres.user import launch_for
 
-__all__ = ["Recipe", "begin_boot", "boot", "is_there", "make_template"]
+__all__ = ["Recipe", "begin_boot", "boot", "make_template"]
 
 # Part of every key: raise it when what a template holds, or how it is made, changes.
 LAYOUT = 3
@@ -96,11 +96,6 @@ def begin_boot(recipe: Recipe, *, greet: str | None = None) -> Boot | None:
     if pack is None:
         return None
     return Boot(recipe.launch, recipe.options, pack=pack, greet=greet)
-
-
-def is_there(recipe: Recipe) -> bool:
-    """Return whether the recipe's template has been made."""
-    return _find(recipe) is not None
 
 
 def _find(recipe: Recipe) -> Pack | None:
