@@ -1,23 +1,41 @@
 """Which test classes and tests are still to come, so that what they need can be prepared while others run.
 
 unittest builds every test object before the first one runs, in the order in which it will run them; counting the
-objects is therefore knowing the plan. Runners that build each test just before running it (pytest) leave the plan
-empty: then no instance is prepared ahead, and a private copy always is.
+objects is therefore knowing the plan. pytest builds them otherwise, and our plugin for it hands over the whole plan.
+Where a runner tells nothing the plan stays empty: then no instance is prepared ahead, and a private copy always is.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 _lock = threading.Lock()
 _tests_to_run: dict[type, int] = {}
 _begun: set[type] = set()
 _built_late: set[type] = set()
+_is_planned = False
+
+
+def plan(test_classes: Iterable[type]) -> None:
+    """Take over the plan of a runner that knows it; the objects that it builds are not counted any more.
+
+    Args:
+        test_classes: The class of each test that will run, in order.
+    """
+    global _is_planned
+    with _lock:
+        _is_planned = True
+        _tests_to_run.clear()
+        for test_class in test_classes:
+            _tests_to_run[test_class] = _tests_to_run.get(test_class, 0) + 1
 
 
 def announce(test_class: type) -> None:
     """Note that a test of this class was built and will probably run."""
     with _lock:
+        if _is_planned:
+            return
         _tests_to_run[test_class] = _tests_to_run.get(test_class, 0) + 1
         if test_class in _begun:
             _built_late.add(test_class)
@@ -27,7 +45,9 @@ def begin_test(test_class: type) -> bool:
     """Note that a test of this class begins, and return whether another one of it may follow."""
     with _lock:
         _begun.add(test_class)
-        _tests_to_run[test_class] = waiting = max(_tests_to_run.get(test_class, 0) - 1, 0)
+        if test_class not in _tests_to_run:
+            return True  # nobody has told
+        _tests_to_run[test_class] = waiting = max(_tests_to_run[test_class] - 1, 0)
         return waiting > 0 or test_class in _built_late
 
 
