@@ -15,6 +15,7 @@ from benchmarks.cases import Recipe, ServedCase, ours
 from benchmarks.clock import Clock
 from benchmarks.plan import Contender, Group, Row, Table
 from benchmarks.servers import PEERS, OneServer
+from dbtestcase import upcoming
 
 CLASSES, TABLES = 60, 30
 _READS, _WRITES, _UNTOUCHED = 3, 4, 3
@@ -49,8 +50,10 @@ def _sqlalchemy_tests(loops: int) -> type:
     return type("Ten", (), tests)
 
 
-def run_ours(loops: int) -> None:
-    """Run the suite with dbtestcase."""
+def run_ours(loops: int, ahead: bool = True) -> None:
+    """Run the suite with dbtestcase; without ``ahead`` it is told nothing of the classes to come."""
+    if not ahead:
+        upcoming.plan(())
     metadata, tests = workload.schema(TABLES), _sqlalchemy_tests(loops)
     Clock().run([ours(tests, metadata=metadata) for _ in range(CLASSES)])
 
@@ -115,6 +118,7 @@ _OURS = "dbtestcase: an instance per class"
 _FACTORY = "testing.postgresql, cached factory"
 _KINDS = (
     _Kind(_OURS, "run_ours"),
+    _Kind(f"{_OURS}, booted when its turn comes", "run_ours", {"ahead": False}),
     _Kind("plain unittest: no database", "run_plain"),
     _Kind("SQLAlchemy's recipe: one server that runs, for all", "run_recipe", {"peer": "one server"}),
     _Kind("Django's TestCase: one server that runs, for all", "run_django"),
