@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 import dbtestcase
 from dbtestcase import DatabaseTestCase
+from dbtestcase.errors import IsolationBroken
 from dbtestcase.flask import FlaskDatabaseTestCase
 from tests.flask.shop import FORBIDDEN, Customer, Entry, ShopTestCase, create_app, db
 from tests.support import problems, run_case
@@ -405,6 +406,30 @@ class ConfigurationTests(unittest.TestCase):
             test_2 = test_1
 
         self.assertEqual(problems(run_case(Notes)), [])
+
+    def test_an_application_of_another_driver_that_the_class_does_not_use_is_no_concern_of_it(self):
+        db = SQLAlchemy()
+        other, own = Flask("other"), Flask("own")
+        for app, driver in ((other, "psycopg2"), (own, "psycopg")):
+            app.config["SQLALCHEMY_DATABASE_URI"] = f"postgresql+{driver}://matters.invalid/shop"
+        db.init_app(other)
+
+        class Shop(FlaskDatabaseTestCase):
+            @classmethod
+            def create_app(cls):
+                db.init_app(own)
+                return own
+
+            def test_1(self):
+                self.assertEqual(db.session.scalar(select(1)), 1)
+                self.assertEqual(db.engine.driver, "psycopg")
+
+            def test_2(self):
+                with self.assertRaisesRegex(IsolationBroken, "two drivers"), other.app_context():
+                    pass
+
+        Shop.db = db
+        self.assertEqual(problems(run_case(Shop)), [])
 
     def test_options_of_the_extension_hold_and_each_bind_keeps_its_driver(self):
         for driver, other in (("psycopg2", "psycopg"), ("psycopg", "psycopg2")):

@@ -18,7 +18,8 @@ from sqlalchemy.orm import DeclarativeBase
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from dbtestcase.flask import FlaskDatabaseTestCase
-from tests.flask.shop import Customer, ShopTestCase, create_app, db
+from tests.flask import shop
+from tests.flask.shop import Customer, ShopTestCase, create_app
 from tests.support import problems, run_case
 
 
@@ -150,14 +151,14 @@ class ServedApplicationTests(unittest.TestCase):
     def test_a_browser_sees_what_the_test_committed_and_the_other_way_round(self):
         class Shop(ShopTestCase):
             def test_1(self):
-                db.session.add(ada := Customer(name="Ada"))
-                db.session.commit()
+                shop.db.session.add(ada := Customer(name="Ada"))
+                shop.db.session.commit()
                 with served(self.app) as browser:
                     self.assertEqual(browser.get("/customers"), '{"names":["Ada"]}\n')
                     browser.post("/login")
                     self.assertIn('"user":"ada"', browser.get("/context"))
                     browser.post(f"/delete/{ada.id}")
-                    self.assertEqual(db.session.scalars(select(Customer)).all(), [])
+                    self.assertEqual(shop.db.session.scalars(select(Customer)).all(), [])
 
             test_2 = test_1
 
@@ -170,15 +171,15 @@ class ServedApplicationTests(unittest.TestCase):
                 super().setUpClass()
                 cls.app = create_app()
                 with cls.app.app_context():
-                    db.create_all()
-                    db.session.add(Customer(name="of the class"))
-                    db.session.commit()
+                    shop.db.create_all()
+                    shop.db.session.add(Customer(name="of the class"))
+                    shop.db.session.commit()
                 cls.browser = cls.enterClassContext(served(cls.app))
 
             def test_1(self):
                 self.assertEqual(self.browser.get("/customers"), '{"names":["of the class"]}\n')
-                db.session.add(Customer(name="of the test"))
-                db.session.commit()
+                shop.db.session.add(Customer(name="of the test"))
+                shop.db.session.commit()
                 self.assertEqual(self.browser.get("/customers"), '{"names":["of the class","of the test"]}\n')
 
             test_2 = test_1
