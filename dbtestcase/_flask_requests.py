@@ -76,6 +76,10 @@ class _OwnContext:
         finally:
             self._after()
 
+    def run_at_any_time(self, function: Callable[[], None]) -> None:
+        """Run a function without a word to the test, which may be in the middle of something."""
+        self._context.run(function)
+
 
 def _take_over(variables: Context) -> None:
     for variable, value in variables.items():
@@ -90,6 +94,7 @@ class _Body:
     def __init__(self, body: Iterable[bytes], own: _OwnContext) -> None:
         self._body = body
         self._own = own
+        self._is_closed = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -102,7 +107,8 @@ class _Body:
         return iter(self._body)
 
     def shared(self) -> Iterable[bytes]:
-        """Return the body as the application made it."""
+        """Return the body as the application made it; whoever has it then closes it."""
+        self._is_closed = True
         return self._body
 
     def read(self) -> list[bytes]:
@@ -111,6 +117,18 @@ class _Body:
             return list(self)
 
     def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._own.run(self._close)
+
+    def _close(self) -> None:
         close = getattr(self._body, "close", None)
         if close is not None:
-            self._own.run(close)
+            close()
+
+    def __del__(self) -> None:
+        # Nobody has read it to its end. Left to the generator, its contexts would be popped among those of the test,
+        # and the application's teardown functions would take the test's session for that of the request.
+        if not self._is_closed:
+            self._is_closed = True
+            self._own.run_at_any_time(self._close)

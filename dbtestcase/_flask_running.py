@@ -26,7 +26,7 @@ from dbtestcase._flask_extensions import (
 )
 from dbtestcase._flask_requests import own_contexts
 from dbtestcase._flask_sessions import existing_session, forget_what_was_read, session_of_context
-from dbtestcase.errors import DBTestCaseError
+from dbtestcase.errors import DBTestCaseError, IsolationBroken
 from dbtestcase.running import RunningClass, plan_of
 
 if TYPE_CHECKING:
@@ -59,13 +59,18 @@ class RunningFlaskClass(RunningClass):
         super().redirect_application()
         self._undo.enter_context(own_contexts(self._after_request))
         self._undo.enter_context(meeting(self._meet, self.extension))
-        for known in applications_of(self.extension):
-            self._meet(known)
         app = self._class_app()
         if app is not None:
             self._flask_class.app = app
             self._undo.callback(self._forget_app)
             self._meet(app)
+        # After the class's own, which decides about the driver.
+        for known in applications_of(self.extension):
+            try:
+                self._meet(known)
+            except IsolationBroken:
+                # Of another driver: no concern of this class unless it is used, which says this again.
+                self._applications.forget(known)
 
     @contextmanager
     def class_data_session(self) -> Iterator[Session]:

@@ -98,7 +98,6 @@ class RunningClass:
             name = self._class.__qualname__
             undo.enter_context(report.span("class", name))
             undo.enter_context(self.explanations)
-            self._threads.begin()
             wanted = self._plan = plan_of(self._class)
             with report.span("wait", name):
                 self.instance = undo.enter_context(self._start(wanted))
@@ -200,6 +199,7 @@ class RunningClass:
         """Make ready for a test; most of that waits for its first use of a database, so that others cost nothing."""
         self._test = test
         self._has_begun = False
+        self._threads.begin()  # those of setUpClass are no test's: a server that runs for the whole class, say
         if self._begins_at_once or any(each.has_real_connections for each in self._sandboxes.values()):
             self.begin()
 
@@ -263,7 +263,6 @@ class RunningClass:
         self.leave_test(test)
         for text in self._threads.end():
             warn_left_open(text)
-        self._threads.begin()
         problems = [problem for each in self._sandboxes.values() for problem in each.end_test()]
         if any(each.needs_fresh_database for each in self._sandboxes.values()):
             self._replace_instance()

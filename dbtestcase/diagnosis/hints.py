@@ -13,6 +13,7 @@ from typing import Any
 
 from dbtestcase.diagnosis.sqltext import text_of
 from dbtestcase.diagnosis.statements import Statement
+from dbtestcase.diagnosis.suspicions import suspicion
 
 Names = Callable[[], Iterable[str]]
 
@@ -46,7 +47,7 @@ def hint_for(error: BaseException, *, tables: Names = tuple, statements: Sequenc
         if facts is not None:
             hint = _BY_STATE.get(facts.sqlstate)
             return hint(facts) if hint is not None else None
-    return _hint_for_failure(error, statements)
+    return suspicion(error, statements)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -344,21 +345,6 @@ _BY_CLASS: dict[str, Callable[[str], str]] = {
     "StaleDataError": _stale,
     "ObjectDeletedError": _stale,
 }
-
-
-# -- what only shows in a wrong result
-
-
-def _hint_for_failure(error: BaseException, statements: Sequence[Statement]) -> str | None:
-    if not isinstance(error, AssertionError):
-        return None
-    for statement in statements:
-        if statement.rows == 0 and re.search(r"\bLIKE\b", text_of(statement.sql)) and statement.error is None:
-            return (
-                f"a LIKE found no row ({statement.origin}). In PostgreSQL it minds upper and lower case, in SQLite it "
-                "does not; ilike() or func.lower() on both sides do as SQLite."
-            )
-    return None
 
 
 def _quoted(message: str) -> str:

@@ -74,7 +74,8 @@ class ThreadWatch:
         """Wait briefly for the threads that are new, and return a text for each that goes on.
 
         Args:
-            bound: Longest wait for all of them together, in seconds. Daemon threads are not waited for.
+            bound: Longest wait for all of them together, in seconds; a fifth of it for daemon threads, which often
+                go on for ever, but may as well be about to end, as that of a request which a server has answered.
         """
         if threading.active_count() <= 1:
             return []
@@ -83,10 +84,11 @@ class ThreadWatch:
             for each in threading.enumerate()
             if each not in self._before and not _is_ours(each) and not _waits_for_work(each)
         ]
-        deadline = monotonic() + bound
-        for thread in new:
-            if not thread.daemon:
-                thread.join(max(0.0, deadline - monotonic()))
+        for daemon, longest in ((False, bound), (True, bound / 5)):
+            deadline = monotonic() + longest
+            for thread in new:
+                if thread.daemon is daemon:
+                    thread.join(max(0.0, deadline - monotonic()))
         return [_thread_text(thread) for thread in new if thread.is_alive() and not _waits_for_work(thread)]
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, TracebackType
 
 _STDLIB = tuple({sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep})
 _SITE_PACKAGES = f"{os.sep}site-packages{os.sep}"
@@ -43,6 +43,17 @@ def user_origin(frame: FrameType | None = None) -> Origin:
             return Origin(code.co_filename, current.f_lineno, code.co_name)
         current = current.f_back
     return UNKNOWN
+
+
+def user_origin_of(traceback: TracebackType | None) -> Origin | None:
+    """Return the innermost line of the user's code in a traceback, ``None`` if there is none."""
+    found = None
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if _is_users(code.co_filename):
+            found = Origin(code.co_filename, traceback.tb_lineno, code.co_name)
+        traceback = traceback.tb_next
+    return found
 
 
 def _is_users(filename: str) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Hashable, Iterable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy
-from sqlalchemy import Connection, Enum, MetaData, Table, create_mock_engine, event
+from sqlalchemy import Connection, Enum, MetaData, Table, create_mock_engine, event, util
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DDL, CreateSchema, ExecutableDDLElement
 from sqlalchemy.types import ARRAY, SchemaType
@@ -120,16 +121,16 @@ class Shape:
                 kind = column.type
                 held += (column, column.name, column.nullable, column.primary_key, column.comment, kind)
                 held += (column.autoincrement, column.server_default, column.default, column.computed, column.identity)
-                held += kind.__dict__.values()
+                held += _told(kind)
                 if isinstance(kind, Enum):
                     held += kind.enums
             for index in table.indexes:
-                held += index.__dict__.values()
+                held += _told(index)
                 held += index.dialect_kwargs.values()
             for constraint in table.constraints:
-                held += constraint.__dict__.values()
+                held += _told(constraint)
         for sequence in metadata._sequences.values():
-            held += (sequence, *sequence.__dict__.values())
+            held += (sequence, *_told(sequence))
         held += [listener for _, _, listener in _all_listeners(metadata)]
         self._held = held
         self._identities = tuple(map(id, held))
@@ -139,6 +140,19 @@ class Shape:
 
     def __hash__(self) -> int:
         return hash(self._identities)
+
+
+def _told(item: object) -> Iterator[object]:
+    """Return what a type, an index or a constraint was told, without what SQLAlchemy notes on it in use."""
+    kind: type = type(item)
+    notes = _notes(kind)
+    return (value for name, value in vars(item).items() if name not in notes)
+
+
+@cache
+def _notes(kind: type) -> frozenset[str]:
+    memoized = (util.memoized_property, util.HasMemoized.memoized_attribute)
+    return frozenset(name for base in kind.__mro__ for name, value in vars(base).items() if isinstance(value, memoized))
 
 
 class _Known(NamedTuple):

@@ -144,13 +144,6 @@ class HintTests(LoggedTests):
         self.assertIn("session.rollback()", hint)
         self.assertIn("It began with", hint)
 
-    def test_like_that_found_nothing_explains_upper_and_lower_case(self):
-        self.session.add(Customer(name="Ada"))
-        self.session.commit()
-        self.session.scalars(select(Customer).where(Customer.name.like("ada%"))).all()
-
-        self.assertIn("ilike()", hint_for(AssertionError("0 != 1"), statements=self.log.statements))
-
     def test_other_errors_get_none(self):
         for error in (ValueError("x"), AssertionError("1 != 2"), KeyError()):
             with self.subTest(error=error):

@@ -39,6 +39,14 @@ class ThreadWatchTests(unittest.TestCase):
 
         self.assertEqual(self.watch.end(bound=5), [])
 
+    def test_a_daemon_thread_that_is_about_to_end_is_fine(self):
+        self.watch.begin()
+        timer = threading.Timer(0.02, lambda: None)
+        timer.daemon = True
+        timer.start()
+
+        self.assertEqual(self.watch.end(), [])
+
     def test_threads_from_before_the_test_are_not_its_own(self):
         threading.Thread(target=self.poll).start()
         self.watch.begin()

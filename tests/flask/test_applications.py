@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import json
 import os
 import tempfile
 import unittest
@@ -12,12 +13,13 @@ import weakref
 import psutil
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import create_engine, func, select, text
+from sqlalchemy import create_engine, func, inspect, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool, StaticPool
 
 import dbtestcase
 from dbtestcase import DatabaseTestCase
+from dbtestcase.errors import IsolationBroken
 from dbtestcase.flask import FlaskDatabaseTestCase
 from tests.flask.shop import FORBIDDEN, Customer, Entry, ShopTestCase, create_app, db
 from tests.support import problems, run_case
@@ -404,6 +406,79 @@ class ConfigurationTests(unittest.TestCase):
             test_2 = test_1
 
         self.assertEqual(problems(run_case(Notes)), [])
+
+    def test_an_application_of_another_driver_that_the_class_does_not_use_is_no_concern_of_it(self):
+        db = SQLAlchemy()
+        other, own = Flask("other"), Flask("own")
+        for app, driver in ((other, "psycopg2"), (own, "psycopg")):
+            app.config["SQLALCHEMY_DATABASE_URI"] = f"postgresql+{driver}://matters.invalid/shop"
+        db.init_app(other)
+
+        class Shop(FlaskDatabaseTestCase):
+            @classmethod
+            def create_app(cls):
+                db.init_app(own)
+                return own
+
+            def test_1(self):
+                self.assertEqual(db.session.scalar(select(1)), 1)
+                self.assertEqual(db.engine.driver, "psycopg")
+
+            def test_2(self):
+                with self.assertRaisesRegex(IsolationBroken, "two drivers"), other.app_context():
+                    pass
+
+        Shop.db = db
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_options_of_the_extension_hold_and_each_bind_keeps_its_driver(self):
+        for driver, other in (("psycopg2", "psycopg"), ("psycopg", "psycopg2")):
+            with self.subTest(driver=driver):
+                self.options_hold(f"postgresql+{driver}://matters.invalid/shop", f"postgresql+{other}://x.invalid/log")
+
+    def options_hold(self, uri, log):
+        db = SQLAlchemy(
+            session_options={"expire_on_commit": False},
+            engine_options={
+                "pool_size": 2,
+                "max_overflow": 0,
+                "isolation_level": "REPEATABLE READ",
+                "json_serializer": lambda value: json.dumps({"kept": value}),
+            },
+        )
+
+        class Page(db.Model):
+            id = db.Column(db.Integer, primary_key=True)
+            body = db.Column(db.JSON)
+
+        class Visit(db.Model):
+            __bind_key__ = "log"
+            id = db.Column(db.Integer, primary_key=True)
+
+        class Pages(FlaskDatabaseTestCase):
+            @classmethod
+            def create_app(cls):
+                app = Flask("pages")
+                app.config.update(SQLALCHEMY_DATABASE_URI=uri, SQLALCHEMY_BINDS={"log": {"url": log}})
+                db.init_app(app)
+                return app
+
+            def test_1(self):
+                page = Page(body="words")
+                db.session.add_all([page, Visit()])
+                db.session.commit()
+                self.assertNotIn("body", inspect(page).expired_attributes)
+                db.session.refresh(page)
+                self.assertEqual(page.body, {"kept": "words"})
+                self.assertRowCount(Visit, 1)
+                with db.engine.connect() as connection:
+                    self.assertEqual(connection.get_isolation_level(), "REPEATABLE READ")
+                self.assertNotEqual(db.engine.driver, db.engines["log"].driver)
+
+            test_2 = test_1
+
+        Pages.db = db
+        self.assertEqual(problems(run_case(Pages)), [])
 
     def test_a_bind_that_is_met_within_a_test_is_undone_too(self):
         class Notes(FlaskDatabaseTestCase):

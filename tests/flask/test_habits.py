@@ -306,6 +306,49 @@ class HabitTests(unittest.TestCase):
         self.passes(Shop)
         self.assertEqual(len(apps), 2)
 
+    def test_a_suite_that_calls_its_client_app(self):
+        class Shop(FlaskDatabaseTestCase):
+            def setUp(self):
+                application = create_app("sqlite://")
+                self.app = application.test_client()
+                with application.app_context():
+                    db.create_all()
+
+            def test_1(self):
+                self.app.post("/customers", json={"name": "Ada"})
+                self.assertEqual(self.app.get("/customers").json, {"names": ["Ada"]})
+
+            test_2 = test_1
+
+        self.passes(Shop)
+
+    def test_an_application_and_tables_of_the_class_that_each_test_adds_to(self):
+        class Shop(FlaskDatabaseTestCase):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                cls.app = create_app("sqlite://")
+                cls.context = cls.app.app_context()
+                cls.context.push()
+                db.create_all()
+                db.session.add(Customer(name="of the class"))
+                db.session.commit()
+
+            @classmethod
+            def tearDownClass(cls):
+                db.drop_all()
+                db.session.remove()
+                cls.context.pop()
+
+            def test_1(self):
+                db.session.add(Customer(name="of the test"))
+                db.session.commit()
+                self.assertEqual(self.client.get("/customers").json, {"names": ["of the class", "of the test"]})
+
+            test_2 = test_1
+
+        self.passes(Shop)
+
     def test_a_session_on_g_that_a_teardown_function_closes(self):
         class Shop(ShopTestCase):
             def test_1(self):

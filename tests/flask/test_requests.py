@@ -148,6 +148,22 @@ class RequestTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
 
+    def test_a_streamed_body_that_nobody_reads_leaves_the_session_of_the_test_alone(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                ada = Customer(name="Ada")
+                db.session.add(ada)
+                db.session.commit()
+
+                self.client.get("/stream?first=x")
+
+                self.assertIn(ada, db.session)
+                self.assertEqual(ada.name, "Ada")
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
     def test_a_streamed_body_read_in_a_with_block(self):
         class Shop(ShopTestCase):
             def test_1(self):

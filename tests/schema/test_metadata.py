@@ -24,9 +24,11 @@ from sqlalchemy import (
     UniqueConstraint,
     event,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import CITEXT, ENUM
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from dbtestcase.schema._metadata import Shape
 from tests.schema.models import hard_case
 from tests.schema.support import ServerTestCase, planned
 
@@ -283,6 +285,21 @@ class FingerprintTests(unittest.TestCase):
         change(lambda: metadata.remove(metadata.tables["customer"]))
 
         self.assertEqual(len(set(seen)), len(seen))
+
+    def test_statements_that_use_a_table_do_not_change_what_it_consists_of(self) -> None:
+        metadata = self.shop(Index("by_town", Column("town", String)), Column("opened", sa.DateTime), comment="c")
+        Table(
+            "order", metadata, Column("shop_id", sa.ForeignKey("shop.id")), Column("state", Enum("new", name="state"))
+        )
+        planned(metadata)
+        shop, order = metadata.tables["shop"], metadata.tables["order"]
+        before = Shape(metadata)
+
+        statement = sa.select(shop, order).join(order).where(shop.c.opened + sa.text("1") > shop.c.opened)
+        statement.where(order.c.state == "new", shop.c.name == "x").compile(dialect=postgresql.dialect())
+        statement._generate_cache_key()
+
+        self.assertEqual(Shape(metadata), before)
 
     def test_functions_among_the_listeners_leave_only_a_token(self) -> None:
         def on_metadata(metadata: MetaData) -> None:
