@@ -229,7 +229,7 @@ class RunningClass:
             self._remember_sequences()
         if kind == "clone":
             with report.span("handover", self._class.__qualname__):
-                self._copies().begin_test(more=upcoming.begin_test(self._class))
+                self._copies().begin_test(following=upcoming.begin_test(self._class))
         for each in self._sandboxes.values():
             each.begin_test(test.id())
 

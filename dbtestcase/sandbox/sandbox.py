@@ -14,6 +14,7 @@ from dbtestcase.diagnosis.locks import LockWatch
 from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
 
 from . import registry, sessions, words
+from .ahead import ConnectionsAhead
 from .channel import Channel
 from .core import Core
 from .drivers import SUPPORTED, driver_for
@@ -58,7 +59,7 @@ class Sandbox:
         self._real_url = url.difference_update_query(["plugin"])
         self._registered: list[sa.URL] = []
         self._taken: dict[sa.Engine, TakenEngine] = {}
-        self._virtual_idle: list[weakref.ref[Any]] = []
+        self._idle: list[Any] = []
         self._in_test = False
         self._is_closed = False
         # Called before a connection is given: whoever runs the tests may begin one only now.
@@ -285,7 +286,9 @@ class Sandbox:
             run.record(error)
         problems = self._core.end_test()
         if self.isolation == "clone":
+            self._idle += self._real.give_up_idle()
             self._real.close_all("in the test", warn=True)
+            self._real.habits.next_test()
         self._in_test = False
         return problems
 
@@ -316,13 +319,28 @@ class Sandbox:
         opened = channel.opened
         warn_left_open(words.left_open(self.owner, str(opened), "in the test", details), opened or UNKNOWN)
 
-    def move_to(self, url: sa.URL) -> None:
-        """Let the same engines use another database from now on."""
+    def open_ahead(self, url: sa.URL) -> ConnectionsAhead:
+        """Connect to a database that :meth:`move_to` will be called for; in any thread."""
+        return self._real.open_ahead(url)
+
+    def take_idle(self) -> list[Any]:
+        """Return the connections that a test with a private database left idle; it is the caller's to close them."""
+        idle, self._idle = self._idle, []
+        return idle
+
+    def move_to(self, url: sa.URL, ahead: ConnectionsAhead | None = None) -> None:
+        """Let the same engines use another database from now on.
+
+        Args:
+            ahead: Connections to it that are open already.
+        """
         self._drop_ready_connection()
         self._core.close()
+        self._close_idle()
         self._real.close_all("before the database was replaced", warn=False)
         self._core.needs_fresh_database = False
         self._real.have_written = False
+        self._real.ahead = ahead
         self._real_url = url.difference_update_query(["plugin"]).set(drivername=self._real_url.drivername)
         self._register()
 
@@ -334,11 +352,16 @@ class Sandbox:
         if self._core.run is not None:
             self.end_test()
         registry.leave(self)
+        self._close_idle()
         self._real.close_all("when the class ended", warn=False)
         for engine in list(self._taken):
             self.restore(engine)
         self._drop_ready_connection()
         self._core.close()
+
+    def _close_idle(self) -> None:
+        for connection in self.take_idle():
+            connection.close()
 
     def _register(self) -> None:
         registry.enter(self, self._real_url)
