@@ -671,6 +671,23 @@ class IdentityTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
 
+    def test_more_sequences_than_a_select_has_columns_are_set_back(self):
+        def create(connection):
+            connection.exec_driver_sql(
+                "DO $$ BEGIN FOR n IN 1..1700 LOOP EXECUTE format('CREATE SEQUENCE s%s START 5', n); END LOOP; END $$"
+            )
+
+        class Shop(DatabaseTestCase):
+            schema = staticmethod(create)
+            restart_identities = True
+
+            def test_1(self):
+                self.assertEqual(self.session.scalar(text("SELECT nextval('s1') + nextval('s1700')")), 10)
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
     def test_without_it_sequences_keep_counting(self):
         ids = []
 
