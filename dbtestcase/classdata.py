@@ -18,7 +18,6 @@ from typing import Any
 from sqlalchemy import inspect
 from sqlalchemy.ext.mutable import MutableBase
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.exc import UnmappedInstanceError
 
 __all__ = ["ClassDatum", "hand_out", "take_back"]
 
@@ -79,24 +78,19 @@ def take_back(cls: type, names: list[str]) -> None:
 
 
 def _is_persistent(value: Any) -> bool:
-    try:
-        state = inspect(value, raiseerr=False)
-    except UnmappedInstanceError:
+    # The type is asked first: to inspect an engine is to connect, and a proxy may have nothing behind it.
+    if inspect(type(value), raiseerr=False) is None:
         return False
-    return (
-        state is not None
-        and bool(getattr(state, "is_instance", False))
-        and bool(state.has_identity)
-        and not state.was_deleted
-    )
+    state = inspect(value)
+    return bool(state.has_identity) and not state.was_deleted
 
 
 def _kind(value: Any) -> Any:
     """Return which kind of collection a value is, or ``None``."""
     for kind in (list, tuple, dict, set, frozenset):
-        if isinstance(value, kind):
+        if issubclass(type(value), kind):
             return kind
-    return dataclasses.dataclass if dataclasses.is_dataclass(value) and not isinstance(value, type) else None
+    return dataclasses.dataclass if dataclasses.is_dataclass(type(value)) else None
 
 
 def _fields(value: Any) -> list[tuple[str, Any]]:

@@ -674,7 +674,7 @@ class IdentityTests(unittest.TestCase):
     def test_more_sequences_than_a_select_has_columns_are_set_back(self):
         def create(connection):
             connection.exec_driver_sql(
-                "DO $$ BEGIN FOR n IN 1..1700 LOOP EXECUTE format('CREATE SEQUENCE s%s START 5', n); END LOOP; END $$"
+                "DO $$ BEGIN FOR n IN 1..1700 LOOP EXECUTE 'CREATE SEQUENCE s' || n || ' START 5'; END LOOP; END $$"
             )
 
         class Shop(DatabaseTestCase):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import unittest
 from collections import defaultdict, namedtuple
 from dataclasses import dataclass
+from unittest.mock import Mock
 
-from sqlalchemy import ForeignKey, inspect, select, text
+from sqlalchemy import ForeignKey, create_engine, inspect, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from werkzeug.local import LocalProxy
 
 from dbtestcase import DatabaseTestCase
 from tests.support import problems, run_case
@@ -218,6 +220,24 @@ class CopyTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
         self.assertIs(Shop.pets, kept)
+
+    def test_what_else_is_on_the_class_is_left_alone(self):
+        elsewhere = create_engine("postgresql+psycopg2://nobody@matters.invalid/production")
+        nothing = LocalProxy(lambda: self.fail("a proxy was used"))
+
+        class Shop(PetsTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                super().setUpTestData(session)
+                cls.others = [elsewhere, nothing, Mock(spec=list), Person, Person(name="never added")]
+
+            def test_1(self):
+                self.assertIs(self.others[0], elsewhere)
+                self.assertIs(self.others[4], type(self).others[4])
+
+        Shop.elsewhere, Shop.nothing = elsewhere, nothing
+
+        self.assertEqual(problems(run_case(Shop)), [])
 
     def test_an_object_that_the_hook_deleted_again_is_no_row(self):
         class Shop(PetsTestCase):

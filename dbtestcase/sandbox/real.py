@@ -17,7 +17,7 @@ from dbtestcase.diagnosis.origin import Origin, user_origin
 from dbtestcase.diagnosis.watched import watch_connection
 
 from . import words
-from .ahead import MOST, ConnectionsAhead, Habits, Way
+from .ahead import ConnectionsAhead, Habits, Way
 from .lexer import read
 from .problems import IsolationBroken
 
@@ -131,12 +131,17 @@ class RealConnections:
         if self._sandbox.observer is not None:
             self._sandbox.observer.statement_finished(connection_label, rowcount, error)
 
-    def give_up_idle(self) -> list[Any]:
-        """Take some of the connections that lie idle out of their pools, and return them, to be closed later."""
-        # Not all, because they take the place of connections that the next test may open.
-        idle = [opened for opened in self._opened if opened.is_open and opened.is_idle][:MOST]
+    def give_up_idle(self, at_most: int | None = None) -> list[Any]:
+        """Take connections that lie idle out of their pools, and return them, to be closed."""
+        idle = [opened for opened in self._opened if opened.is_open and opened.is_idle][:at_most]
         self._opened = [opened for opened in self._opened if opened not in idle]
         return [opened.detach() for opened in idle]
+
+    def close_idle(self) -> bool:
+        """Close the connections that lie idle; return whether these were all."""
+        for connection in self.give_up_idle():
+            connection.close()
+        return not any(opened.is_open for opened in self._opened)
 
     def close_all(self, when: str, *, warn: bool = True) -> list[str]:
         """Close them all; warn of those that somebody still holds, return a sentence for each that loses work."""

@@ -14,7 +14,7 @@ from dbtestcase.diagnosis.locks import LockWatch
 from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
 
 from . import registry, sessions, words
-from .ahead import ConnectionsAhead
+from .ahead import MOST, ConnectionsAhead
 from .channel import Channel
 from .core import Core
 from .drivers import SUPPORTED, driver_for
@@ -158,7 +158,9 @@ class Sandbox:
         if driver not in SUPPORTED or driver == self._real_url.drivername:
             return
         others = [known for known in self._taken if known is not getattr(self, "engine", None)]
-        if others or self._core.physical is not None or self._real.has_connected:
+        # Before the first test only the class's own engine can have connected, to make the class data.
+        is_free = not self._real.has_connected or (not self._in_test and self._real.close_idle())
+        if others or self._core.physical is not None or not is_free:
             raise IsolationBroken(words.two_drivers(self.owner, self._real_url.drivername, driver))
         self._adopt(driver)
 
@@ -286,7 +288,8 @@ class Sandbox:
             run.record(error)
         problems = self._core.end_test()
         if self.isolation == "clone":
-            self._idle += self._real.give_up_idle()
+            # Not all, because they take the place of connections that the next test may open.
+            self._idle += self._real.give_up_idle(at_most=MOST)
             self._real.close_all("in the test", warn=True)
             self._real.habits.next_test()
         self._in_test = False
