@@ -74,6 +74,11 @@ class DifficultClonedWithPsycopg3(DifficultWithPsycopg3):
 
 
 class SchemaAndDataTests(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.cache = cls.enterClassContext(tempfile.TemporaryDirectory(prefix="dbtestcase-tests-"))
+
     def setUp(self) -> None:
         super().setUp()
         folder = tempfile.TemporaryDirectory(prefix="dbtestcase-tests-")
@@ -81,7 +86,7 @@ class SchemaAndDataTests(unittest.TestCase):
         self.folder = Path(folder.name)
 
     def run_module(self, name: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "DBTESTCASE_CACHE": str(self.folder / "cache")}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "DBTESTCASE_CACHE": self.cache}
         return subprocess.Popen(
             [sys.executable, "-W", "error::ResourceWarning", "-m", "unittest", name],
             cwd=self.folder,
