@@ -35,6 +35,7 @@ class Cloning:
         self._is_roomy = int(str(instance.options.settings.get("max_connections", 100))) >= _ROOMY
         self._supplies = {name: CloneSupply(instance, name, partial(self._connect, name), _close) for name in sandboxes}
         self._present: dict[str, str] = {}
+        self._connections: dict[str, int] = {}
 
     def begin_test(self, *, following: int) -> None:
         """Let each sandbox use a fresh copy.
@@ -51,13 +52,14 @@ class Cloning:
         """Let the sandboxes use the class's databases again; copies in which nothing was changed are used once more."""
         for name, copy in self._present.items():
             sandbox = self._sandboxes[name]
+            self._connections[copy] = self._connections.get(copy, 0) + sandbox.connections_made
             leave = partial(_close_all, sandbox.take_idle() if self._is_roomy else [])
             changed = sandbox.has_changed_database
             sandbox.move_to(self._originals[name])
             if changed:
                 self._supplies[name].discard(copy, leave)
             else:
-                self._supplies[name].put_back(copy, leave)
+                self._supplies[name].put_back(copy, leave, self._connections[copy])
         self._present.clear()
 
     def close(self) -> None:

@@ -4,8 +4,9 @@ import select as io
 import threading
 import time
 import unittest
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
+import psycopg2
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
@@ -192,6 +193,20 @@ class CloneTests(unittest.TestCase):
         self.assertLess(len(set(read)), len(read))
         self.assertEqual(set(read) & set(written), set())
         self.assertEqual(len(set(written)), 2)
+
+    def test_the_url_names_the_copy_and_what_others_write_there_reaches_no_other_test(self):
+        class Shop(CloneTestCase):
+            def test_1(self):
+                self.assertEqual(self.names(), ["Ada"])
+                for url, name in ((self.url, "Eve"), (self.engine.url, "Grace")):
+                    own = psycopg2.connect(host=url.query["host"], user=url.username, dbname=url.database)
+                    with closing(own), own, own.cursor() as cursor:
+                        cursor.execute("INSERT INTO customer (name) VALUES (%s)", [name])
+                self.assertEqual(self.names(), ["Ada", "Eve", "Grace"])
+
+            test_2 = test_3 = test_4 = test_5 = test_6 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
 
     def test_several_databases_are_all_cloned(self):
         audit = MetaData()

@@ -62,7 +62,7 @@ class CloneSupply(Generic[Equipment]):
         self._workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="dbtestcase-clones")
         self._stock: deque[Future[Copy[Equipment]]] = deque()
         # Copies that were used, each with what disconnects from it.
-        self._unchanged: list[tuple[str, Leave]] = []
+        self._unchanged: list[tuple[str, Leave, int]] = []
         self._changed: list[tuple[str, Leave]] = []
         self._left: list[str] = []
         self._is_wanted = threading.Event()
@@ -90,13 +90,14 @@ class CloneSupply(Generic[Equipment]):
         self._clear_away()
         return copy
 
-    def put_back(self, name: str, leave: Leave) -> None:
+    def put_back(self, name: str, leave: Leave, connections: int) -> None:
         """Return a copy in which nothing was changed; it will be given again.
 
         Args:
             leave: Called before, in the background, to disconnect from it: servers too take a while to hang up.
+            connections: How many connections to it are known of. If there were others, it is dropped.
         """
-        self._unchanged.append((name, leave))
+        self._unchanged.append((name, leave, connections))
 
     def discard(self, name: str, leave: Leave) -> None:
         """Drop a copy in the background, whoever is still connected to it.
@@ -114,7 +115,7 @@ class CloneSupply(Generic[Equipment]):
             if not copy.cancelled() and copy.exception() is None:
                 self._unequip(copy.result().equipment)
         self._stock.clear()
-        for _, leave in self._unchanged + self._changed:
+        for leave in [entry[1] for entry in self._unchanged] + [entry[1] for entry in self._changed]:
             leave()
 
     def _clear_away(self) -> None:
@@ -142,8 +143,12 @@ class CloneSupply(Generic[Equipment]):
             self._instance.clone_database(self._pristine, name)
         return self._equipped(name)
 
-    def _used_again(self, name: str, leave: Leave) -> Copy[Equipment]:
+    def _used_again(self, name: str, leave: Leave, connections: int) -> Copy[Equipment]:
         self._when_wanted(leave)
+        if self._instance.count_sessions(name) != connections:
+            # Somebody has connected in his own way, another process for example, and may have changed it.
+            self._instance.drop_database(name)
+            return self._made(next(self._names))
         return self._equipped(name)
 
     def _equipped(self, name: str) -> Copy[Equipment]:

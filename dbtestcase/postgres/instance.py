@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,13 @@ from dbtestcase.postgres.surroundings import hide_variables, show_variables
 from dbtestcase.postgres.template import Recipe, boot
 
 __all__ = ["Instance"]
+
+_SESSIONS = """
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s), sessions
+FROM pg_stat_database WHERE datname = %(name)s
+"""
+# How often to look again whether the last connection is closed, and after how long each time, in seconds.
+_GOODBYES, _GOODBYE = 20, 0.005
 
 
 class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no types
@@ -143,6 +151,19 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         literal = name.replace("'", "''")
         self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{literal}'")
         self.execute(f"DROP DATABASE IF EXISTS {_identifier(name)}")
+
+    def count_sessions(self, name: str) -> int | None:
+        """Return how many connections a database has had, once all are closed; ``None`` if that cannot be known."""
+        if self._major < 15:
+            return None  # it is written down too late, or not at all
+        for _ in range(_GOODBYES):
+            with self._maintenance_connection() as connection, connection.cursor() as cursor:
+                cursor.execute(_SESSIONS, {"name": name})
+                present, past = cursor.fetchone()
+            if not present:
+                return int(past)
+            time.sleep(_GOODBYE)
+        return None
 
     @property
     def server_version(self) -> str:

@@ -66,6 +66,9 @@ class ConnectionsAhead:
             with suppress(Exception):
                 self._connections.append((way, way.connect(url)))
 
+    def __len__(self) -> int:
+        return len(self._connections)
+
     def take(self, way: Way) -> Any:
         """Return a connection that was opened in this way, the caller's from now on, or ``None``."""
         for number, (opened, connection) in enumerate(self._connections):

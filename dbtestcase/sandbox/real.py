@@ -71,6 +71,7 @@ class RealConnections:
         self.have_written = False
         self.habits = Habits()
         self.ahead: ConnectionsAhead | None = None
+        self.made = 0
 
     @property
     def are_any(self) -> bool:
@@ -88,6 +89,7 @@ class RealConnections:
         connection: Any = None if self.ahead is None else self.ahead.take(way)
         if connection is None:
             connection = way.connect(self._sandbox.real_url)
+            self.made += 1
         self.has_connected = True
         self._count += 1
         held: weakref.ref[Any] = weakref.ref(record)
@@ -102,6 +104,11 @@ class RealConnections:
         self._opened = [opened for opened in self._opened if opened.is_open]
         self._opened.append(_Opened(connection, weakref.ref(record), engine.pool, user_origin()))
         return connection
+
+    def use_ahead(self, ahead: ConnectionsAhead | None) -> None:
+        """From now on the database is another one, to which these connections are open."""
+        self.ahead = ahead
+        self.made = 0 if ahead is None else len(ahead)
 
     def open_ahead(self, url: sa.URL) -> ConnectionsAhead:
         """Open the connections to another database that the next test will probably ask for; in any thread."""

@@ -104,6 +104,11 @@ class Sandbox:
         return self._real.have_written
 
     @property
+    def connections_made(self) -> int:
+        """How many real connections were made to the present database, since :meth:`move_to`."""
+        return self._real.made
+
+    @property
     def observer(self) -> Observer | None:
         return self._core.observer
 
@@ -343,8 +348,9 @@ class Sandbox:
         self._real.close_all("before the database was replaced", warn=False)
         self._core.needs_fresh_database = False
         self._real.have_written = False
-        self._real.ahead = ahead
+        self._real.use_ahead(ahead)
         self._real_url = url.difference_update_query(["plugin"]).set(drivername=self._real_url.drivername)
+        self.engine.url = self.url
         self._register()
 
     def close(self) -> None:
