@@ -230,15 +230,18 @@ class CloneTests(unittest.TestCase):
         class Shop(CloneTestCase):
             def test_1(self):
                 type(self).left = self.engine.connect()
-                self.left.execute(text("SELECT 1"))
+                self.left.execute(text(self.statement))
 
             def test_2(self):
                 self.assertEqual(self.names(), ["Ada"])
 
-        with self.assertWarnsRegex(ResourceWarning, r"test_clone\.py:\d+"):
-            unittest.TestSuite([Shop("test_1"), Shop("test_2")]).run(result := unittest.TestResult())
+        for statement in ("SELECT 1", "INSERT INTO customer (name) VALUES ('Grace')"):
+            Shop.statement = statement
+            with self.subTest(statement):
+                with self.assertWarnsRegex(ResourceWarning, r"test_clone\.py:\d+"):
+                    unittest.TestSuite([Shop("test_1"), Shop("test_2")]).run(result := unittest.TestResult())
 
-        self.assertEqual(problems(result), [])
+                self.assertEqual(problems(result), [])
 
     def test_an_unknown_isolation_is_an_error_that_names_the_attribute(self):
         class Shop(DatabaseTestCase):

@@ -150,8 +150,13 @@ class RealConnections:
             connection.close()
         return not any(opened.is_open for opened in self._opened)
 
-    def close_all(self, when: str, *, warn: bool = True) -> list[str]:
-        """Close them all; warn of those that somebody still holds, return a sentence for each that loses work."""
+    def close_all(self, when: str, *, warn: bool = True, must_keep: bool = False) -> list[str]:
+        """Close them all, and warn of those that somebody still holds.
+
+        Args:
+            must_keep: What they did was meant to last: return a sentence for each that loses work, in place of a
+                warning.
+        """
         if self.ahead is not None:
             self.ahead.close()
             self.ahead = None
@@ -162,7 +167,7 @@ class RealConnections:
                 continue
             if one.is_held and warn:
                 details = self._details(one.connection)
-                if _has_uncommitted_changes(one.connection):
+                if must_keep and _has_uncommitted_changes(one.connection):
                     lost.append(words.uncommitted(self._sandbox.owner, str(one.origin)))
                 else:
                     warn_left_open(words.left_open(self._sandbox.owner, str(one.origin), when, details), one.origin)

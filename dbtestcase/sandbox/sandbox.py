@@ -272,7 +272,7 @@ class Sandbox:
         if not self._real.are_any:
             return
         self._core.deferred.forget()
-        lost = self._real.close_all("before the first test")
+        lost = self._real.close_all("before the first test", must_keep=True)
         if lost:
             raise IsolationBroken(lost[0])
 
