@@ -47,8 +47,16 @@ def isolation_of(test: Any) -> Isolation:
 def may_clone(test_class: type) -> bool:
     """Return whether any test of the class is not isolated by savepoints, or wrongly declared."""
     return getattr(test_class, "isolation", None) != "savepoint" or any(
-        hasattr(member, _MARK) for base in test_class.__mro__ for member in vars(base).values()
+        _is_marked(member) for base in test_class.__mro__ for member in vars(base).values()
     )
+
+
+def _is_marked(member: object) -> bool:
+    # Not hasattr(): a proxy, such as Flask's current_app, would look for what it stands for.
+    try:
+        return _MARK in object.__getattribute__(member, "__dict__")
+    except AttributeError:
+        return False
 
 
 def _check(kind: Any, where: str) -> Isolation:

@@ -229,7 +229,8 @@ class RunningClass:
             self._remember_sequences()
         if kind == "clone":
             with report.span("handover", self._class.__qualname__):
-                self._copies().begin_test(more=upcoming.begin_test(self._class))
+                self._copies().begin_test(following=upcoming.begin_test(self._class))
+            self._class.url = self.url
         for each in self._sandboxes.values():
             each.begin_test(test.id())
 
@@ -268,6 +269,7 @@ class RunningClass:
             self._replace_instance()
         elif self._cloning is not None:
             self._cloning.end_test()
+            self._class.url = self.url
         if problems:
             raise _joined(problems)
 
@@ -344,6 +346,7 @@ class RunningClass:
         self._class.instance = self.instance
         for database, each in self._sandboxes.items():
             each.move_to(self._plain_url(database))
+        self._class.url = self.url
         classdata.take_back(self._class, self._class_data)
         self.make_class_data()
         self._sequences_known = False

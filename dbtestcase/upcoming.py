@@ -41,14 +41,14 @@ def announce(test_class: type) -> None:
             _built_late.add(test_class)
 
 
-def begin_test(test_class: type) -> bool:
-    """Note that a test of this class begins, and return whether another one of it may follow."""
+def begin_test(test_class: type) -> int:
+    """Note that a test of this class begins, and return how many of it will follow; one if that cannot be known."""
     with _lock:
         _begun.add(test_class)
         if test_class not in _tests_to_run:
-            return True  # nobody has told
+            return 1  # nobody has told
         _tests_to_run[test_class] = waiting = max(_tests_to_run[test_class] - 1, 0)
-        return waiting > 0 or test_class in _built_late
+        return max(waiting, int(test_class in _built_late))
 
 
 def finish(test_class: type) -> None:

@@ -7,10 +7,23 @@ import unittest
 from pathlib import Path
 from typing import ClassVar
 
-from sqlalchemy import Column, Connection, Integer, MetaData, Table, create_engine, func, inspect, select, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    Table,
+    create_engine,
+    func,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from dbtestcase import URL, DatabaseTestCase, ThrowawayPostgres, errors
+from dbtestcase.postgres import running_instance
 from tests.support import Base, Customer, Order, problems, run_case
 
 FORBIDDEN = "postgresql+psycopg2://nobody@matters.invalid:5432/production"
@@ -658,6 +671,23 @@ class IdentityTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
 
+    def test_more_sequences_than_a_select_has_columns_are_set_back(self):
+        def create(connection):
+            connection.exec_driver_sql(
+                "DO $$ BEGIN FOR n IN 1..1700 LOOP EXECUTE 'CREATE SEQUENCE s' || n || ' START 5'; END LOOP; END $$"
+            )
+
+        class Shop(DatabaseTestCase):
+            schema = staticmethod(create)
+            restart_identities = True
+
+            def test_1(self):
+                self.assertEqual(self.session.scalar(text("SELECT nextval('s1') + nextval('s1700')")), 10)
+
+            test_2 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
     def test_without_it_sequences_keep_counting(self):
         ids = []
 
@@ -699,6 +729,26 @@ class OtherDatabasesTests(unittest.TestCase):
         for words in ("UndeclaredDatabase", "production", "Shop.app_engines", "allow_other_databases"):
             self.assertIn(words, result.errors[0][1])
         self.assertNotIn("secret", result.errors[0][1])
+
+    def test_a_connection_that_was_open_before_the_class_is_refused_too(self):
+        with running_instance(ThrowawayPostgres()) as other:
+            for driver in ("psycopg2", "psycopg"):
+                engine = create_engine(make_url(other.url()).set(drivername=f"postgresql+{driver}"))
+                self.addCleanup(engine.dispose)
+                with engine.connect():
+                    pass  # now its pool holds an open connection
+
+                class Shop(ShopTestCase):
+                    def test_1(self):
+                        with self.assertRaises(errors.UndeclaredDatabase) as caught:
+                            engine.connect()  # noqa: B023
+                        type(self).message = str(caught.exception)
+
+                with self.subTest(driver=driver):
+                    self.assertEqual(problems(run_case(Shop)), [])
+                    self.assertIn("opened before the class", Shop.message)
+                    with engine.connect() as connection:
+                        self.assertEqual(connection.scalar(text("SELECT 1")), 1)
 
     def test_a_class_may_allow_other_databases(self):
         elsewhere = create_engine("postgresql+psycopg2://somebody@127.0.0.1:1/elsewhere")

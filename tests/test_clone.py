@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import select as io
 import threading
+import time
 import unittest
+from contextlib import ExitStack, closing
 
+import psycopg2
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
-from dbtestcase import DatabaseTestCase, errors, isolation
+from dbtestcase import DatabaseTestCase, ThrowawayPostgres, errors, isolation
 from tests.support import Base, Customer, problems, run_case
+
+STARTED = text("SELECT extract(epoch FROM backend_start)::float FROM pg_stat_activity WHERE pid = pg_backend_pid()")
 
 
 class CloneTestCase(DatabaseTestCase):
@@ -161,30 +166,47 @@ class CloneTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
 
-    def test_a_copy_that_was_only_read_is_used_again_and_no_other(self):
-        used = []
+    def test_copies_that_were_only_read_are_used_again_and_no_others(self):
+        read, written = [], []
 
         class Shop(CloneTestCase):
-            def setUp(self):
+            def database(self):
                 with self.engine.connect() as connection:
-                    used.append(connection.scalar(text("SELECT current_database()")))
+                    return connection.scalar(text("SELECT current_database()"))
 
             def test_1_reads(self):
-                self.names()
+                self.assertEqual(self.names(), ["Ada"])
+                read.append(self.database())
 
             def test_2_writes(self):
+                written.append(self.database())
                 self.session.add(Customer(name="Grace"))
                 self.session.commit()
 
-            def test_3_counts_a_sequence_on(self):
+            def test_2_counts_a_sequence_on(self):
+                written.append(self.database())
                 self.session.scalar(text("SELECT nextval('customer_id_seq')"))
 
-            def test_4_reads(self):
-                self.assertEqual(self.names(), ["Ada"])
+            test_3 = test_4 = test_5 = test_6 = test_7 = test_1_reads
 
         self.assertEqual(problems(run_case(Shop)), [])
-        self.assertEqual(used[0], used[1])
-        self.assertEqual(len(set(used[1:])), 3)
+        self.assertLess(len(set(read)), len(read))
+        self.assertEqual(set(read) & set(written), set())
+        self.assertEqual(len(set(written)), 2)
+
+    def test_the_url_names_the_copy_and_what_others_write_there_reaches_no_other_test(self):
+        class Shop(CloneTestCase):
+            def test_1(self):
+                self.assertEqual(self.names(), ["Ada"])
+                for url, name in ((self.url, "Eve"), (self.engine.url, "Grace")):
+                    own = psycopg2.connect(host=url.query["host"], user=url.username, dbname=url.database)
+                    with closing(own), own, own.cursor() as cursor:
+                        cursor.execute("INSERT INTO customer (name) VALUES (%s)", [name])
+                self.assertEqual(self.names(), ["Ada", "Eve", "Grace"])
+
+            test_2 = test_3 = test_4 = test_5 = test_6 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
 
     def test_several_databases_are_all_cloned(self):
         audit = MetaData()
@@ -208,15 +230,18 @@ class CloneTests(unittest.TestCase):
         class Shop(CloneTestCase):
             def test_1(self):
                 type(self).left = self.engine.connect()
-                self.left.execute(text("SELECT 1"))
+                self.left.execute(text(self.statement))
 
             def test_2(self):
                 self.assertEqual(self.names(), ["Ada"])
 
-        with self.assertWarnsRegex(ResourceWarning, r"test_clone\.py:\d+"):
-            unittest.TestSuite([Shop("test_1"), Shop("test_2")]).run(result := unittest.TestResult())
+        for statement in ("SELECT 1", "INSERT INTO customer (name) VALUES ('Grace')"):
+            Shop.statement = statement
+            with self.subTest(statement):
+                with self.assertWarnsRegex(ResourceWarning, r"test_clone\.py:\d+"):
+                    unittest.TestSuite([Shop("test_1"), Shop("test_2")]).run(result := unittest.TestResult())
 
-        self.assertEqual(problems(result), [])
+                self.assertEqual(problems(result), [])
 
     def test_an_unknown_isolation_is_an_error_that_names_the_attribute(self):
         class Shop(DatabaseTestCase):
@@ -228,6 +253,58 @@ class CloneTests(unittest.TestCase):
         result = run_case(Shop)
 
         self.assertIn("Shop.isolation is 'snapshot'", result.errors[0][1])
+
+
+class AheadTests(unittest.TestCase):
+    def test_connections_like_those_of_the_test_before_are_open_before_they_are_asked_for(self):
+        for driver in ("psycopg2", "psycopg"):
+            with self.subTest(driver=driver):
+                begins, connects = self.begins_and_connects(driver)
+
+                # Copies for the second and the third test may have been equipped before the first connected.
+                for begin, (mine, application_s) in list(zip(begins, connects, strict=True))[3:]:
+                    self.assertLess(mine, begin)
+                    self.assertLess(application_s, begin)
+
+    def begins_and_connects(self, driver):
+        url = f"postgresql+{driver}://nobody@matters.invalid/production"
+        app_engine = create_engine(url, connect_args={"application_name": "shop"})
+        begins, connects = [], []
+
+        class Shop(CloneTestCase):
+            app_engines = [app_engine]
+
+            def run(self, result=None):
+                # Until the next copy is complete, which the test would else wait for.
+                supply = self._dbtestcase._cloning and self._dbtestcase._cloning._supplies["test"]
+                for copy in list(supply._stock) if supply else ():
+                    copy.result()
+                begins.append(time.time())
+                return super().run(result)
+
+            def test_1(self):
+                with app_engine.connect() as connection:
+                    self.assertEqual(connection.scalar(text("SHOW application_name")), "shop")
+                    application_s = connection.scalar(STARTED)
+                connects.append((self.session.scalar(STARTED), application_s))
+
+            test_2 = test_3 = test_4 = test_5 = test_6 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        return begins, connects
+
+    def test_a_server_with_few_connections_leaves_them_all_to_the_test(self):
+        class Shop(CloneTestCase):
+            postgres = ThrowawayPostgres(settings={"max_connections": 20, "superuser_reserved_connections": 0})
+
+            def test_1(self):
+                with ExitStack() as stack:
+                    for _ in range(8):
+                        stack.enter_context(self.engine.connect()).execute(text("SELECT 1"))
+
+            test_2 = test_3 = test_4 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
 
 
 class DiagnosisTests(unittest.TestCase):

@@ -6,7 +6,9 @@ import os
 import re
 import signal
 import threading
-from contextlib import closing, suppress
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -23,6 +25,13 @@ from dbtestcase.postgres.surroundings import hide_variables, show_variables
 from dbtestcase.postgres.template import Recipe, boot
 
 __all__ = ["Instance"]
+
+_SESSIONS = """
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s), sessions
+FROM pg_stat_database WHERE datname = %(name)s
+"""
+# How often to look again whether the last connection is closed, and after how long each time, in seconds.
+_GOODBYES, _GOODBYE = 20, 0.005
 
 
 class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no types
@@ -72,7 +81,7 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         self._keep_as: str | None = None
         self._kept_name: str | None = None
         self._lock = threading.Lock()
-        self._maintenance: Any = None
+        self._idle_maintenance: list[Any] = []
         self.ready_connection: Any = None
         self._version = ""
         hide_variables()
@@ -109,15 +118,22 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
                 with connection.cursor() as cursor:
                     cursor.execute(sql)
             return
-        with self._lock, self._maintenance_connection().cursor() as cursor:
+        with self._maintenance_connection() as connection, connection.cursor() as cursor:
             cursor.execute(sql)
 
-    def _maintenance_connection(self) -> Any:
-        # Kept open: a clone of a database costs little more than a connect does.
-        if self._maintenance is None or self._maintenance.closed:
-            self._maintenance = self.connect("postgres", application_name="dbtestcase")
-            self._maintenance.autocommit = True
-        return self._maintenance
+    @contextmanager
+    def _maintenance_connection(self) -> Iterator[Any]:
+        # Kept open: a clone of a database costs little more than a connect does. One for each thread that works.
+        with self._lock:
+            connection = self._idle_maintenance.pop() if self._idle_maintenance else None
+        if connection is None or connection.closed:
+            connection = self.connect("postgres", application_name="dbtestcase")
+            connection.autocommit = True
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                self._idle_maintenance.append(connection)
 
     # Databases
 
@@ -135,6 +151,19 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         literal = name.replace("'", "''")
         self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{literal}'")
         self.execute(f"DROP DATABASE IF EXISTS {_identifier(name)}")
+
+    def count_sessions(self, name: str) -> int | None:
+        """Return how many connections a database has had, once all are closed; ``None`` if that cannot be known."""
+        if self._major < 15:
+            return None  # it is written down too late, or not at all
+        for _ in range(_GOODBYES):
+            with self._maintenance_connection() as connection, connection.cursor() as cursor:
+                cursor.execute(_SESSIONS, {"name": name})
+                present, past = cursor.fetchone()
+            if not present:
+                return int(past)
+            time.sleep(_GOODBYE)
+        return None
 
     @property
     def server_version(self) -> str:
@@ -247,8 +276,9 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
 
     def _close_maintenance(self) -> None:
         with self._lock:
-            connections = (self._maintenance, self.ready_connection)
-            self._maintenance = self.ready_connection = None
+            connections = (*self._idle_maintenance, self.ready_connection)
+            self._idle_maintenance.clear()
+            self.ready_connection = None
         for connection in connections:
             if connection is not None:
                 connection.close()

@@ -10,13 +10,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from dbtestcase.diagnosis.leftovers import warn_left_open
 from dbtestcase.diagnosis.origin import Origin, user_origin
 from dbtestcase.diagnosis.watched import watch_connection
 
 from . import words
+from .ahead import ConnectionsAhead, Habits, Way
 from .lexer import read
 from .problems import IsolationBroken
 
@@ -31,6 +32,7 @@ _PINGS = ("SELECT 1", ";")
 class _Opened:
     connection: Any
     record: weakref.ref[ConnectionPoolEntry]
+    pool: Pool
     origin: Origin
 
     @property
@@ -44,6 +46,19 @@ class _Opened:
             return True
         return record.fairy_ref is not None and record.fairy_ref() is not None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it lies in its pool and is in no transaction."""
+        return not self.is_held and self.connection.info.transaction_status == 0
+
+    def detach(self) -> Any:
+        """Take it out of the pool, for which it is as good as closed, and return it."""
+        record: Any = self.record()
+        self.pool.dispatch.invalidate(self.connection, record, None)
+        self.pool.dispatch.close(self.connection, record)
+        record.dbapi_connection = None
+        return self.connection
+
 
 class RealConnections:
     """Opens them, remembers where, and closes what was left open."""
@@ -54,6 +69,9 @@ class RealConnections:
         self.has_connected = False
         self._count = 0
         self.have_written = False
+        self.habits = Habits()
+        self.ahead: ConnectionsAhead | None = None
+        self.made = 0
 
     @property
     def are_any(self) -> bool:
@@ -66,9 +84,12 @@ class RealConnections:
                 f"{self._sandbox.owner}: the class is over, and its database is gone. Engines are given back when a "
                 "class ends; make connections from the engine itself, not from a pool that was kept."
             )
-        dialect = engine.dialect
-        arguments, parameters = dialect.create_connect_args(self._sandbox.real_url)
-        connection: Any = dialect.connect(*arguments, **{**parameters, **self._sandbox.connect_args(engine)})
+        way = Way(engine.dialect, self._sandbox.connect_args(engine))
+        self.habits.connects(way)
+        connection: Any = None if self.ahead is None else self.ahead.take(way)
+        if connection is None:
+            connection = way.connect(self._sandbox.real_url)
+            self.made += 1
         self.has_connected = True
         self._count += 1
         held: weakref.ref[Any] = weakref.ref(record)
@@ -81,8 +102,17 @@ class RealConnections:
             locks=self._sandbox.locks,
         )
         self._opened = [opened for opened in self._opened if opened.is_open]
-        self._opened.append(_Opened(connection, weakref.ref(record), user_origin()))
+        self._opened.append(_Opened(connection, weakref.ref(record), engine.pool, user_origin()))
         return connection
+
+    def use_ahead(self, ahead: ConnectionsAhead | None) -> None:
+        """From now on the database is another one, to which these connections are open."""
+        self.ahead = ahead
+        self.made = 0 if ahead is None else len(ahead)
+
+    def open_ahead(self, url: sa.URL) -> ConnectionsAhead:
+        """Open the connections to another database that the next test will probably ask for; in any thread."""
+        return ConnectionsAhead(url, self.habits.expected())
 
     def checked_out(self, connection: Any) -> None:
         """Note that the pool hands a connection out, to the user's present line."""
@@ -108,8 +138,28 @@ class RealConnections:
         if self._sandbox.observer is not None:
             self._sandbox.observer.statement_finished(connection_label, rowcount, error)
 
-    def close_all(self, when: str, *, warn: bool = True) -> list[str]:
-        """Close them all; warn of those that somebody still holds, return a sentence for each that loses work."""
+    def give_up_idle(self, at_most: int | None = None) -> list[Any]:
+        """Take connections that lie idle out of their pools, and return them, to be closed."""
+        idle = [opened for opened in self._opened if opened.is_open and opened.is_idle][:at_most]
+        self._opened = [opened for opened in self._opened if opened not in idle]
+        return [opened.detach() for opened in idle]
+
+    def close_idle(self) -> bool:
+        """Close the connections that lie idle; return whether these were all."""
+        for connection in self.give_up_idle():
+            connection.close()
+        return not any(opened.is_open for opened in self._opened)
+
+    def close_all(self, when: str, *, warn: bool = True, must_keep: bool = False) -> list[str]:
+        """Close them all, and warn of those that somebody still holds.
+
+        Args:
+            must_keep: What they did was meant to last: return a sentence for each that loses work, in place of a
+                warning.
+        """
+        if self.ahead is not None:
+            self.ahead.close()
+            self.ahead = None
         opened, self._opened = self._opened, []
         lost = []
         for one in opened:
@@ -117,7 +167,7 @@ class RealConnections:
                 continue
             if one.is_held and warn:
                 details = self._details(one.connection)
-                if _has_uncommitted_changes(one.connection):
+                if must_keep and _has_uncommitted_changes(one.connection):
                     lost.append(words.uncommitted(self._sandbox.owner, str(one.origin)))
                 else:
                     warn_left_open(words.left_open(self._sandbox.owner, str(one.origin), when, details), one.origin)

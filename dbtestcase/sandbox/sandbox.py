@@ -14,6 +14,7 @@ from dbtestcase.diagnosis.locks import LockWatch
 from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
 
 from . import registry, sessions, words
+from .ahead import MOST, ConnectionsAhead
 from .channel import Channel
 from .core import Core
 from .drivers import SUPPORTED, driver_for
@@ -58,7 +59,7 @@ class Sandbox:
         self._real_url = url.difference_update_query(["plugin"])
         self._registered: list[sa.URL] = []
         self._taken: dict[sa.Engine, TakenEngine] = {}
-        self._virtual_idle: list[weakref.ref[Any]] = []
+        self._idle: list[Any] = []
         self._in_test = False
         self._is_closed = False
         # Called before a connection is given: whoever runs the tests may begin one only now.
@@ -101,6 +102,11 @@ class Sandbox:
     def has_changed_database(self) -> bool:
         """Whether a test with real connections may have changed the database that it was given."""
         return self._real.have_written
+
+    @property
+    def connections_made(self) -> int:
+        """How many real connections were made to the present database, since :meth:`move_to`."""
+        return self._real.made
 
     @property
     def observer(self) -> Observer | None:
@@ -157,7 +163,9 @@ class Sandbox:
         if driver not in SUPPORTED or driver == self._real_url.drivername:
             return
         others = [known for known in self._taken if known is not getattr(self, "engine", None)]
-        if others or self._core.physical is not None or self._real.has_connected:
+        # Before the first test only the class's own engine can have connected, to make the class data.
+        is_free = not self._real.has_connected or (not self._in_test and self._real.close_idle())
+        if others or self._core.physical is not None or not is_free:
             raise IsolationBroken(words.two_drivers(self.owner, self._real_url.drivername, driver))
         self._adopt(driver)
 
@@ -264,7 +272,7 @@ class Sandbox:
         if not self._real.are_any:
             return
         self._core.deferred.forget()
-        lost = self._real.close_all("before the first test")
+        lost = self._real.close_all("before the first test", must_keep=True)
         if lost:
             raise IsolationBroken(lost[0])
 
@@ -285,7 +293,10 @@ class Sandbox:
             run.record(error)
         problems = self._core.end_test()
         if self.isolation == "clone":
+            # Not all, because they take the place of connections that the next test may open.
+            self._idle += self._real.give_up_idle(at_most=MOST)
             self._real.close_all("in the test", warn=True)
+            self._real.habits.next_test()
         self._in_test = False
         return problems
 
@@ -316,14 +327,30 @@ class Sandbox:
         opened = channel.opened
         warn_left_open(words.left_open(self.owner, str(opened), "in the test", details), opened or UNKNOWN)
 
-    def move_to(self, url: sa.URL) -> None:
-        """Let the same engines use another database from now on."""
+    def open_ahead(self, url: sa.URL) -> ConnectionsAhead:
+        """Connect to a database that :meth:`move_to` will be called for; in any thread."""
+        return self._real.open_ahead(url)
+
+    def take_idle(self) -> list[Any]:
+        """Return the connections that a test with a private database left idle; it is the caller's to close them."""
+        idle, self._idle = self._idle, []
+        return idle
+
+    def move_to(self, url: sa.URL, ahead: ConnectionsAhead | None = None) -> None:
+        """Let the same engines use another database from now on.
+
+        Args:
+            ahead: Connections to it that are open already.
+        """
         self._drop_ready_connection()
         self._core.close()
+        self._close_idle()
         self._real.close_all("before the database was replaced", warn=False)
         self._core.needs_fresh_database = False
         self._real.have_written = False
+        self._real.use_ahead(ahead)
         self._real_url = url.difference_update_query(["plugin"]).set(drivername=self._real_url.drivername)
+        self.engine.url = self.url
         self._register()
 
     def close(self) -> None:
@@ -334,11 +361,16 @@ class Sandbox:
         if self._core.run is not None:
             self.end_test()
         registry.leave(self)
+        self._close_idle()
         self._real.close_all("when the class ended", warn=False)
         for engine in list(self._taken):
             self.restore(engine)
         self._drop_ready_connection()
         self._core.close()
+
+    def _close_idle(self) -> None:
+        for connection in self.take_idle():
+            connection.close()
 
     def _register(self) -> None:
         registry.enter(self, self._real_url)

@@ -26,8 +26,13 @@ def restoring_sql(connection: Any) -> str:
             return ""
         states = (f"SELECT {_literal(name)}, last_value, is_called FROM {name}" for name in names)
         cursor.execute(" UNION ALL ".join(states))
-        settings = [f"setval({_literal(name)}, {value}, {str(called).lower()})" for name, value, called in cursor]
-    return f"SELECT {', '.join(settings)}"
+        rows = [
+            f"({_literal(name)}::regclass, {value}::bigint, {str(called).lower()})" for name, value, called in cursor
+        ]
+    # Rows, because a SELECT has 1664 columns at most; counted, because nobody wants to read them.
+    return (
+        f"SELECT count(setval(name, value, called)) FROM (VALUES {', '.join(rows)}) AS sequence (name, value, called)"
+    )
 
 
 def _literal(name: str) -> str:

@@ -1,16 +1,18 @@
 """While a class runs, no engine connects to a server that is not ours unless the class says so.
 
-It watches the ``do_connect`` event of all engines. Engines with a ``creator`` of their own, and drivers that are called
-without SQLAlchemy, are not seen.
+It watches the ``do_connect`` event of all engines, and what their pools hand out that was opened before the class. New
+connections of engines with a ``creator`` of their own, and drivers that are called without SQLAlchemy, are not seen.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.errors import UndeclaredDatabase
@@ -18,8 +20,13 @@ from dbtestcase.errors import UndeclaredDatabase
 # Dialects whose database is a file or memory.
 _SERVERLESS = frozenset({"sqlite", "duckdb", "access"})
 
-_guards: dict[str, Callable[[str, str], bool]] = {}
+_guards: dict[str, _Guard] = {}
 _is_listening = False
+
+
+class _Guard(NamedTuple):
+    is_ours: Callable[[str, str], bool]
+    since: float
 
 
 def forbid_other_databases(owner: str, is_ours: Callable[[str, str], bool]) -> None:
@@ -30,10 +37,11 @@ def forbid_other_databases(owner: str, is_ours: Callable[[str, str], bool]) -> N
         is_ours: Called with host and port; says whether a server was started by this library.
     """
     global _is_listening
-    _guards[owner] = is_ours
+    _guards[owner] = _Guard(is_ours, time.time())
     if not _is_listening:
         _is_listening = True
         event.listen(sa.Engine, "do_connect", _before_connect, insert=True)
+        event.listen(Pool, "checkout", _before_use)
 
 
 def allow_other_databases(owner: str) -> None:
@@ -46,12 +54,29 @@ def _before_connect(dialect: sa.Dialect, record: Any, arguments: Any, parameters
         return
     host = str(parameters.get("host") or parameters.get("hostaddr") or "")
     port = str(parameters.get("port") or "5432")
-    if any(is_ours(host, port) for is_ours in _guards.values()):
+    if not _is_one_of_ours(host, port):
+        raise _refusal(f"an engine tried to connect to {_named(dialect, host, port, parameters)}", "connected to")
+
+
+def _before_use(connection: Any, record: Any, fairy: Any) -> None:
+    if not _guards or record.starttime >= next(reversed(_guards.values())).since:
         return
+    # What the drivers of PostgreSQL tell; others are not asked.
+    info = getattr(connection, "info", None)
+    host, port = getattr(info, "host", None), str(getattr(info, "port", ""))
+    if host and not _is_one_of_ours(host, port):
+        named = f"database {getattr(info, 'dbname', '')!r} of the server at {host!r}"
+        raise _refusal(f"an engine tried to use a connection, opened before the class, to the {named}", "used")
+
+
+def _is_one_of_ours(host: str, port: str) -> bool:
+    return any(guard.is_ours(host, port) for guard in _guards.values())
+
+
+def _refusal(what: str, done: str) -> UndeclaredDatabase:
     owner = next(reversed(_guards))
-    raise UndeclaredDatabase(
-        f"an engine tried to connect to {_named(dialect, host, port, parameters)} at {user_origin()}, which is not the "
-        f"database of {owner}. It has not been connected to.\n"
+    return UndeclaredDatabase(
+        f"{what} at {user_origin()}, which is not the database of {owner}. It has not been {done}.\n"
         f"Add the engine to {owner}.app_engines, or call cls.redirect_engine(engine) where it is made later, and it "
         f"uses the class's database. If {owner} is meant to talk to that server, set allow_other_databases = True."
     )
@@ -66,7 +91,7 @@ def _named(dialect: sa.Dialect, host: str, port: str, parameters: dict[str, Any]
         username=str(user) if user else None,
         password="***" if secret else None,
         host=host if "/" not in host else None,
-        port=int(port) if port.isdigit() else None,
+        port=int(port) if host and port.isdigit() else None,
         database=str(database) if database else None,
         query={"host": host} if "/" in host else {},
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Hashable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -29,11 +31,13 @@ class MetaDataPart(Part):
 
     Args:
         source: What the user gave, for messages: "Base" or "MetaData".
+        registry: Where the models of its tables are registered, to name their lines in messages.
     """
 
-    def __init__(self, metadata: MetaData, source: str) -> None:
+    def __init__(self, metadata: MetaData, source: str, registry: Any = None) -> None:
         self.metadata = metadata
         self._source = source
+        self._registry = registry
         self._last: _Known | None = None
 
     @property
@@ -91,10 +95,10 @@ class MetaDataPart(Part):
                         raise
                     existing.add(name)
         except Exception as exc:
-            what = _name_of(running[-1]) if running and isinstance(exc, DBAPIError) else f"the tables of {self._source}"
-            raise failure(
-                making.owner, f"create {what}", exc, place=place_of(exc), extensions=making.extensions
-            ) from exc
+            element = running[-1] if running and isinstance(exc, DBAPIError) else None
+            what = _name_of(element) if element is not None else f"the tables of {self._source}"
+            place = place_of(exc) or _model_s_place(element, self._registry)
+            raise failure(making.owner, f"create {what}", exc, place=place, extensions=making.extensions) from exc
         finally:
             engine.dispose()
 
@@ -285,6 +289,18 @@ def _name_of(element: Any) -> str:
         target = getattr(element, "target", None)
         return f"what is attached to {_name_of_thing(target)}" if target is not None else "the schema"
     return _name_of_thing(thing)
+
+
+def _model_s_place(element: Any, registry: Any) -> str:
+    """Return "file:line in class" of the model whose table, or a part of it, is being created."""
+    thing = getattr(element, "element", None)
+    table = thing if isinstance(thing, Table) else getattr(thing, "table", None)
+    for mapper in getattr(registry, "mappers", ()):
+        if mapper.local_table is table and table is not None:
+            with suppress(OSError, TypeError):  # it was typed in, or made by a function
+                _, line = inspect.getsourcelines(mapper.class_)
+                return f"{inspect.getsourcefile(mapper.class_)}:{line} in {mapper.class_.__name__}"
+    return ""
 
 
 def _name_of_thing(thing: Any) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ import sqlalchemy
 from dbtestcase.errors import SchemaError
 from dbtestcase.schema._digest import digest, file_digest, files_below, version_of
 from dbtestcase.schema._parts import Making, Part
+from dbtestcase.schema._sources import Mentions, Sources, data_files
 
-_IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+([A-Za-z_]\w*)[\w.]*[ \t]+import\b|import[ \t]+([^\n#;]+))", re.MULTILINE)
-_LIBRARIES = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
 _SEPARATORS = {"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"}
-_imports_by_digest: dict[str, frozenset[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,10 @@ class AlembicMigrations:
     set-up leaves no trace.
 
     The result is kept and used again until something changes that it is made of: the configuration, a file below the
-    script location or another version location, the code of your own packages that a *migration* imports, Alembic,
-    SQLAlchemy or one of the arguments. What only ``env.py`` imports (the models, as a rule) does not count; name such
-    files in ``depends_on`` if the outcome hangs on them.
+    script location or another version location, the code of your own packages that a *migration* imports, and what
+    these import in turn, files of data (.sql, .csv, .json ...) that a migration names, the modules that ``env.py`` uses
+    for more than its ``target_metadata``, Alembic, SQLAlchemy or one of the arguments. Name in ``depends_on`` whatever
+    else the outcome hangs on.
 
     Args:
         config: The ini file, a ``pyproject.toml`` with a ``[tool.alembic]`` table, or the folder that holds ``env.py``
@@ -142,6 +140,8 @@ class Project:
         self.toml = toml
         self.scripts = scripts
         base = (ini or toml or scripts / "x").parent
+        # What a project consists of lies beside its configuration, which may be in the script location.
+        self._base = base if base != scripts else scripts.parent
         self._configured = [text for _, text in sorted(settings.items())]
         listed = _listed(settings, "version_locations")
         self.versions = [_folder(name, base) for name in listed] or [scripts / "versions"]
@@ -202,6 +202,7 @@ class Project:
         # Paths in there depend on where the project lies; its files count, and they follow.
         yield from self._configured if self.toml is not None else ()
         imported: set[str] = set()
+        data: set[str] = set()
         for folder in (self.scripts, *(folder for folder in self.versions if self.scripts not in folder.parents)):
             if not folder.is_dir():
                 continue
@@ -212,38 +213,13 @@ class Project:
                 yield os.path.relpath(file, folder)
                 yield content
                 if file.endswith(".py") and os.path.dirname(file) != str(self.scripts):
-                    imported |= _imports(file, content)
-        for name in sorted(imported - sys.stdlib_module_names - {"alembic", "sqlalchemy"}):
-            yield name
-            yield from self._code_of(name)
-
-    def _code_of(self, name: str) -> Iterator[str]:
-        spec = self._find(name)
-        if spec is None:
-            return
-        origin = spec.origin if spec.origin is not None and os.path.exists(spec.origin) else None
-        folders = list(spec.submodule_search_locations or ())
-        if any(_LIBRARIES.search(place) for place in (origin, *folders) if place is not None):
-            # A library: installing another version writes its files anew.
-            if origin is not None:
-                found = os.stat(origin)
-                yield f"{found.st_mtime_ns} {found.st_size}"
-            return
-        for folder in folders:
-            for file in files_below(folder, endings=(".py", ".sql")):
-                yield os.path.relpath(file, folder)
-                yield file_digest(file)
-        if not folders and origin is not None:
-            yield file_digest(origin)
-
-    def _find(self, name: str) -> ModuleSpec | None:
-        found = PathFinder.find_spec(name, self.import_folders)
-        if found is not None:
-            return found
-        try:
-            return importlib.util.find_spec(name)
-        except (ImportError, ValueError):  # __main__, for example, has no spec
-            return None
+                    mentions = Mentions.of(file, content)
+                    imported |= mentions.packages
+                    data |= mentions.data
+        sources = Sources(self.import_folders)
+        yield from sources.packages(imported)
+        yield from sources.modules_used_by(str(self.scripts / "env.py"))
+        yield from data_files(data, self._base)
 
 
 def _ini_settings(ini: Path | None, section: str) -> dict[str, str]:
@@ -305,16 +281,3 @@ def _folder(name: str, base: Path) -> Path:
             return Path(next(iter(spec.submodule_search_locations)), *inner)
     here = Path(name).absolute()
     return here if here.exists() else base / name
-
-
-def _imports(file: str, content: str) -> frozenset[str]:
-    known = _imports_by_digest.get(content)
-    if known is None:
-        names: set[str] = set()
-        with open(file, "rb") as source:
-            for one, several in _IMPORT.findall(source.read()):
-                for name in (one or several).decode("utf-8", "replace").split(","):
-                    first = name.split()[0] if name.split() else ""
-                    names.add(first.split(".")[0])
-        known = _imports_by_digest[content] = frozenset(names - {""})
-    return known

@@ -13,6 +13,11 @@ from dbtestcase.errors import SchemaError
 from dbtestcase.schema._connect import engine_for
 from dbtestcase.schema._failure import failure, place_of
 
+_PERCENT = (
+    "If the SQL has a % in it: exec_driver_sql() takes it for a parameter, so write %%, or execute text(...), or put "
+    'the SQL in a file: schema = Path("schema.sql").'
+)
+
 
 @dataclass(frozen=True)
 class Making:
@@ -80,10 +85,22 @@ class CallablePart(Part):
             raise
         except Exception as exc:
             raise failure(
-                making.owner, f"run {self._name}(connection)", exc, place=place_of(exc), extensions=making.extensions
+                making.owner,
+                f"run {self._name}(connection)",
+                exc,
+                place=place_of(exc),
+                extensions=making.extensions,
+                advice=_PERCENT if _is_about_percent(exc) else "",
             ) from exc
         finally:
             engine.dispose()
+
+
+def _is_about_percent(exc: BaseException) -> bool:
+    # What psycopg2 says of a % when SQLAlchemy hands it parameters, of which there are none.
+    return isinstance(exc, (TypeError, ValueError, IndexError)) and any(
+        words in str(exc) for words in ("immutabledict", "unsupported format character", "tuple index out of range")
+    )
 
 
 class _Same:

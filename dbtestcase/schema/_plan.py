@@ -189,7 +189,7 @@ class _Reader:
         metadata = metadata_of(value)
         if metadata is not None:
             self._read_binds(value)
-            part = MetaDataPart(metadata, _name_of(value))
+            part = MetaDataPart(metadata, _name_of(value), _registry_of(value))
             # All models may belong to other binds.
             if not (self.bound and part.is_empty()):
                 yield part
@@ -238,6 +238,11 @@ def _owner_of_create_all(value: object) -> object:
     if getattr(value, "__name__", "") == "create_all" and metadata_of(belongs_to) is not None:
         return belongs_to
     return value
+
+
+def _registry_of(value: object) -> object:
+    """Return the registry of the models of a declarative base or of Flask-SQLAlchemy's ``db``, if it has one."""
+    return getattr(value, "registry", None) or getattr(getattr(value, "Model", None), "registry", None)
 
 
 def _name_of(value: object) -> str:

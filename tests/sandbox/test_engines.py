@@ -149,6 +149,17 @@ class RedirectTests(SandboxCase):
         with self.assertRaisesRegex(IsolationBroken, "two drivers"):
             self.sandbox.redirect(late)
 
+    def test_second_driver_is_adopted_after_class_data_were_made_with_the_first(self):
+        other = {"psycopg2": "psycopg", "psycopg": "psycopg2"}[self.driver]
+        with Session(self.sandbox.engine) as session:
+            session.execute(sa.text("SELECT 1"))
+        engine = self.engine_for(f"postgresql+{other}://db.example.com/prod")
+
+        self.sandbox.redirect(engine)
+
+        self.insert_and_look(engine)
+        self.insert_and_look(self.sandbox.engine)
+
     def test_engines_made_from_the_url_are_isolated_and_end_with_the_class(self):
         url = self.sandbox.url.render_as_string(hide_password=False)
         engine = sa.create_engine(url)

@@ -507,7 +507,7 @@ class PlanTests(ProjectTestCase):
 
         self.assertEqual(self.fingerprint(), before)
 
-    def test_code_of_ours_that_a_migration_imports_counts_and_what_env_imports_does_not(self) -> None:
+    def test_code_of_ours_that_a_migration_imports_counts_and_what_env_only_imports_does_not(self) -> None:
         self.write("shopmodels/__init__.py", "")
         names = self.write("shopmodels/deep/names.py", "NAME = 'shop'\n")
         self.env_with("target_metadata = None", "import shopmodels\ntarget_metadata = None")
@@ -519,6 +519,49 @@ class PlanTests(ProjectTestCase):
         before = self.fingerprint()
         names.write_text("NAME = 'market'\n")
 
+        self.assertNotEqual(self.fingerprint(), before)
+
+    def test_code_of_ours_that_such_code_imports_counts_too(self) -> None:
+        self.write("shopmodels/__init__.py", "from shopnames.all import NAMES\n")
+        self.write("shopnames/__init__.py", "import shopmodels  # in a circle\n")
+        names = self.write("shopnames/all.py", "NAMES = 'shop'\n")
+        self.migration("0002", "0001", "import shopmodels")
+        before = self.fingerprint()
+
+        names.write_text("NAMES = 'store'\n")
+
+        self.assertNotEqual(self.fingerprint(), before)
+
+    def test_a_module_that_env_uses_counts_unless_only_as_its_target_metadata(self) -> None:
+        self.write("shop/__init__.py", "")
+        models = self.write("shop/models.py", "Base = None\n")
+        settings = self.write("shop/settings.py", "SCHEMAS = ('a',)\n")
+        helper = self.write("helper.py", "def prepare(): pass\n")
+        self.env_with(
+            "target_metadata = None",
+            "import helper\nfrom shop import models\nfrom shop.settings import SCHEMAS\n\nhelper.prepare()\n"
+            "print(SCHEMAS)\ntarget_metadata = models.Base",
+        )
+        before = self.fingerprint()
+        models.write_text("Base = 1\n")
+        self.assertEqual(self.fingerprint(), before)
+
+        for file in (settings, helper):
+            file.write_text("# edited\n")
+            self.assertNotEqual(self.fingerprint(), before)
+            before = self.fingerprint()
+
+    def test_files_of_data_that_a_migration_names_count_wherever_the_project_has_them(self) -> None:
+        self.migration("0002", "0001", 'op.execute((ROOT / "sql" / "views.sql").read_text())')
+        before = self.fingerprint()
+        views = self.write("database/sql/views.sql", "SELECT 1")
+        self.write(".venv/views.sql", "SELECT 1")
+        self.assertNotEqual(self.fingerprint(), before)
+
+        before = self.fingerprint()
+        self.write("database/sql/others.sql", "SELECT 1")
+        self.assertEqual(self.fingerprint(), before)
+        views.write_text("SELECT 2")
         self.assertNotEqual(self.fingerprint(), before)
 
     def test_it_is_found_out_without_importing_alembic(self) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -133,6 +134,18 @@ class FailureTests(ServerTestCase):
         self.assertIn("ShopTests.schema: could not create table 'shop'", message)
         self.assertIn('column "nonsense" does not exist', message)
         self.assertIn("CREATE TABLE shop", message)
+
+    def test_the_line_of_the_model_is_named(self) -> None:
+        class Base(DeclarativeBase):
+            pass
+
+        class Shop(Base):
+            __tablename__ = "shop"
+            id: Mapped[int] = mapped_column(primary_key=True, server_default=sa.text("nonsense()"))
+
+        line = inspect.getsourcelines(Shop)[1]
+
+        self.assertRegex(self.failure(Base), rf"at .*test_metadata\.py:{line} in Shop\n")
 
     def test_a_refused_index_is_named_with_its_table(self) -> None:
         metadata = MetaData()
