@@ -15,6 +15,7 @@ from dbtestcase.postgres.instance import Instance
 from dbtestcase.postgres.keeping import at_end
 from dbtestcase.postgres.options import ThrowawayPostgres
 from dbtestcase.postgres.server import Boot, Server
+from dbtestcase.postgres.surroundings import hidden_variables
 from dbtestcase.postgres.template import Recipe, begin_boot, boot, is_there
 
 __all__ = ["expect", "forget_spare", "take"]
@@ -34,7 +35,10 @@ class ConnectionAhead:
     def _connect(self) -> None:
         # Whatever goes wrong here is told to whoever takes the server, or connects to it.
         with suppress(Exception):
-            self._connection = psycopg2.connect(**self._boot.address())
+            address = self._boot.address()
+            # Between two classes no instance hides them.
+            with hidden_variables():
+                self._connection = psycopg2.connect(**address)
 
     def take(self) -> Any:
         """Return the connection, or ``None``."""

@@ -162,7 +162,9 @@ class Keeper:
                 os.rename(used.data_dir, lodging.data_dir)
             else:
                 furnish(lodging.data_dir, order["user"])
-            if len(os.fsencode(os.path.join(lodging.socket_dir, order["socket"]))) > order["longest_path"]:
+            socket = os.path.join(lodging.socket_dir, order["socket"])
+            # Drivers take a path as UTF-8 whatever the locale makes of it.
+            if not socket.isascii() or len(socket) > order["longest_path"]:
                 self._make_short(lodging, order)
             furnish(lodging.socket_dir, order["user"])
         except OSError:
