@@ -191,7 +191,7 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         if self.child_process is not None or not self._is_ours or self._owner_pid != os.getpid():
             return
         self.release()
-        self._server.lodging.end()
+        self._server.lodging.delete()
 
     def end(self) -> None:
         """Do as :meth:`stop` without waiting: the server dies within milliseconds, and its folder goes with it.

@@ -9,7 +9,8 @@ Orders are dicts with ``do`` and ``id``; each is answered once, when it is done,
 * ``boot``: a server in ``folder`` -> ``pid`` once it is ready
 * ``launch``: ``make``, unpack ``pack``, ``boot`` -> ``path``, ``short``, ``pid``
 * ``stop``: end what runs in ``folder`` -> ``status``
-* ``end``: the same, and then delete it; not answered. Instead of ``folder`` it may have ``launch``, an order's id
+* ``end``: the same, and then delete it; answered, unless its id is 0, when its path is gone. Instead of ``folder`` it
+  may have ``launch``, an order's id
 * ``sweep``: delete what dead owners left in ``places``; not answered
 
 Data folders are used again if that happens soon: bringing one back to what its pack holds takes a tenth of the time
@@ -267,6 +268,8 @@ class Keeper:
         else:
             lodging = self._lodgings[order["folder"]]
         lodging.is_doomed = True
+        if order["id"]:
+            lodging.end_orders.append(order)
         if lodging.child is None:
             self._retire(lodging)
             return
@@ -360,6 +363,11 @@ class Keeper:
     def _retire(self, lodging: Lodging) -> None:
         if self._is_ending:
             return  # all folders are deleted in the end
+        self._use_up(lodging)
+        for order in lodging.end_orders:
+            self._answer(order)
+
+    def _use_up(self, lodging: Lodging) -> None:
         if lodging.short is not None:
             self._remove_now(self._lodgings[lodging.short])
         if lodging.pack is None or not has_room(lodging.path):
@@ -388,7 +396,7 @@ class Keeper:
 
     def _remove(self, lodging: Lodging) -> None:
         del self._lodgings[lodging.path]
-        path = lodging.path
+        path = folder.put_aside(lodging.path)
         self._aside.add(child.aside(lambda: tree.remove(path), keep=[lodging.lock]))
         os.close(lodging.lock)
 
