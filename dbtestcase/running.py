@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.orm import Session
 
-from dbtestcase import classdata, postmortem, sandbox, upcoming
+from dbtestcase import classdata, declared, postmortem, sandbox, upcoming
 from dbtestcase._isolation import isolation_of, may_clone
 from dbtestcase.cloning import Cloning
 from dbtestcase.diagnosis import report
@@ -78,6 +78,7 @@ class RunningClass:
     """
 
     def __init__(self, test_class: type[DatabaseTestCase]) -> None:
+        declared.check(test_class)
         self._class = test_class
         self._undo = ExitStack()
         self._sandboxes: dict[str, Sandbox] = {}
