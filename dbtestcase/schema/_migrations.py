@@ -22,6 +22,7 @@ _IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+([A-Za-z_]\w*)[\w.]*[ \t]+import\b|i
 _LIBRARIES = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
 _SEPARATORS = {"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"}
 _imports_by_digest: dict[str, frozenset[str]] = {}
+_specs: dict[tuple[str, ...], ModuleSpec | None] = {}
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class AlembicMigrations:
 
     The result is kept and used again until something changes that it is made of: the configuration, a file below the
     script location or another version location, the code of your own packages that a *migration* imports, Alembic,
-    SQLAlchemy or one of the arguments. What only ``env.py`` imports (the models, as a rule) does not count; name such
-    files in ``depends_on`` if the outcome hangs on them.
+    SQLAlchemy or one of the arguments. What only ``env.py`` imports (the models, as a rule) does not count, nor does
+    what a migration finds only because ``env.py`` adds an unusual folder to ``sys.path``; name such files in
+    ``depends_on`` if the outcome hangs on them.
 
     Args:
         config: The ini file, a ``pyproject.toml`` with a ``[tool.alembic]`` table, or the folder that holds ``env.py``
@@ -237,9 +239,22 @@ class Project:
             yield file_digest(origin)
 
     def _find(self, name: str) -> ModuleSpec | None:
-        found = PathFinder.find_spec(name, self.import_folders)
-        if found is not None:
-            return found
+        # Once per process: an env.py that adds to sys.path lets more be found after it ran than before.
+        folders = (*self.import_folders, *self._usual_additions())
+        key = (name, *folders)
+        if key not in _specs:
+            _specs[key] = PathFinder.find_spec(name, folders) or self._find_anywhere(name)
+        return _specs[key]
+
+    def _usual_additions(self) -> Iterator[str]:
+        """Yield the folders that an env.py is wont to add to sys.path."""
+        base = (self.ini or self.toml or self.scripts).parent
+        for folder in (self.scripts, self.scripts.parent, base):
+            yield str(folder)
+            yield str(folder / "src")
+
+    @staticmethod
+    def _find_anywhere(name: str) -> ModuleSpec | None:
         try:
             return importlib.util.find_spec(name)
         except (ImportError, ValueError):  # __main__, for example, has no spec
