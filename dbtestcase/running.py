@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.orm import Session
 
-from dbtestcase import classdata, postmortem, sandbox, upcoming
+from dbtestcase import classdata, declared, postmortem, sandbox, upcoming
 from dbtestcase._isolation import isolation_of, may_clone
 from dbtestcase.cloning import Cloning
 from dbtestcase.diagnosis import report
@@ -69,6 +69,7 @@ class RunningClass:
     """
 
     def __init__(self, test_class: type[DatabaseTestCase]) -> None:
+        declared.check(test_class)
         self._class = test_class
         self._undo = ExitStack()
         self._sandboxes: dict[str, Sandbox] = {}
@@ -76,6 +77,7 @@ class RunningClass:
         self._test: DatabaseTestCase | None = None
         self._explained: tuple[unittest.TestResult, ExplainedResult] | None = None
         self._has_begun = False
+        self._has_failed = False
         self._beginning = threading.RLock()
         self._may_clone = may_clone(test_class)
         self._begins_at_once = self._may_clone
@@ -200,6 +202,7 @@ class RunningClass:
         self._test = test
         self._has_begun = False
         self._threads.begin()  # those of setUpClass are no test's: a server that runs for the whole class, say
+        self._has_failed = False
         if self._begins_at_once or any(each.has_real_connections for each in self._sandboxes.values()):
             self.begin()
 
@@ -246,6 +249,7 @@ class RunningClass:
         if session is not None and isinstance(error, AssertionError):
             self.explanations.hint_at_unsent(error, session)
         self.explanations.explain(error)
+        self._has_failed = True
         if self._test is test and self._post_mortem is None and postmortem.is_wanted():
             self.begin()
             for each in self._sandboxes.values():
@@ -265,13 +269,18 @@ class RunningClass:
         for text in self._threads.end():
             warn_left_open(text)
         problems = [problem for each in self._sandboxes.values() for problem in each.end_test()]
-        if any(each.needs_fresh_database for each in self._sandboxes.values()):
+        if any(each.needs_fresh_database for each in self._sandboxes.values()) or self._is_server_lost(problems):
             self._replace_instance()
         elif self._cloning is not None:
             self._cloning.end_test()
             self._class.url = self.url
         if problems:
             raise _joined(problems)
+
+    def _is_server_lost(self, problems: list[Exception]) -> bool:
+        # That it has ended is told a moment late; when a test went wrong, it is worth a connection to know it now.
+        went_wrong = self._has_failed or bool(problems)
+        return not self.instance.is_alive() or (went_wrong and not self.instance.answers())
 
     def leave_test(self, test: DatabaseTestCase) -> None:
         """Close what was made for the test outside its database: its session."""

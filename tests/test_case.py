@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
 import unittest
 from pathlib import Path
@@ -254,6 +255,22 @@ class LifeCycleTests(unittest.TestCase):
         self.assertEqual(problems(run_case(Shop)), [])
         self.assertEqual(problems(run_case(Shop)), [])
 
+    def test_an_attribute_that_cannot_be_what_it_says_is_named_before_anything_starts(self):
+        wrong = {
+            "postgres": ThrowawayPostgres,
+            "app_engines": create_engine("postgresql+psycopg2://production.invalid/shop"),
+            "hidden_columns": "iban",
+            "lock_wait": "5",
+        }
+        for attribute, value in wrong.items():
+            with self.subTest(attribute):
+                one = type("Shop", (DatabaseTestCase,), {attribute: value, "test_1": lambda self: None})
+
+                ((_, text),) = run_case(one).errors
+
+                self.assertIn(f"Shop.{attribute} is {value!r}; it has to be ", text)
+                self.assertNotIn("Traceback", text)
+
     def test_bad_schema_names_class_and_attribute(self):
         class Shop(DatabaseTestCase):
             schema = 42
@@ -402,6 +419,29 @@ class IsolationTests(unittest.TestCase):
                 self.assertEqual(columns, ["id", "name"])
 
         self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_a_server_that_dies_is_replaced_for_the_next_test(self):
+        def kill(test: DatabaseTestCase) -> None:
+            os.kill(test.instance.server_pid, signal.SIGKILL)
+            test.session.execute(text("SELECT pg_sleep(30)"))  # ends as soon as the server's end is noticed
+
+        for kind in ("savepoint", "clone"):
+            with self.subTest(kind):
+
+                class Shop(ShopTestCase):
+                    isolation = kind
+
+                    def test_1(self):
+                        self.session.add(Customer(name="Ada"))
+                        self.session.commit()
+                        kill(self)
+
+                    def test_2(self):
+                        self.assertRowCount(Customer, 0)
+
+                result = run_case(Shop)
+
+                self.assertEqual({test.id()[-6:] for test, _ in result.errors}, {"test_1"}, problems(result))
 
     def test_commit_as_sql_text_is_an_error_of_that_test_only(self):
         class Shop(ShopTestCase):

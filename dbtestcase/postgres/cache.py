@@ -28,6 +28,7 @@ KEEP_DAYS = 30
 KEEP_BYTES = 2 * 1024**3
 _USED_AFTER = 3600.0
 _DAY = 86400.0
+_CLAIMED = {"size": int, "time": int, "hash": str, "unpacked": int, "server_version": str, "description": str}
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,7 @@ class Cache:
             claim = json.loads(self._claim_path(key).read_bytes())
         except (OSError, ValueError):
             return None
-        needed = ("size", "time", "hash", "unpacked", "server_version", "description")
-        if not isinstance(claim, dict) or any(name not in claim for name in needed):
+        if not isinstance(claim, dict) or any(type(claim.get(name)) is not kind for name, kind in _CLAIMED.items()):
             return None
         return self.pack_path(key), claim
 

@@ -195,6 +195,14 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         """Return whether the server runs."""
         return self.child_process is not None and self.child_process.poll() is None
 
+    def answers(self) -> bool:
+        """Return whether the server takes a connection."""
+        try:
+            self.connect("postgres").close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
     def terminate(self, _signal: int | None = None) -> None:
         """End the server, at once unless ``signal.SIGINT`` is given; the data stay until :meth:`cleanup`."""
         if self.child_process is None or self._owner_pid != os.getpid():
@@ -220,7 +228,7 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         if self.child_process is not None or not self._is_ours or self._owner_pid != os.getpid():
             return
         self.release()
-        self._server.lodging.end()
+        self._server.lodging.delete()
 
     def end(self) -> None:
         """Do as :meth:`stop` without waiting: the server dies within milliseconds, and its folder goes with it.

@@ -76,7 +76,10 @@ _DEFAULTS_SINCE: Mapping[int, Mapping[str, str]] = MappingProxyType(
 )
 
 # Defaults of ours that would contradict a setting of the user's, which then decides alone.
-_TOGETHER = (frozenset({"wal_level", "max_wal_senders"}), frozenset({"min_wal_size", "max_wal_size"}))
+_TOGETHER = (
+    frozenset({"wal_level", "max_wal_senders", "archive_mode", "summarize_wal"}),
+    frozenset({"min_wal_size", "max_wal_size"}),
+)
 
 
 @final

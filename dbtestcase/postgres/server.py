@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -103,6 +104,11 @@ class Lodging:
         If the keeper is dead, so is the server, and the next keeper's sweep deletes the folder.
         """
         self.keeper.tell("end", folder=str(self.folder), signal=int(number), timeout=timeout)
+
+    def delete(self) -> None:
+        """Do as :meth:`end`, and wait until the folder's path is gone."""
+        with suppress(Failure, PostgresNotReady):  # it is gone already, or is with the keeper
+            self.keeper.order("end", folder=str(self.folder), signal=int(signal.SIGQUIT), timeout=STOP_TIMEOUT).wait()
 
 
 def _make_order(launch: Launch, places: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class AlembicMigrations:
     script location or another version location, the code of your own packages that a *migration* imports, and what
     these import in turn, files of data (.sql, .csv, .json ...) that a migration names, the modules that ``env.py`` uses
     for more than its ``target_metadata``, Alembic, SQLAlchemy or one of the arguments. Name in ``depends_on`` whatever
-    else the outcome hangs on.
+    else the outcome hangs on, such as what is found only because ``env.py`` adds an unusual folder to ``sys.path``.
 
     Args:
         config: The ini file, a ``pyproject.toml`` with a ``[tool.alembic]`` table, or the folder that holds ``env.py``
@@ -216,10 +215,17 @@ class Project:
                     mentions = Mentions.of(file, content)
                     imported |= mentions.packages
                     data |= mentions.data
-        sources = Sources(self.import_folders)
+        sources = Sources((*self.import_folders, *self._usual_additions()))
         yield from sources.packages(imported)
         yield from sources.modules_used_by(str(self.scripts / "env.py"))
         yield from data_files(data, self._base)
+
+    def _usual_additions(self) -> Iterator[str]:
+        """Yield the folders that an env.py is wont to add to sys.path."""
+        base = (self.ini or self.toml or self.scripts).parent
+        for folder in (self.scripts, self.scripts.parent, base):
+            yield str(folder)
+            yield str(folder / "src")
 
 
 def _ini_settings(ini: Path | None, section: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ _FOREIGN_FOLDERS = {"node_modules", "site-packages", "__pycache__"}
 _MOST_FOLDERS = 2000
 # Mentions by the digest of the file that has them.
 _read: dict[str, Mentions] = {}
+_specs: dict[tuple[str, ...], ModuleSpec | None] = {}
 
 
 class Mentions:
@@ -120,9 +121,14 @@ class Sources:
         return None
 
     def _find(self, name: str) -> ModuleSpec | None:
-        found = PathFinder.find_spec(name, self._import_folders)
-        if found is not None:
-            return found
+        # Once per process: an env.py that adds to sys.path lets more be found after it ran than before.
+        key = (name, *self._import_folders)
+        if key not in _specs:
+            _specs[key] = PathFinder.find_spec(name, self._import_folders) or self._find_anywhere(name)
+        return _specs[key]
+
+    @staticmethod
+    def _find_anywhere(name: str) -> ModuleSpec | None:
         try:
             return importlib.util.find_spec(name)
         except (ImportError, ValueError):  # __main__, for example, has no spec

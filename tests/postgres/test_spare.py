@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import closing
 
 from dbtestcase.errors import PostgresNotFound
 from dbtestcase.postgres import EMPTY, Contents, ThrowawayPostgres, expect, forget_spare, running_instance
@@ -36,6 +37,19 @@ class SpareTests(ScratchTestCase):
             instance.connect().close()
 
         self.assertAllGone()
+
+    def test_variables_of_libpq_do_not_bend_the_connection_opened_ahead(self):
+        changed_environment(self, {"PGOPTIONS": "-c work_mem=9MB", "PGCLIENTENCODING": "LATIN1"})
+        with running_instance(OPTIONS):
+            pass  # its template exists from here on
+        expect(OPTIONS, EMPTY)  # while no instance runs
+
+        with running_instance(OPTIONS) as instance, closing(instance.take_ready_connection()) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT current_setting('work_mem')")
+                self.assertEqual(cursor.fetchone()[0], "4MB")
+            self.assertEqual(connection.encoding, "UTF8")
+        self.assertEqual(os.environ["PGCLIENTENCODING"], "LATIN1")
 
     def test_a_spare_that_does_not_fit_is_ended(self):
         expect(ThrowawayPostgres(settings={"work_mem": "8MB"}), EMPTY)

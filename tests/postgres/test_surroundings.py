@@ -67,6 +67,15 @@ class EnvironmentTests(ScratchTestCase):
         self.assertFalse(os.path.exists(os.path.dirname(socket_dir)))
         self.assertEqual(os.listdir(long), [])
 
+    def test_a_folder_whose_name_the_locale_cannot_spell_does(self):
+        odd = self.scratch / "größe 1"
+        odd.mkdir()
+
+        code = ROUND_TRIP.replace("é☃", r"\xe9\u2603")
+        self.run_well(code, DBTESTCASE_DIR=odd, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+
+        self.assertEqual(os.listdir(odd), [])
+
     def test_no_site_packages_variable_reaches_the_keeper(self):
         broken = self.scratch / "broken"
         broken.mkdir()

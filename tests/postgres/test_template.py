@@ -244,6 +244,12 @@ class DamageTests(TemplateTestCase):
         self.assertEqual(self.assertRebuilt(), "")
         self.assertEqual(list(self.cache.glob("*.part")), [])
 
+    def test_a_template_of_which_nonsense_is_said_is_made_anew(self):
+        said = self.pack.with_suffix(".json")
+        said.write_text(json.dumps({**json.loads(said.read_text()), "unpacked": "much"}))
+
+        self.assertEqual(self.assertRebuilt(), "")
+
     def test_a_missing_template_is_made_anew(self):
         self.pack.unlink()
 

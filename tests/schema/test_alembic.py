@@ -93,6 +93,21 @@ class UpgradeTests(ProjectTestCase, ServerTestCase):
 
         self.assertEqual(self.rows("SELECT id FROM shop"), [(1,)])
 
+    def test_env_may_add_to_the_path_what_only_migrations_import(self) -> None:
+        self.write("odd/place/red_helper.py", "NAME = 'made_by_helper'")
+        self.env_with(
+            "from alembic import context",
+            f"import sys\nsys.path.append({str(self.folder / 'odd/place')!r})\nfrom alembic import context",
+        )
+        self.migration("0002", "0001", "import red_helper", "op.create_table(red_helper.NAME)")
+        path, modules = list(sys.path), set(sys.modules)
+        self.addCleanup(lambda: [sys.modules.pop(name) for name in set(sys.modules) - modules if "red_" in name])
+        self.addCleanup(sys.path.__setitem__, slice(None), path)
+
+        self.create(AlembicMigrations(self.ini))
+
+        self.assertIn("made_by_helper", self.tables())
+
     def test_env_may_use_the_connection_it_is_given(self) -> None:
         for use in ("context.configure(connection=given)", "context.configure(connection=given.connect())"):
             with self.subTest(use):
@@ -563,6 +578,16 @@ class PlanTests(ProjectTestCase):
         self.assertEqual(self.fingerprint(), before)
         views.write_text("SELECT 2")
         self.assertNotEqual(self.fingerprint(), before)
+
+    def test_code_in_the_folders_that_an_env_is_wont_to_add_to_the_path_counts(self) -> None:
+        for number, folder in enumerate(("migrations", "src", "migrations/src")):
+            with self.subTest(folder):
+                helper = self.write(f"{folder}/red_names{number}.py", "NAME = 'shop'\n")
+                self.migration("0002", "0001", f"from red_names{number} import NAME")
+                before = self.fingerprint()
+                helper.write_text("NAME = 'market'\n")
+
+                self.assertNotEqual(self.fingerprint(), before)
 
     def test_it_is_found_out_without_importing_alembic(self) -> None:
         script = textwrap.dedent("""

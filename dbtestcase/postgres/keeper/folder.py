@@ -27,7 +27,7 @@ def make(place: str, mode: int) -> tuple[str, int]:
         OSError: The place does not exist, is full, or may not be written to.
     """
     while True:
-        path = os.path.join(place, f"{PREFIX}{os.getuid()}-{os.urandom(_RANDOM_BYTES).hex()}")
+        path = _new_path(place)
         os.mkdir(path, 0o700)
         try:
             lock = _take_new_lock(path)
@@ -38,6 +38,20 @@ def make(place: str, mode: int) -> tuple[str, int]:
             continue  # a sweep took it for a dead one and removes it
         os.chmod(path, mode)
         return path, lock
+
+
+def put_aside(path: str) -> str:
+    """Give a folder of ours another name, so that the old one is free before all is deleted; return the name it has."""
+    other = _new_path(os.path.dirname(path))
+    try:
+        os.rename(path, other)
+    except OSError:
+        return path
+    return other
+
+
+def _new_path(place: str) -> str:
+    return os.path.join(place, f"{PREFIX}{os.getuid()}-{os.urandom(_RANDOM_BYTES).hex()}")
 
 
 def _take_new_lock(path: str) -> int | None:

@@ -29,6 +29,7 @@ class Lodging:
         self.greeting: Greeting | None = None
         self.deadline = 0.0
         self.stop_orders: list[Message] = []
+        self.end_orders: list[Message] = []
         self.kill_at = 0.0
         self.user: tuple[int, int] | None = None
         self.pack: tuple[int, ...] | None = None  # what the data folder was unpacked from

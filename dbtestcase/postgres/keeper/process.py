@@ -9,7 +9,8 @@ Orders are dicts with ``do`` and ``id``; each is answered once, when it is done,
 * ``boot``: a server in ``folder`` -> ``pid`` once it is ready
 * ``launch``: ``make``, unpack ``pack``, ``boot`` -> ``path``, ``short``, ``pid``
 * ``stop``: end what runs in ``folder`` -> ``status``
-* ``end``: the same, and then delete it; not answered. Instead of ``folder`` it may have ``launch``, an order's id
+* ``end``: the same, and then delete it; answered, unless its id is 0, when its path is gone. Instead of ``folder`` it
+  may have ``launch``, an order's id
 * ``sweep``: delete what dead owners left in ``places``; not answered
 
 Data folders are used again if that happens soon: bringing one back to what its pack holds takes a tenth of the time
@@ -162,7 +163,9 @@ class Keeper:
                 os.rename(used.data_dir, lodging.data_dir)
             else:
                 furnish(lodging.data_dir, order["user"])
-            if len(os.fsencode(os.path.join(lodging.socket_dir, order["socket"]))) > order["longest_path"]:
+            socket = os.path.join(lodging.socket_dir, order["socket"])
+            # Drivers take a path as UTF-8 whatever the locale makes of it.
+            if not socket.isascii() or len(socket) > order["longest_path"]:
                 self._make_short(lodging, order)
             furnish(lodging.socket_dir, order["user"])
         except OSError:
@@ -265,6 +268,8 @@ class Keeper:
         else:
             lodging = self._lodgings[order["folder"]]
         lodging.is_doomed = True
+        if order["id"]:
+            lodging.end_orders.append(order)
         if lodging.child is None:
             self._retire(lodging)
             return
@@ -358,6 +363,11 @@ class Keeper:
     def _retire(self, lodging: Lodging) -> None:
         if self._is_ending:
             return  # all folders are deleted in the end
+        self._use_up(lodging)
+        for order in lodging.end_orders:
+            self._answer(order)
+
+    def _use_up(self, lodging: Lodging) -> None:
         if lodging.short is not None:
             self._remove_now(self._lodgings[lodging.short])
         if lodging.pack is None or not has_room(lodging.path):
@@ -386,7 +396,7 @@ class Keeper:
 
     def _remove(self, lodging: Lodging) -> None:
         del self._lodgings[lodging.path]
-        path = lodging.path
+        path = folder.put_aside(lodging.path)
         self._aside.add(child.aside(lambda: tree.remove(path), keep=[lodging.lock]))
         os.close(lodging.lock)
 
