@@ -218,13 +218,15 @@ class Sandbox:
         """Note the user's line that a connection serves from now on.
 
         Raises:
-            DisconnectionError: It is of the other kind, left from before; the pool then makes another one.
+            DisconnectionError: It is of the other kind, or as another test has left it; the pool then makes a new one.
         """
         self.before_use()
         channel = getattr(connection, "_channel", None)
         if isinstance(channel, Channel) is not self._gives_virtual:
             raise sa.exc.DisconnectionError("a connection of the other phase")
         if isinstance(channel, Channel):
+            if not channel.hand_out(self._core.run):
+                raise sa.exc.DisconnectionError("an earlier test has left settings on the connection")
             channel.opened, channel.is_new = user_origin(), True
         else:
             self._real.checked_out(connection)
@@ -305,8 +307,10 @@ class Sandbox:
                 held.append(channel)
                 channel.stale = channel.closed = True
                 record = channel.record() if channel.record is not None else None
-                if record is not None and record.dbapi_connection is not None:
-                    record.invalidate()
+                fairy: Any = record.fairy_ref() if record is not None and record.fairy_ref is not None else None
+                if fairy is not None:
+                    # Whoever holds it keeps a dead connection, and the pool has its place back.
+                    fairy.detach()
         for channel in held:  # last, because a warning may be an error
             self._warn_left_open(channel)
 
