@@ -22,7 +22,7 @@ from dbtestcase.diagnosis import report
 from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.diagnosis.leftovers import ThreadWatch, warn_left_open
 from dbtestcase.diagnosis.results import ExplainedResult
-from dbtestcase.errors import DBTestCaseError, SchemaError
+from dbtestcase.errors import DBTestCaseError, IsolationBroken, SchemaError
 from dbtestcase.postgres import EMPTY, Contents, Instance, expect, running_instance
 from dbtestcase.postmortem import PostMortem
 from dbtestcase.sandbox import Sandbox, undeclared
@@ -85,6 +85,8 @@ class RunningClass:
         self._schema = test_class._schema()
         self._plan: SchemaPlan
         self._threads = ThreadWatch()
+        self._runner: int | None = None
+        self._is_between_tests = False
         self.explanations = Explanations(
             lambda: self.main.real_url,
             owner=test_class.__qualname__,
@@ -98,7 +100,6 @@ class RunningClass:
             name = self._class.__qualname__
             undo.enter_context(report.span("class", name))
             undo.enter_context(self.explanations)
-            self._threads.begin()
             wanted = self._plan = plan_of(self._class)
             with report.span("wait", name):
                 self.instance = undo.enter_context(self._start(wanted))
@@ -200,14 +201,33 @@ class RunningClass:
         """Make ready for a test; most of that waits for its first use of a database, so that others cost nothing."""
         self._test = test
         self._has_begun = False
+        self._is_between_tests, self._runner = False, threading.get_ident()
+        self._threads.begin()
         if self._begins_at_once or any(each.has_real_connections for each in self._sandboxes.values()):
             self.begin()
 
     def begin(self) -> None:
-        """Begin the present test in earnest, if that has not been done."""
+        """Begin the present test in earnest, if that has not been done.
+
+        Raises:
+            IsolationBroken: The present thread goes on with the work of an earlier test.
+        """
+        self._refuse_strays()
         if not self._has_begun and self._test is not None:
             with self._beginning:
                 self._begin_once()
+
+    def _refuse_strays(self) -> None:
+        """Raise in a thread whose work would end up in a test that is not its own, or be committed between two."""
+        between = self._is_between_tests and threading.get_ident() != self._runner
+        if between or self._threads.is_left_behind():
+            thread = threading.current_thread().name
+            raise IsolationBroken(
+                f"{self._class.__qualname__}: thread {thread!r} used the database "
+                f"{'between two tests' if between else 'after the test that it works for was over'}. What it does can "
+                "be part of no test, so it was refused. Let the code under test end its threads, and join() them, or "
+                "wait for their futures, before the test ends."
+            )
 
     def _begin_once(self) -> None:
         test = self._test
@@ -263,7 +283,6 @@ class RunningClass:
         self.leave_test(test)
         for text in self._threads.end():
             warn_left_open(text)
-        self._threads.begin()
         problems = [problem for each in self._sandboxes.values() for problem in each.end_test()]
         if any(each.needs_fresh_database for each in self._sandboxes.values()):
             self._replace_instance()
@@ -280,9 +299,16 @@ class RunningClass:
 
     def drop_test(self, test: DatabaseTestCase) -> None:
         """Leave a test for good; also end it, if its cleanups never ran, as those of a skipped test."""
+        try:
+            self._drop_test(test)
+        finally:
+            self._is_between_tests = True
+
+    def _drop_test(self, test: DatabaseTestCase) -> None:
         if not self._has_begun:
             self._test = None
             self.leave_test(test)
+            self._threads.pass_over()
             return
         if self._test is test:
             self.end_test(test)
