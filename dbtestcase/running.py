@@ -292,7 +292,9 @@ class RunningClass:
             raise _joined(problems)
 
     def leave_test(self, test: DatabaseTestCase) -> None:
-        """Close what was made for the test outside its database: its session."""
+        """Close and forget what was made for the test outside its database: its session, its copies of class data."""
+        for name in self._class_data:
+            test.__dict__.pop(name, None)  # the same object may be run again
         session = test.__dict__.pop("session", None)
         if isinstance(session, Session):
             session.close()

@@ -53,6 +53,23 @@ class LeftOpenTests(unittest.TestCase):
         self.assert_named(said, "left by the test", "in test_1", "idle in transaction")
         self.assertLess(took, 10)
 
+    def test_a_connection_of_a_clone_with_uncommitted_changes(self):
+        class Shop(ShopTestCase):
+            isolation = "clone"
+
+            def test_1(self):
+                type(self).left = self.engine.connect()
+                self.left.execute(insert(Customer).values(name="left by the test"))
+
+            def test_2(self):
+                self.assertRowCount(Customer, 0)
+
+        result, said, took = run_with_warnings(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assert_named(said, "INSERT INTO customer", "in test_1", "in a transaction for")
+        self.assertLess(took, 10)
+
     def test_a_connection_of_an_engine_of_the_code_under_test_in_the_class_phase(self):
         engine = create_engine("postgresql+psycopg2://nobody@matters.invalid/production")
 

@@ -108,8 +108,13 @@ class RealConnections:
         if self._sandbox.observer is not None:
             self._sandbox.observer.statement_finished(connection_label, rowcount, error)
 
-    def close_all(self, when: str, *, warn: bool = True) -> list[str]:
-        """Close them all; warn of those that somebody still holds, return a sentence for each that loses work."""
+    def close_all(self, when: str, *, warn: bool = True, may_lose: bool = True) -> list[str]:
+        """Close them all and warn of those that somebody still holds.
+
+        Args:
+            when: How long they were open: "in the test".
+            may_lose: Uncommitted work is none; otherwise a sentence is returned for each connection that has some.
+        """
         opened, self._opened = self._opened, []
         lost = []
         for one in opened:
@@ -117,7 +122,7 @@ class RealConnections:
                 continue
             if one.is_held and warn:
                 details = self._details(one.connection)
-                if _has_uncommitted_changes(one.connection):
+                if not may_lose and _has_uncommitted_changes(one.connection):
                     lost.append(words.uncommitted(self._sandbox.owner, str(one.origin)))
                 else:
                     warn_left_open(words.left_open(self._sandbox.owner, str(one.origin), when, details), one.origin)

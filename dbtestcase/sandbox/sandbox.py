@@ -266,7 +266,7 @@ class Sandbox:
         if not self._real.are_any:
             return
         self._core.deferred.forget()
-        lost = self._real.close_all("before the first test")
+        lost = self._real.close_all("before the first test", may_lose=False)
         if lost:
             raise IsolationBroken(lost[0])
 
