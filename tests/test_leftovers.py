@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 import unittest
@@ -248,3 +249,39 @@ class ThreadTests(unittest.TestCase):
 
         self.assertEqual(problems(result), [])
         self.assertRegex("".join(self.told), "Shop: thread '.*' used the database between two tests")
+
+
+class ForkTests(unittest.TestCase):
+    def test_a_process_that_set_up_class_forked_is_refused(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                fork = multiprocessing.get_context("fork")
+                cls.jobs, cls.answers = fork.Queue(), fork.Queue()
+                cls.child = fork.Process(target=cls.work)
+                cls.child.start()
+
+            @classmethod
+            def work(cls):
+                cls.jobs.get()
+                try:
+                    with cls.engine.begin() as connection:
+                        connection.execute(insert(Customer).values(name="by the child"))
+                    cls.answers.put("written")
+                except Exception as error:
+                    cls.answers.put(str(error))
+
+            def test_1(self):
+                self.assertRowCount(Customer, 0)
+                self.jobs.put("write")
+                type(self).answer = self.answers.get()
+                self.child.join()
+
+            def test_2(self):
+                self.assertRowCount(Customer, 0)
+
+        result, _, _ = run_with_warnings(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertRegex(Shop.answer, "Shop: a child process")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -61,6 +62,7 @@ class Sandbox:
         self._virtual_idle: list[weakref.ref[Any]] = []
         self._in_test = False
         self._is_closed = False
+        self._pid = os.getpid()
         # Called before a connection is given: whoever runs the tests may begin one only now.
         self.before_use: Callable[[], None] = _nothing
         self._core = Core(self._make_driver(), owner=owner, observer=observer, locks=locks)
@@ -196,6 +198,9 @@ class Sandbox:
     def _connection(self, engine: sa.Engine, record: ConnectionPoolEntry) -> Any:
         """Make a connection for a pool, of the kind that is wanted now."""
         self.before_use()
+        if not self._in_test and os.getpid() != self._pid:
+            # Forked by setUpClass: here no test ever begins, so whatever it wrote would be there for all of them.
+            raise IsolationBroken(words.forked(self.owner))
         if not self._gives_virtual:
             return self._real.connect(engine, record)
         channel = Channel(record=weakref.ref(record), opened=user_origin())
