@@ -210,7 +210,8 @@ class DatabaseTestCase(DatabaseAssertions):
             raise DBTestCaseError(
                 f"{cls.__qualname__} has no database: DatabaseTestCase.setUpClass did not run for it.\n"
                 f"If {cls.__qualname__} or a base class of it defines setUpClass, make 'super().setUpClass()' its "
-                "first line."
+                "first line. If the runner leaves class fixtures out, let it run whole classes (unittest-parallel: "
+                "--level class)."
             )
         return running
 

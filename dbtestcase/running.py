@@ -22,7 +22,7 @@ from dbtestcase.diagnosis import report
 from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.diagnosis.leftovers import ThreadWatch, warn_left_open
 from dbtestcase.diagnosis.results import ExplainedResult
-from dbtestcase.errors import DBTestCaseError, SchemaError
+from dbtestcase.errors import DBTestCaseError, IsolationBroken, SchemaError
 from dbtestcase.postgres import EMPTY, Contents, Instance, expect, running_instance
 from dbtestcase.postmortem import PostMortem
 from dbtestcase.sandbox import Sandbox, undeclared
@@ -87,6 +87,8 @@ class RunningClass:
         self._schema = test_class._schema()
         self._plan: SchemaPlan
         self._threads = ThreadWatch()
+        self._runner: int | None = None
+        self._is_between_tests = False
         self.explanations = Explanations(
             lambda: self.main.real_url,
             owner=test_class.__qualname__,
@@ -201,16 +203,34 @@ class RunningClass:
         """Make ready for a test; most of that waits for its first use of a database, so that others cost nothing."""
         self._test = test
         self._has_begun = False
-        self._threads.begin()  # those of setUpClass are no test's: a server that runs for the whole class, say
         self._has_failed = False
+        self._is_between_tests, self._runner = False, threading.get_ident()
+        self._threads.begin()  # those of setUpClass are no test's: a server that runs for the whole class, say
         if self._begins_at_once or any(each.has_real_connections for each in self._sandboxes.values()):
             self.begin()
 
     def begin(self) -> None:
-        """Begin the present test in earnest, if that has not been done."""
+        """Begin the present test in earnest, if that has not been done.
+
+        Raises:
+            IsolationBroken: The present thread goes on with the work of an earlier test.
+        """
+        self._refuse_strays()
         if not self._has_begun and self._test is not None:
             with self._beginning:
                 self._begin_once()
+
+    def _refuse_strays(self) -> None:
+        """Raise in a thread whose work would end up in a test that is not its own, or be committed between two."""
+        between = self._is_between_tests and threading.get_ident() != self._runner
+        if between or self._threads.is_left_behind():
+            thread = threading.current_thread().name
+            raise IsolationBroken(
+                f"{self._class.__qualname__}: thread {thread!r} used the database "
+                f"{'between two tests' if between else 'after the test that it works for was over'}. What it does can "
+                "be part of no test, so it was refused. Let the code under test end its threads, and join() them, or "
+                "wait for their futures, before the test ends."
+            )
 
     def _begin_once(self) -> None:
         test = self._test
@@ -283,16 +303,25 @@ class RunningClass:
         return not self.instance.is_alive() or (went_wrong and not self.instance.answers())
 
     def leave_test(self, test: DatabaseTestCase) -> None:
-        """Close what was made for the test outside its database: its session."""
+        """Close and forget what was made for the test outside its database: its session, its copies of class data."""
+        for name in self._class_data:
+            test.__dict__.pop(name, None)  # the same object may be run again
         session = test.__dict__.pop("session", None)
         if isinstance(session, Session):
             session.close()
 
     def drop_test(self, test: DatabaseTestCase) -> None:
         """Leave a test for good; also end it, if its cleanups never ran, as those of a skipped test."""
+        try:
+            self._drop_test(test)
+        finally:
+            self._is_between_tests = True
+
+    def _drop_test(self, test: DatabaseTestCase) -> None:
         if not self._has_begun:
             self._test = None
             self.leave_test(test)
+            self._threads.pass_over()
             return
         if self._test is test:
             self.end_test(test)

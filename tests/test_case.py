@@ -642,6 +642,26 @@ class ClassDataTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
 
+    def test_a_test_object_that_is_run_again_gets_fresh_copies(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                cls.ada = Customer(name="Ada")
+                session.add(cls.ada)
+
+            def test_1(self):
+                self.assertEqual(self.ada.name, "Ada")
+                self.ada.name = "Grace"
+                self.session.commit()
+
+        test = Shop("test_1")
+        result = unittest.TestResult()
+
+        unittest.TestSuite([test, test]).run(result)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(result.testsRun, 2)
+
 
 class SeveralDatabasesTests(unittest.TestCase):
     def test_each_database_of_a_mapping_is_undone(self):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import select as io
 import threading
 import time
@@ -46,6 +47,24 @@ class CloneTests(unittest.TestCase):
 
         self.assertEqual(problems(result), [])
         self.assertEqual(result.testsRun, 3)
+
+    def test_what_a_forked_process_wrote_is_not_met_by_the_next_test(self):
+        def write(engine):
+            with engine.begin() as connection:
+                connection.execute(Customer.__table__.insert(), {"name": "Grace"})
+
+        class Shop(CloneTestCase):
+            def test_1(self):
+                child = multiprocessing.get_context("fork").Process(target=write, args=(self.engine,))
+                child.start()
+                child.join()
+                self.assertEqual(child.exitcode, 0)
+                self.assertEqual(self.names(), ["Ada", "Grace"])
+
+            def test_2(self):
+                self.assertEqual(self.names(), ["Ada"])
+
+        self.assertEqual(problems(run_case(Shop)), [])
 
     def test_commits_are_real_and_seen_by_other_connections_only_then(self):
         class Shop(CloneTestCase):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Iterable
-from time import monotonic
+from concurrent.futures import thread as workers
+from queue import SimpleQueue
+from time import monotonic, sleep
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -64,11 +67,19 @@ class ThreadWatch:
     """Finds the threads that a test started and left running."""
 
     def __init__(self) -> None:
-        self._before: set[threading.Thread] = set()
+        self._before: list[threading.Thread] = []
+        self._workers: list[threading.Thread] = []
+        self._work_before: set[Any] = set()
+        # What each thread was at when its test ended: a worker's piece of work, None for all of the thread's life.
+        self._left: weakref.WeakKeyDictionary[threading.Thread, Any] = weakref.WeakKeyDictionary()
 
     def begin(self) -> None:
-        """Remember which threads there are."""
-        self._before = set(threading.enumerate())
+        """Remember which threads there are, and what the workers among them are at."""
+        threads = threading.enumerate()
+        if threads != self._before:  # most tests start none, and are not to pay for this
+            self._before = threads
+            self._workers = [each for each in threads if _is_worker(each)]
+        self._work_before = {_work_of(each) for each in self._workers} if self._workers else set()
 
     def end(self, bound: float = 0.5) -> list[str]:
         """Wait briefly for the threads that are new, and return a text for each that goes on.
@@ -79,28 +90,72 @@ class ThreadWatch:
         """
         if threading.active_count() <= 1:
             return []
-        new = [
+        new = self._new_threads()
+        begun = monotonic()
+        for thread in sorted(new, key=lambda each: each.daemon):
+            deadline = begun + (bound / 5 if thread.daemon else bound)
+            while _is_worker(thread) and not _waits_for_work(thread) and monotonic() < deadline:
+                sleep(0.001)
+            if not _is_worker(thread):
+                thread.join(max(0.0, deadline - monotonic()))
+        left = [thread for thread in new if thread.is_alive() and not _waits_for_work(thread)]
+        self._leave_behind(left)
+        return [_thread_text(thread) for thread in left]
+
+    def pass_over(self) -> None:
+        """End a test that used no database, without a word: what it left running may be none of our business."""
+        if self._workers or threading.enumerate() != self._before:
+            self._leave_behind(self._new_threads())
+
+    def _leave_behind(self, threads: Iterable[threading.Thread]) -> None:
+        for thread in threads:
+            work = _work_of(thread)
+            if work is not None or not _is_worker(thread):
+                self._left[thread] = work
+
+    def _new_threads(self) -> list[threading.Thread]:
+        return [
             each
             for each in threading.enumerate()
-            if each not in self._before and not _is_ours(each) and not _waits_for_work(each)
+            if not _is_ours(each) and (self._has_new_work(each) if _is_worker(each) else each not in self._before)
         ]
-        for daemon, longest in ((False, bound), (True, bound / 5)):
-            deadline = monotonic() + longest
-            for thread in new:
-                if thread.daemon is daemon:
-                    thread.join(max(0.0, deadline - monotonic()))
-        return [_thread_text(thread) for thread in new if thread.is_alive() and not _waits_for_work(thread)]
+
+    def _has_new_work(self, worker: threading.Thread) -> bool:
+        return not _waits_for_work(worker) and ((work := _work_of(worker)) is None or work not in self._work_before)
+
+    def is_left_behind(self) -> bool:
+        """Whether the present thread goes on with something that a test before this one began."""
+        if not self._left:
+            return False
+        thread = threading.current_thread()
+        if thread not in self._left:
+            return False
+        work = self._left[thread]
+        return work is None or work is _work_of(thread)
 
 
 def _is_ours(thread: threading.Thread) -> bool:
     return thread.name.startswith("dbtestcase") or isinstance(thread, threading._DummyThread)
 
 
+def _is_worker(thread: threading.Thread) -> bool:
+    """Whether it is a worker of a ``ThreadPoolExecutor``, which outlives tests by design."""
+    return getattr(getattr(thread, "_target", None), "__module__", "") == workers.__name__
+
+
 def _waits_for_work(thread: threading.Thread) -> bool:
-    """Whether it is an idle worker of a ``ThreadPoolExecutor``, which outlives tests by design."""
-    return getattr(getattr(thread, "_target", None), "__module__", "") == "concurrent.futures.thread" and (
-        _present_line(thread) is UNKNOWN
-    )
+    """Whether it is a worker that is at nothing, and for whom nothing is waiting."""
+    if not _is_worker(thread) or _work_of(thread) is not None:
+        return False
+    return not any(each.qsize() for each in getattr(thread, "_args", ()) if isinstance(each, SimpleQueue))
+
+
+def _work_of(thread: threading.Thread) -> Any:
+    """Return what a worker of a ``ThreadPoolExecutor`` is at, None for other threads."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code is not workers._WorkItem.run.__code__:
+        frame = frame.f_back
+    return frame.f_locals["self"] if frame is not None else None
 
 
 def _thread_text(thread: threading.Thread) -> str:

@@ -36,6 +36,8 @@ class Channel:
     stale: bool = False
     two_phase: tuple[Any, bool] | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    _as_made: tuple[Any, ...] | None = None
+    _handed_out_in: Run | None = None
 
     @property
     def label(self) -> str:
@@ -72,6 +74,18 @@ class Channel:
                 self.label, origin, isolation=self.isolation or "", read_only=bool(self.read_only)
             )
         return self.transaction
+
+    def hand_out(self, run: Run | None) -> bool:
+        """Note that the pool hands the connection out; False if it carries what another test has set on it."""
+        if self._as_made is None:
+            self._as_made = self._state()
+        elif self._handed_out_in is not run and self._as_made != self._state():
+            return False
+        self._handed_out_in = run
+        return True
+
+    def _state(self) -> tuple[Any, ...]:
+        return self.autocommit, self.isolation, self.read_only, self.deferrable, dict(self.settings)
 
     def wanted_settings(self, transaction: VirtualTransaction) -> dict[str, str]:
         """Return what is set on the connection, as its statements should find it."""

@@ -55,7 +55,8 @@ class TakenEngine:
             ours = self._swap_dialect(drivername)
         self._pings = ours._pre_ping
         ours._creator = creator  # type: ignore[assignment]
-        event.listen(ours, "checkout", lambda connection, record, fairy: on_checkout(connection))
+        event.listen(ours, "checkout", self._check)
+        self._on_checkout = on_checkout
         engine.pool = _with_room_for_the_test(ours)
         self.expect_pings(False)
 
@@ -63,6 +64,13 @@ class TakenEngine:
         """Let the pool ping as the engine's own does, if the connections of tests are real ones."""
         # The one connection of a test is there or the test is an error: to ask costs a round trip and tells nothing.
         self.engine.pool._pre_ping = is_real and self._pings
+
+    def _check(self, connection: Any, record: ConnectionPoolEntry, fairy: Any) -> None:
+        self._on_checkout(connection)
+        channel = getattr(connection, "_channel", None)
+        if self._pings and channel is not None and channel.closed:
+            # What a ping would have found, without asking.
+            raise sa.exc.DisconnectionError("the code under test closed this connection")
 
     def give_back(self) -> None:
         """Make the engine exactly what it was."""

@@ -30,7 +30,9 @@ def introduced(dialect: sa.Dialect, kind: Hashable, ask: Callable[[Any, Any], No
     """
     if kind is None or dialect.driver != "psycopg2":
         return ask
-    key: Hashable = (kind, type(dialect), getattr(dialect, "use_native_hstore", None), dialect.label_length)
+    # The level that create_engine() was given is the one that the server tells as its default.
+    asked_as = [getattr(dialect, name, None) for name in ("use_native_hstore", "_on_connect_isolation_level")]
+    key: Hashable = (kind, type(dialect), *asked_as, dialect.label_length)
     state = vars(dialect)
     known = _known.get(key)
     if known is not None:

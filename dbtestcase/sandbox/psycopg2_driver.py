@@ -251,8 +251,7 @@ class VirtualConnection(ext.connection):
         self._check_open()
         self._core.rollback(self._channel)
         self._channel.autocommit = level == ext.ISOLATION_LEVEL_AUTOCOMMIT
-        if level != ext.ISOLATION_LEVEL_AUTOCOMMIT:
-            self._channel.isolation = _level_name(level)
+        self._channel.isolation = None if self._channel.autocommit else _level_name(level)
 
     @property
     def readonly(self) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -62,6 +63,7 @@ class Sandbox:
         self._idle: list[Any] = []
         self._in_test = False
         self._is_closed = False
+        self._pid = os.getpid()
         # Called before a connection is given: whoever runs the tests may begin one only now.
         self.before_use: Callable[[], None] = _nothing
         self._core = Core(self._make_driver(), owner=owner, observer=observer, locks=locks)
@@ -204,6 +206,9 @@ class Sandbox:
     def _connection(self, engine: sa.Engine, record: ConnectionPoolEntry) -> Any:
         """Make a connection for a pool, of the kind that is wanted now."""
         self.before_use()
+        if not self._in_test and os.getpid() != self._pid:
+            # Forked by setUpClass: here no test ever begins, so whatever it wrote would be there for all of them.
+            raise IsolationBroken(words.forked(self.owner))
         if not self._gives_virtual:
             return self._real.connect(engine, record)
         channel = Channel(record=weakref.ref(record), opened=user_origin())
@@ -226,13 +231,15 @@ class Sandbox:
         """Note the user's line that a connection serves from now on.
 
         Raises:
-            DisconnectionError: It is of the other kind, left from before; the pool then makes another one.
+            DisconnectionError: It is of the other kind, or as another test has left it; the pool then makes a new one.
         """
         self.before_use()
         channel = getattr(connection, "_channel", None)
         if isinstance(channel, Channel) is not self._gives_virtual:
             raise sa.exc.DisconnectionError("a connection of the other phase")
         if isinstance(channel, Channel):
+            if not channel.hand_out(self._core.run):
+                raise sa.exc.DisconnectionError("an earlier test has left settings on the connection")
             channel.opened, channel.is_new = user_origin(), True
         else:
             self._real.checked_out(connection)
@@ -316,8 +323,10 @@ class Sandbox:
                 held.append(channel)
                 channel.stale = channel.closed = True
                 record = channel.record() if channel.record is not None else None
-                if record is not None and record.dbapi_connection is not None:
-                    record.invalidate()
+                fairy: Any = record.fairy_ref() if record is not None and record.fairy_ref is not None else None
+                if fairy is not None:
+                    # Whoever holds it keeps a dead connection, and the pool has its place back.
+                    fairy.detach()
         for channel in held:  # last, because a warning may be an error
             self._warn_left_open(channel)
 

@@ -162,6 +162,56 @@ class SQLAlchemyFeatureTests(SandboxCase):
                 self.assertEqual(connection.exec_driver_sql("SHOW search_path").scalar(), "public,elsewhere")
                 self.assertEqual(connection.exec_driver_sql("SHOW statement_timeout").scalar(), "5s")
 
+    def test_what_a_test_sets_on_a_connection_is_not_met_by_the_next_test(self):
+        def set_and_return(engine):
+            with engine.begin() as connection:
+                connection.execute(sa.text("SET search_path TO pg_catalog"))
+
+        def autocommit_and_return(engine):
+            connection = engine.raw_connection()
+            connection.driver_connection.autocommit = True
+            connection.close()
+
+        for change in (set_and_return, autocommit_and_return):
+            with self.subTest(change=change.__name__):
+                with self.in_test():
+                    change(self.engine)
+
+                with self.in_test():
+                    with self.engine.begin() as connection:
+                        path = connection.scalar(sa.text("SHOW search_path"))
+                        connection.execute(sa.insert(Shop).values(name="a"))
+                        connection.rollback()
+                    self.assertEqual(path, '"$user", public')
+                    self.assertEqual(self.names(), [])
+
+    def test_connections_that_tests_never_give_back_do_not_use_the_pool_up(self):
+        engine = sa.create_engine(self.sandbox.url, pool_size=1, max_overflow=0, pool_timeout=0)
+        held = []
+
+        for _ in range(10):
+            with self.in_test():
+                held.append(engine.connect())
+                held[-1].execute(sa.insert(Shop).values(name="a"))
+
+        for connection in held:
+            with self.assertRaisesRegex(Exception, "after its test was over"):
+                connection.execute(sa.select(Shop.id))
+            connection.close()
+        with self.in_test():
+            self.assertEqual(self.names(engine), [])
+
+    def test_pre_ping_replaces_a_connection_that_the_code_under_test_has_closed(self):
+        engine = sa.create_engine(self.sandbox.url, pool_pre_ping=True)
+
+        with self.in_test():
+            connection = engine.raw_connection()
+            driver_connection = connection.driver_connection
+            connection.close()
+            driver_connection.close()
+
+            self.assertEqual(self.names(engine), [])
+
     def test_set_transaction_as_text(self):
         with self.in_test(), self.engine.connect() as connection:
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE READ ONLY")
@@ -299,6 +349,15 @@ class Psycopg2Tests(SandboxCase):
         del self.connection.notices[:]
         raw(self.connection, "DO $$ BEGIN RAISE NOTICE 'hello'; END $$")
         self.assertIn("hello", self.connection.notices[-1])
+
+    def test_autocommit_by_its_old_method_forgets_the_isolation_level(self):
+        with self.in_test():
+            connection = self.engine.raw_connection().driver_connection
+            connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_SERIALIZABLE)
+
+            connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
+
+            self.assertEqual(raw(connection, "SHOW transaction_isolation"), [("read committed",)])
 
     def test_session_settings_follow_the_rules(self):
         with self.assertRaises(psycopg2.ProgrammingError):

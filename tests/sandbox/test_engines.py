@@ -131,6 +131,23 @@ class RedirectTests(SandboxCase):
             self.assertEqual(engine.dialect.default_isolation_level, "READ COMMITTED")
         engine.dispose()
 
+    def test_engine_with_an_isolation_level_keeps_it_as_its_default_beside_others_of_the_class(self):
+        sandbox = Sandbox(self.real_url, owner="ShopTests", kind="shops")
+        self.addCleanup(sandbox.close)
+        sandbox.begin_test("ShopTests.test")
+        with sandbox.engine.connect() as connection:
+            connection.scalar(sa.text("SELECT 1"))
+        serializable = sa.create_engine(sandbox.url, isolation_level="SERIALIZABLE")
+
+        with serializable.connect() as connection:
+            default = connection.default_isolation_level
+        with serializable.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+            connection.scalar(sa.text("SELECT 1"))
+
+        self.assertEqual(default, "SERIALIZABLE")
+        self.assertEqual(serializable.pool.checkedout(), 0)
+        sandbox.end_test()
+
     def test_asynchronous_engine_is_refused(self):
         from sqlalchemy.ext.asyncio import create_async_engine
 
