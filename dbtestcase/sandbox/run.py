@@ -7,6 +7,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from dbtestcase.diagnosis.hidden import present
+from dbtestcase.diagnosis.sqltext import redacted
+
 from .settings import InForce
 from .transactions import Change, Transactions, VirtualTransaction
 
@@ -64,6 +67,6 @@ class Run:
 
 
 def shorten(sql: str, limit: int = 200) -> str:
-    """Return SQL on one line, cut to a readable length."""
-    line = " ".join(sql.split())
+    """Return SQL on one line, cut to a readable length, without the values of hidden columns."""
+    line = " ".join(redacted(sql, present()).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from dbtestcase.diagnosis.origin import Origin
 
+from . import transactions
 from .run import Run, shorten
 from .transactions import VirtualTransaction, describe
 
 if TYPE_CHECKING:
     from .channel import Channel
     from .lexer import Text
+
+transactions.shown = shorten
 
 CLONE = 'set isolation = "clone" on the test class: each test then gets a private database and commits for real'
 
