@@ -11,15 +11,21 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from dbtestcase.diagnosis.frames import chain
 from dbtestcase.errors import DBTestCaseError
 
 if TYPE_CHECKING:
     from dbtestcase.postgres import Instance
 
-__all__ = ["PostMortem", "is_wanted"]
+__all__ = ["PostMortem", "is_aftermath", "is_wanted"]
 
 VARIABLE = "DBTESTCASE_KEEP"
 
+NOTHING_MORE = (
+    "the test had failed before, and its database was kept as it was then (DBTESTCASE_KEEP). "
+    "Nothing more is sent to it."
+)
+_DATABASE = ("psycopg", "psycopg2", "sqlalchemy")
 _commands: list[str] = []
 
 
@@ -35,6 +41,14 @@ def is_wanted() -> bool:
     if wanted == "failed":
         return True
     raise DBTestCaseError(f"{VARIABLE} is {wanted!r}; it can be 'failed', or be left unset.")
+
+
+def is_aftermath(error: BaseException) -> bool:
+    """Whether an error may come from what a test sent after its database was kept: its clean-up, say."""
+    return any(
+        isinstance(each, DBTestCaseError) or type(each).__module__.partition(".")[0] in _DATABASE
+        for each in chain(error)
+    )
 
 
 class PostMortem:
@@ -64,6 +78,10 @@ class PostMortem:
 
 
 def _tell() -> None:
-    print("\nKept as they were at the failure ('python -m dbtestcase clean' deletes them):", file=sys.stderr)
+    print(
+        "\nKept as they were at the failure (without --psql: prints the database's URL and serves it until Ctrl-C;\n"
+        "'python -m dbtestcase clean' deletes them):",
+        file=sys.stderr,
+    )
     for line in _commands:
         print(f"  {line}", file=sys.stderr)

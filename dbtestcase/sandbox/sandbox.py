@@ -286,6 +286,8 @@ class Sandbox:
         problems = self._core.end_test()
         if self.isolation == "clone":
             self._real.close_all("in the test", warn=True)
+        if self._real.kept is not None:
+            problems = []  # sessions whose connections were closed when the test failed
         self._in_test = False
         return problems
 
@@ -294,7 +296,7 @@ class Sandbox:
         if self.isolation == "savepoint":
             self._core.keep_work()
         else:
-            self._real.close_all("when the test failed", warn=False)
+            self._real.keep_work(words.kept(self.owner))
             self._core.needs_fresh_database = True
 
     def _let_go(self, run: Any) -> None:
@@ -323,6 +325,7 @@ class Sandbox:
         self._real.close_all("before the database was replaced", warn=False)
         self._core.needs_fresh_database = False
         self._real.have_written = False
+        self._real.kept = None
         self._real_url = url.difference_update_query(["plugin"]).set(drivername=self._real_url.drivername)
         self._register()
 
