@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from dbtestcase.diagnosis.leftovers import warn_left_open
+from dbtestcase.diagnosis.leftovers import cursor_left, warn_left_open
 from dbtestcase.diagnosis.origin import Origin, user_origin
-from dbtestcase.diagnosis.watched import watch_connection
+from dbtestcase.diagnosis.watched import close_cursors, watch_connection
 
 from . import words
 from .lexer import read
@@ -122,8 +122,12 @@ class RealConnections:
         for one in opened:
             if not one.is_open:
                 continue
+            cursors = close_cursors(one.connection)
+            if warn and not one.is_held:
+                for origin in cursors:
+                    warn_left_open(cursor_left(self._sandbox.owner, origin, when=when), origin)
             if one.is_held and warn:
-                details = self._details(one.connection)
+                details = self._details(one.connection) + words.with_cursors(cursors)
                 if self._has_uncommitted_changes(one.connection):
                     lost.append(words.uncommitted(self._sandbox.owner, str(one.origin)))
                 else:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dbtestcase.diagnosis.hidden import present
+from dbtestcase.diagnosis.leftovers import OpenCursors
 from dbtestcase.diagnosis.sqltext import redacted
 
 from .settings import InForce
@@ -30,6 +31,7 @@ class Run:
         self.over = False
         self.broken: Exception | None = None
         self.is_kept = False
+        self.cursors = OpenCursors()
         self.last_statements: deque[tuple[str, str]] = deque(maxlen=5)
         self.has_ddl = False
         self.altered: set[str] = set()

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from dbtestcase.diagnosis.leftovers import warn_left_open
+from dbtestcase.diagnosis.leftovers import cursor_left, warn_left_open
 from dbtestcase.diagnosis.locks import LockWatch
 from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
 
@@ -309,12 +309,17 @@ class Sandbox:
                 record = channel.record() if channel.record is not None else None
                 if record is not None and record.dbapi_connection is not None:
                     record.invalidate()
+        cursors = [(cursor.connection._channel, opened) for cursor, opened in run.cursors.close_all()]
         for channel in held:  # last, because a warning may be an error
-            self._warn_left_open(channel)
+            self._warn_left_open(channel, [opened for owner, opened in cursors if owner is channel])
+        for owner, opened in cursors:
+            if owner not in held:
+                warn_left_open(cursor_left(self.owner, opened, when="in the test"), opened)
 
-    def _warn_left_open(self, channel: Channel) -> None:
+    def _warn_left_open(self, channel: Channel, cursors: list[Origin]) -> None:
         physical = self._core.physical
         details = words.virtual_details(physical.pid if physical is not None else None, channel.transaction)
+        details += words.with_cursors(cursors)
         opened = channel.opened
         warn_left_open(words.left_open(self.owner, str(opened), "in the test", details), opened or UNKNOWN)
 

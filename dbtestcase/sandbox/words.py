@@ -291,6 +291,11 @@ def virtual_details(pid: int | None, transaction: VirtualTransaction | None) -> 
     return lines
 
 
+def with_cursors(opened: Iterable[Origin]) -> list[str]:
+    """Return a line on each cursor that is open on a connection."""
+    return [f"with an open cursor, opened at {origin}" for origin in opened]
+
+
 def busy(owner: str, sql: str, origin: Origin) -> str:
     return (
         f"{owner}: a statement at {origin} was sent while {shorten(sql)!r} was under way. In production they would use "
