@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from dbtestcase.diagnosis import states
 from dbtestcase.diagnosis.backends import ask_server
-from dbtestcase.diagnosis.frames import leave_out_ours
+from dbtestcase.diagnosis.frames import chain, leave_out_ours
 from dbtestcase.diagnosis.hidden import HiddenNames, hiding
 from dbtestcase.diagnosis.hints import hint_for
 from dbtestcase.diagnosis.locks import LockWatch
@@ -80,10 +80,13 @@ class Explanations:
         """Note what the test's session holds back, since nobody else sees it."""
         held = states.unsent(session)
         if held and held not in str(error):
-            error.add_note(f"What to do: {held} Requests and other sessions see only what was committed.")
+            error.add_note(
+                f"What to do: commit() first? {held} Requests and other sessions see only what was committed."
+            )
 
     def explain(self, error: BaseException) -> None:
         """Add to an error of the test, as notes, what to do about it and the statements that were sent."""
+        _gather_notes(error)
         without_secrets = self.log.hide_secrets(error)
         hint = hint_for(error, tables=self._tables, statements=self.log.statements)
         if hint is not None and not any(hint in note for note in getattr(error, "__notes__", ())):
@@ -108,3 +111,12 @@ class Explanations:
             return [name for (name,) in ask_server(self._url(), _TABLES)]
         except psycopg2.Error:
             return []
+
+
+def _gather_notes(error: BaseException) -> None:
+    """Move what was noted on the errors that an error was raised from to its own end, where it is read."""
+    for each in list(chain(error))[1:]:
+        for note in getattr(each, "__notes__", ()):
+            error.add_note(note)
+        if getattr(each, "__notes__", None):
+            each.__notes__.clear()

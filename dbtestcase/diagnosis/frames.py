@@ -23,7 +23,10 @@ def leave_out_ours(error: BaseException) -> None:
         frames = list(_frames(each.__traceback__))
         pairs = zip(frames, [*frames[1:], None], strict=True) if frames else ()
         kept = [frame for frame, following in pairs if _is_shown(frame, following)]
-        if not kept or (_is_ours(frames[-1]) and not _is_expected(each)):
+        if not frames or (_is_ours(frames[-1]) and not _is_expected(each)):
+            continue
+        if not kept:
+            each.__traceback__ = None
             continue
         for frame, following in pairwise(kept):
             frame.tb_next = following

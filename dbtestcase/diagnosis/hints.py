@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dbtestcase.diagnosis.origin import UNKNOWN
 from dbtestcase.diagnosis.sqltext import text_of
 from dbtestcase.diagnosis.statements import Statement
 
@@ -358,7 +359,31 @@ def _hint_for_failure(error: BaseException, statements: Sequence[Statement]) -> 
                 f"a LIKE found no row ({statement.origin}). In PostgreSQL it minds upper and lower case, in SQLite it "
                 "does not; ilike() or func.lower() on both sides do as SQLite."
             )
-    return None
+    return _rolled_back(statements)
+
+
+def _rolled_back(statements: Sequence[Statement]) -> str | None:
+    """Say which rows a rollback took along, since an assertion that misses them cannot know."""
+    written: dict[str, list[Statement]] = {}
+    found: tuple[Statement, Statement] | None = None
+    for statement in statements:
+        text = text_of(statement.sql)
+        on_connection = written.setdefault(statement.connection, [])
+        if text in ("COMMIT", "ROLLBACK"):
+            if text == "ROLLBACK" and on_connection and not any(each.error for each in on_connection):
+                found = on_connection[0], statement
+            on_connection.clear()
+        elif re.match(r"\s*(insert|update|delete|merge)\b", text, re.I) or statement.error is not None:
+            on_connection.append(statement)
+    if found is None:
+        return None
+    first, rollback = found
+    verb, place = text_of(first.sql).split(None, 1)[0].upper(), rollback.origin
+    where = f" at {place}" if place is not UNKNOWN else ""
+    return (
+        f"the {verb} at {first.origin} was rolled back{where}, because nothing had committed it. If it was to stay, "
+        "commit() it where it is sent: flush() only sends."
+    )
 
 
 def _quoted(message: str) -> str:

@@ -85,12 +85,12 @@ class OpenCursors:
         self._opened[cursor] = user_origin()
 
     def close_all(self) -> list[tuple[Any, Origin]]:
-        """Close those that are open; return them, each with the line that opened it."""
+        """Close those that are open; return them, each with the line that opened it, as far as it is known."""
         left = [(cursor, opened) for cursor, opened in list(self._opened.items()) if not cursor.closed]
         for cursor, _ in left:
             with suppress(Exception):  # its transaction is over, and took it along
                 cursor.close()
-        return left
+        return [(cursor, opened) for cursor, opened in left if opened is not UNKNOWN]
 
 
 class ThreadWatch:

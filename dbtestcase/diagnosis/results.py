@@ -12,6 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from dbtestcase.diagnosis.frames import leave_out_ours
+
+__unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+
 Explain = Callable[[Any, BaseException], None]
 
 
@@ -85,6 +89,7 @@ def explaining(hook: Callable[[type], Any], explain: Callable[[type, BaseExcepti
         except Exception as error:
             with suppress(Exception):
                 explain(cls, error)
+                leave_out_ours(error)
             raise
 
     explained.is_explained = True  # type: ignore[attr-defined]

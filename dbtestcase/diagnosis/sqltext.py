@@ -20,6 +20,7 @@ HIDDEN = f"'{REPLACEMENT}'"
 
 _LONGEST_TEXT = 80
 _LONGEST_STATEMENT = 600
+_LONGEST_QUESTION = 120
 _TAIL = 200
 _SHOWN_IN_LIST = 3
 _SHOWN_COLUMNS = 8
@@ -98,6 +99,8 @@ def render(sql: object, parameters: object = None, hidden: Iterable[str] = HIDDE
     parts = _one_space(_Rendering(marked(text_of(sql), hidden), parameters).parts(hidden))
     line = "".join(_fold_columns(_fold_rows(_fold_lists(parts)))).strip().rstrip("; ")
     line = _ALIAS.sub(r"\1.\2", line)
+    if line.startswith("SELECT pg_catalog.") and len(line) > _LONGEST_QUESTION:
+        return f"{line[:_LONGEST_QUESTION]} …"  # SQLAlchemy's own, about tables and the like
     if len(line) <= _LONGEST_STATEMENT:
         return line
     left_out = len(line) - _LONGEST_STATEMENT

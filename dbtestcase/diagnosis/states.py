@@ -155,4 +155,6 @@ def unsent(session: Session) -> str:
             parts.append(f"{what}: {names}{more}")
     if not parts:
         return ""
-    return f"self.session holds changes that were not sent yet ({'; '.join(parts)}); flush() or commit() sends them."
+    return (
+        f"The test's session holds changes that were not sent yet ({'; '.join(parts)}); flush() or commit() sends them."
+    )
