@@ -223,6 +223,8 @@ class DatabaseTestCase(DatabaseAssertions):
                 f"{cls.__qualname__} has no database: DatabaseTestCase.setUpClass did not run for it.\n"
                 f"If {cls.__qualname__} or a base class of it defines setUpClass, make 'super().setUpClass()' its "
                 "first line."
+                "\nIf the runner leaves out the fixtures of classes (unittest-parallel --level=test), let it run whole "
+                "classes (--level=class)."
             )
         return running
 

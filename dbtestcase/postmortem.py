@@ -7,6 +7,7 @@ with a fresh one. The run ends with the commands that open what was kept.
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -71,10 +72,12 @@ class PostMortem:
         name = self._instance.kept_name
         if name is None:
             return
-        if not _commands:
-            atexit.register(_tell)
         database = "" if self._database == "test" else f" --database {self._database}"
         _commands.append(f"{self._test}: python -m dbtestcase start --psql --kept {name}{database}")
+        if multiprocessing.parent_process() is not None:
+            _tell()  # a worker may be ended without warning
+        elif len(_commands) == 1:
+            atexit.register(_tell)
 
 
 def _tell() -> None:
@@ -84,4 +87,5 @@ def _tell() -> None:
         file=sys.stderr,
     )
     for line in _commands:
-        print(f"  {line}", file=sys.stderr)
+        print(f"  {line}", file=sys.stderr, flush=True)
+    _commands.clear()

@@ -143,6 +143,17 @@ class KeepTests(unittest.TestCase):
 
                     self.assertIn(f"names {','.join(wanted[test])}", looked.stdout, looked.stderr)
 
+    def test_a_runner_that_ends_its_workers_without_warning_has_told_of_them(self):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "test_failing.py").write_text(FAILING)
+            tests = run("unittest_parallel", "-j", "2", "--level=class", cache=f"{folder}/cache", cwd=folder)
+            one_by_one = run("unittest_parallel", "-j", "2", "--level=test", cache=f"{folder}/cache", cwd=folder)
+
+        kept = re.findall(r"^  test_failing\.ShopTests\.(\w+): python -m dbtestcase start", tests.stderr, re.M)
+        self.assertEqual(kept, ["test_1_fails", "test_2_fails_in_a_clone"])
+        self.assertEqual(tests.stderr.count("SQL sent: 1 statement"), 2)
+        self.assertIn("(--level=class)", one_by_one.stderr)
+
     def test_a_value_that_means_nothing_is_said_so(self):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "failing.py").write_text(

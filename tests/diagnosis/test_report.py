@@ -9,7 +9,6 @@ import sys
 import tempfile
 import unittest
 from html.parser import HTMLParser
-from importlib.util import find_spec
 from pathlib import Path
 
 from dbtestcase.diagnosis import report
@@ -139,9 +138,6 @@ class ParallelTests(unittest.TestCase):
         self.assertEqual(list(folder.glob("dbtestcase-report-*")), [])
 
     def test_unittest_parallel_makes_one_page(self):
-        if find_spec("unittest_parallel") is None:
-            self.skipTest("unittest-parallel is not installed")
-
         said, folder = self.run_in_parallel("-m", "unittest_parallel", "-j", "2", report="report.html")
 
         self.assertIn("where the time went is in report.html", said)
