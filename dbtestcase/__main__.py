@@ -24,6 +24,7 @@ from dbtestcase.postgres import (
     Instance,
     ThrowawayPostgres,
     clear_cache,
+    find_programs,
     kept_instances,
     remove_kept,
     running_instance,
@@ -74,20 +75,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    check = commands.add_parser("doctor", help="say what was found, what it costs and what is wrong")
+    check = commands.add_parser(
+        "doctor",
+        help="say what was found, what it costs and what is wrong",
+        description="Say which programs and versions were found, where instances live and how much "
+        "room there is, what the cache holds, how long a start takes, and what is wrong. "
+        "Exits with 1 if tests cannot run.",
+    )
     check.set_defaults(command=lambda _: doctor.examine(sys.stdout))
 
-    start = commands.add_parser("start", help="run a throwaway server until Ctrl-C and print its URL")
+    start = commands.add_parser(
+        "start",
+        help="run a throwaway server until Ctrl-C and print its URL",
+        description="Run a throwaway server and print the URL of its database. Ctrl-C or SIGTERM "
+        "ends it; nothing of it is kept.",
+    )
     what = start.add_mutually_exclusive_group()
     what.add_argument(
         "--schema", metavar="PACKAGE:NAME", help="what it holds: a base, MetaData or db, as in shop.models:Base"
     )
     what.add_argument("--kept", metavar="NAME", help="a copy of an instance that was kept")
-    start.add_argument("--database", default="test", help="which of its databases (test)")
+    start.add_argument("--database", default="test", metavar="NAME", help="which of its databases (test)")
     start.add_argument("--psql", action="store_true", help="open psql on it and end with it")
     start.set_defaults(command=_start)
 
-    clean = commands.add_parser("clean", help="delete cached templates and kept instances")
+    clean = commands.add_parser(
+        "clean",
+        help="delete cached templates and kept instances",
+        description="Delete the templates in the cache and the databases of failed tests that "
+        "DBTESTCASE_KEEP=failed has kept. Running tests are not disturbed.",
+    )
     clean.add_argument("--kept-only", action="store_true", help="leave the cached templates")
     clean.set_defaults(command=_clean)
     return parser
@@ -95,14 +112,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _start(options: argparse.Namespace) -> int:
     with _chosen(options) as instance:
-        psql_command = ["psql", "-h", str(instance.socket_dir), "-U", "postgres", options.database]
+        psql_command = [_psql_program(), "-h", str(instance.socket_dir), "-U", "postgres", options.database]
         if options.psql:
             return _psql(psql_command)
+        over = _end_on_signals()  # before anybody is told that there is something to end
         url = instance.url(database=options.database)
         print(f"{url}\n{' '.join(psql_command)}" if sys.stdout.isatty() else url, flush=True)
         if sys.stdout.isatty():
             print("Ctrl-C ends it; nothing of it is kept.", flush=True)
-        _wait_for_the_end()
+        over.wait()
     return 0
 
 
@@ -127,7 +145,8 @@ def _named(name: str) -> Any:
     return found
 
 
-def _wait_for_the_end() -> None:
+def _end_on_signals() -> threading.Event:
+    """Return what is set once the user or the system wants an end."""
     over = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -135,12 +154,20 @@ def _wait_for_the_end() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    over.wait()
+    return over
+
+
+def _psql_program() -> str:
+    """Return how to call psql: as users do if it is on PATH, else by where the server programs are."""
+    beside = find_programs().bin_dir / "psql"
+    return str(beside) if shutil.which("psql") is None and beside.exists() else "psql"
 
 
 def _psql(command: list[str]) -> int:
-    if shutil.which("psql") is None:
+    if shutil.which(command[0]) is None:
         raise DBTestCaseError("the program 'psql' is not on PATH. Install PostgreSQL's client package.")
+    # Ctrl-C interrupts a query in psql; it must not end the server under it. A handler, since that is not inherited.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     return subprocess.run(command, check=False).returncode
 
 

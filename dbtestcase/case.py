@@ -18,6 +18,7 @@ from dbtestcase import upcoming
 from dbtestcase._isolation import Isolation
 from dbtestcase.assertions import DatabaseAssertions
 from dbtestcase.diagnosis import report
+from dbtestcase.diagnosis.results import explaining
 from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.postgres import Instance, ThrowawayPostgres
@@ -31,6 +32,12 @@ __all__ = ["DatabaseTestCase"]
 report.begin()
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+
+
+def _explain_class(test_class: type, error: BaseException) -> None:
+    running: RunningClass | None = test_class.__dict__.get("_dbtestcase")
+    if running is not None:
+        running.explain_class(error)
 
 
 class _NotSetUp:
@@ -90,6 +97,13 @@ class DatabaseTestCase(DatabaseAssertions):
 
     _dbtestcase: ClassVar[RunningClass | None] = None
     _running_kind: ClassVar[type[RunningClass]] = RunningClass
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("setUpClass", "tearDownClass"):
+            hook = getattr(cls, name).__func__
+            if not hasattr(hook, "is_explained"):
+                setattr(cls, name, classmethod(explaining(hook, _explain_class)))
 
     def __init__(self, methodName: str = "runTest") -> None:
         super().__init__(methodName)

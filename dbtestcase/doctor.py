@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TextIO
 
 from dbtestcase.errors import DBTestCaseError
@@ -19,13 +21,14 @@ from dbtestcase.postgres import (
     leftovers,
     running_instance,
 )
-from dbtestcase.postgres.cache import cache_folder
+from dbtestcase.postgres.cache import Cache, cache_folder
 from dbtestcase.postgres.places import MEMORY, instance_places
 
 __all__ = ["examine"]
 
 _LIBRARIES = ("dbtestcase", "SQLAlchemy", "psycopg2-binary", "psycopg", "Flask-SQLAlchemy", "alembic")
 _MEGABYTE = 1024 * 1024
+_USUAL_SIZE, _HEADROOM = 30 * _MEGABYTE, 20 * _MEGABYTE
 _LISTED = 8
 _SLOW_BOOT = 0.5  # seconds
 
@@ -64,10 +67,20 @@ def _versions() -> Iterator[str]:
 
 
 def _place(advice: list[str]) -> Iterator[str]:
-    place = instance_places(0, None)[0]
-    free = shutil.disk_usage(place).free
-    yield f"instances   in {place}, {free // _MEGABYTE} MB free"
-    if place != MEMORY and os.path.isdir(MEMORY):
+    chosen = os.environ.get("DBTESTCASE_DIR")
+    if chosen and not os.path.isdir(chosen):
+        raise DBTestCaseError(f"DBTESTCASE_DIR is {chosen!r}, which is not a folder.\nMake it, or leave it unset.")
+    usual = max((template.size for template in cached_templates()), default=_USUAL_SIZE)
+    places = instance_places(usual, None)
+    if not places:
+        raise DBTestCaseError("there is no folder to put an instance into; set DBTESTCASE_DIR to one.")
+    free = shutil.disk_usage(places[0]).free
+    yield f"instances   in {places[0]}, {free // _MEGABYTE} MB free"
+    if free < usual + _HEADROOM:
+        advice.append(
+            f"{places[0]} has hardly room for one instance; an instance takes {usual // _MEGABYTE} MB and more."
+        )
+    if places[0] != MEMORY and not chosen and os.path.isdir(MEMORY):
         advice.append(
             f"Instances live on disk, because {MEMORY} is too small; more room there makes them faster "
             "(docker run --shm-size=1g)."
@@ -83,19 +96,47 @@ def _cache(advice: list[str]) -> Iterator[str]:
         yield "cache       off (DBTESTCASE_CACHE)"
         advice.append("Without a cache every run initializes a database cluster, which takes about a second.")
         return
+    problem = _write_problem(folder)
+    if problem:
+        advice.append(
+            f"The cache folder {str(folder)!r} cannot be written to ({problem}), so each run makes its templates anew, "
+            "which takes seconds. Set DBTESTCASE_CACHE to a folder that can be, or to 'off'."
+        )
     templates = cached_templates()
     size = sum(template.size for template in templates)
     yield f"cache       {folder}: {len(templates)} templates, {size // _MEGABYTE} MB"
     for template in templates[:_LISTED]:
-        days = (time.time() - template.last_used) / 86400
-        yield f"              {template.size // _MEGABYTE:4} MB, used {days:.0f} days ago: {template.description}"
+        used = _ago(template.last_used)
+        yield f"              {template.size // _MEGABYTE:4} MB, used {used}: {template.description}"
     if len(templates) > _LISTED:
         yield f"              and {len(templates) - _LISTED} more"
+    damaged = {template.path: wrong for template in templates if (wrong := Cache(folder).examine(template.path.stem))}
+    for path, wrong in damaged.items():
+        yield f"damaged     {path}: {wrong}"
+    if damaged:
+        advice.append(
+            "Damaged templates are made anew when they are needed; 'python -m dbtestcase clean' deletes them."
+        )
     kept = kept_instances()
     for instance in kept:
         yield f"kept        {instance.name}: {instance.owner}, {instance.size // _MEGABYTE} MB"
     if kept:
         advice.append("python -m dbtestcase clean deletes what was kept.")
+
+
+def _write_problem(folder: Path) -> str | None:
+    """Return why nothing can be written into a folder, ``None`` if it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as exc:
+        return exc.strerror or str(exc)
+
+
+def _ago(when: float) -> str:
+    days = int((time.time() - when) // 86400)
+    return "today" if days < 1 else "a day ago" if days == 1 else f"{days} days ago"
 
 
 def _boots(advice: list[str]) -> Iterator[str]:

@@ -7,19 +7,26 @@ with a fresh one. The run ends with the commands that open what was kept.
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import sys
 from typing import TYPE_CHECKING
 
+from dbtestcase.diagnosis.frames import chain
 from dbtestcase.errors import DBTestCaseError
 
 if TYPE_CHECKING:
     from dbtestcase.postgres import Instance
 
-__all__ = ["PostMortem", "is_wanted"]
+__all__ = ["PostMortem", "is_aftermath", "is_wanted"]
 
 VARIABLE = "DBTESTCASE_KEEP"
 
+NOTHING_MORE = (
+    "the test had failed before, and its database was kept as it was then (DBTESTCASE_KEEP). "
+    "Nothing more is sent to it."
+)
+_DATABASE = ("psycopg", "psycopg2", "sqlalchemy")
 _commands: list[str] = []
 
 
@@ -35,6 +42,14 @@ def is_wanted() -> bool:
     if wanted == "failed":
         return True
     raise DBTestCaseError(f"{VARIABLE} is {wanted!r}; it can be 'failed', or be left unset.")
+
+
+def is_aftermath(error: BaseException) -> bool:
+    """Whether an error may come from what a test sent after its database was kept: its clean-up, say."""
+    return any(
+        isinstance(each, DBTestCaseError) or type(each).__module__.partition(".")[0] in _DATABASE
+        for each in chain(error)
+    )
 
 
 class PostMortem:
@@ -57,13 +72,20 @@ class PostMortem:
         name = self._instance.kept_name
         if name is None:
             return
-        if not _commands:
-            atexit.register(_tell)
         database = "" if self._database == "test" else f" --database {self._database}"
         _commands.append(f"{self._test}: python -m dbtestcase start --psql --kept {name}{database}")
+        if multiprocessing.parent_process() is not None:
+            _tell()  # a worker may be ended without warning
+        elif len(_commands) == 1:
+            atexit.register(_tell)
 
 
 def _tell() -> None:
-    print("\nKept as they were at the failure ('python -m dbtestcase clean' deletes them):", file=sys.stderr)
+    print(
+        "\nKept as they were at the failure (without --psql: prints the database's URL and serves it until Ctrl-C;\n"
+        "'python -m dbtestcase clean' deletes them):",
+        file=sys.stderr,
+    )
     for line in _commands:
-        print(f"  {line}", file=sys.stderr)
+        print(f"  {line}", file=sys.stderr, flush=True)
+    _commands.clear()

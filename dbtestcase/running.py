@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import unittest
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import URL, Engine, make_url
@@ -20,6 +20,7 @@ from dbtestcase._isolation import isolation_of, may_clone
 from dbtestcase.cloning import Cloning
 from dbtestcase.diagnosis import report
 from dbtestcase.diagnosis.explain import Explanations
+from dbtestcase.diagnosis.frames import chain
 from dbtestcase.diagnosis.leftovers import ThreadWatch, warn_left_open
 from dbtestcase.diagnosis.results import ExplainedResult
 from dbtestcase.errors import DBTestCaseError, IsolationBroken, SchemaError
@@ -89,6 +90,8 @@ class RunningClass:
         self._threads = ThreadWatch()
         self._runner: int | None = None
         self._is_between_tests = False
+        self._class_error: BaseException | None = None
+        self._told: list[BaseException] = []
         self.explanations = Explanations(
             lambda: self.main.real_url,
             owner=test_class.__qualname__,
@@ -107,11 +110,7 @@ class RunningClass:
                 self.instance = undo.enter_context(self._start(wanted))
             for database in wanted.databases:
                 self._add_sandbox(database, undo)
-            connection = self.instance.take_ready_connection()
-            if connection is not None and "test" in self._sandboxes:
-                self._sandboxes["test"].use_ready_connection(connection)
-            elif connection is not None:
-                connection.close()
+            self._use_ready_connection()
             sandbox.activate(self._sandboxes)
             undo.callback(sandbox.deactivate)
             if not self._class.allow_other_databases:
@@ -206,6 +205,7 @@ class RunningClass:
         self._has_failed = False
         self._is_between_tests, self._runner = False, threading.get_ident()
         self._threads.begin()  # those of setUpClass are no test's: a server that runs for the whole class, say
+        self._told.clear()
         if self._begins_at_once or any(each.has_real_connections for each in self._sandboxes.values()):
             self.begin()
 
@@ -260,11 +260,19 @@ class RunningClass:
     def explained(self, result: unittest.TestResult) -> ExplainedResult:
         """Return what stands in for a result and explains its failures; the same one for all tests."""
         if self._explained is None or self._explained[0] is not result:
-            self._explained = (result, ExplainedResult(result, self.explain))
+            self._explained = (result, ExplainedResult(result, self.explain, self._is_aftermath))
         return self._explained[1]
+
+    def _is_aftermath(self, error: BaseException) -> bool:
+        """Whether an error only comes from the database being kept since the test's first failure."""
+        return self._post_mortem is not None and postmortem.is_aftermath(error)
 
     def explain(self, test: DatabaseTestCase, error: BaseException) -> None:
         """Give an error of the test its notes; keep the database as it is now, if that is wanted."""
+        self._told += chain(error)
+        if self._is_aftermath(error):
+            error.add_note(f"{self._class.__qualname__}: {postmortem.NOTHING_MORE}")
+            return
         session = self.present_session(test)
         if session is not None and isinstance(error, AssertionError):
             self.explanations.hint_at_unsent(error, session)
@@ -275,6 +283,12 @@ class RunningClass:
             for each in self._sandboxes.values():
                 each.keep_work()
             self._post_mortem = PostMortem(self.instance, test.id(), self.main.real_url.database or "test")
+
+    def explain_class(self, error: BaseException) -> None:
+        """Give an error of ``setUpClass`` or ``tearDownClass`` its notes, once on its way out of several of them."""
+        if error is not self._class_error:
+            self._class_error = error
+            self.explanations.explain(error)
 
     def end_test(self, test: DatabaseTestCase) -> None:
         """Undo the test.
@@ -294,6 +308,8 @@ class RunningClass:
         elif self._cloning is not None:
             self._cloning.end_test()
             self._class.url = self.url
+        # What the test itself has failed with is not said twice.
+        problems = [each for each in problems if not any(each is told for told in self._told)]
         if problems:
             raise _joined(problems)
 
@@ -308,7 +324,8 @@ class RunningClass:
             test.__dict__.pop(name, None)  # the same object may be run again
         session = test.__dict__.pop("session", None)
         if isinstance(session, Session):
-            session.close()
+            with suppress(Exception) if self._post_mortem is not None else nullcontext():  # its connection is closed
+                session.close()
 
     def drop_test(self, test: DatabaseTestCase) -> None:
         """Leave a test for good; also end it, if its cleanups never ran, as those of a skipped test."""
@@ -365,6 +382,14 @@ class RunningClass:
         added.before_use = self.begin
         self._sandboxes[database] = added
 
+    def _use_ready_connection(self) -> None:
+        """Hand over the connection that was opened when the instance answered; nobody else may be connected to it."""
+        connection = self.instance.take_ready_connection()
+        if connection is not None and "test" in self._sandboxes:
+            self._sandboxes["test"].use_ready_connection(connection)
+        elif connection is not None:
+            connection.close()
+
     def _is_ours(self, host: str, port: str) -> bool:
         return host == str(self.instance.socket_dir)
 
@@ -385,6 +410,7 @@ class RunningClass:
         for database, each in self._sandboxes.items():
             each.move_to(self._plain_url(database))
         self._class.url = self.url
+        self._use_ready_connection()
         classdata.take_back(self._class, self._class_data)
         self.make_class_data()
         self._sequences_known = False

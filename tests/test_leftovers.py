@@ -8,29 +8,42 @@ import time
 import unittest
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 
 import psycopg2
 from sqlalchemy import create_engine, insert, select, text
 from sqlalchemy.orm import Session
 
 from dbtestcase import DatabaseTestCase
+from dbtestcase.sandbox.wire import PATIENCE
 from tests.support import Base, Customer, problems
 
 
 class ShopTestCase(DatabaseTestCase):
     schema = Base
     lock_wait = 0.5
+    ended_at: float
+
+
+def ended(test: DatabaseTestCase) -> None:
+    """Note in a test that its own part is over; how long it took until the next one began is held to a bound."""
+    type(test).ended_at = time.monotonic()
+
+
+def took_to_end(test: DatabaseTestCase) -> None:
+    test.assertLess(time.monotonic() - test.ended_at, BOUND + 2)
+
+
+BOUND = 0.5  # seconds: lock_wait of these classes, and how long a thread that goes on is waited for
 
 
 def run_with_warnings(case):
     result = unittest.TestResult()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        begin = time.monotonic()
         unittest.defaultTestLoader.loadTestsFromTestCase(case)(result)
-        took = time.monotonic() - begin
     said = [str(each.message) for each in caught if issubclass(each.category, ResourceWarning)]
-    return result, said, took
+    return result, said
 
 
 class LeftOpenTests(unittest.TestCase):
@@ -40,19 +53,25 @@ class LeftOpenTests(unittest.TestCase):
             self.assertIn(word, text)
 
     def test_a_connection_of_the_class_s_own_engine(self):
-        class Shop(ShopTestCase):
-            def test_1(self):
-                type(self).left = self.engine.connect()
-                self.left.execute(text("SELECT 'left by the test'"))
+        for isolation in ("savepoint", "clone"):
+            with self.subTest(isolation=isolation):
 
-            def test_2(self):
-                self.assertEqual(self.session.scalars(select(Customer)).all(), [])
+                class Shop(ShopTestCase):
+                    def test_1(self):
+                        type(self).left = self.engine.connect()
+                        self.left.execute(text("SELECT 'left by the test' FROM customer"))
+                        ended(self)
 
-        result, said, took = run_with_warnings(Shop)
+                    def test_2(self):
+                        took_to_end(self)
+                        Base.metadata.drop_all(self.engine)
 
-        self.assertEqual(problems(result), [])
-        self.assert_named(said, "left by the test", "in test_1", "idle in transaction")
-        self.assertLess(took, 10)
+                Shop.isolation = isolation
+
+                result, said = run_with_warnings(Shop)
+
+                self.assertEqual(problems(result), [])
+                self.assert_named(said, "left by the test", "in test_1", "in a" if isolation == "clone" else "idle in")
 
     def test_a_connection_of_a_clone_with_uncommitted_changes(self):
         class Shop(ShopTestCase):
@@ -65,60 +84,75 @@ class LeftOpenTests(unittest.TestCase):
             def test_2(self):
                 self.assertRowCount(Customer, 0)
 
-        result, said, took = run_with_warnings(Shop)
+        result, said = run_with_warnings(Shop)
 
         self.assertEqual(problems(result), [])
         self.assert_named(said, "INSERT INTO customer", "in test_1", "in a transaction for")
-        self.assertLess(took, 10)
 
-    def test_a_connection_of_an_engine_of_the_code_under_test_in_the_class_phase(self):
-        engine = create_engine("postgresql+psycopg2://nobody@matters.invalid/production")
+    def test_a_connection_of_an_engine_of_the_code_under_test(self):
+        for isolation in ("savepoint", "clone"):
+            with self.subTest(isolation=isolation):
+                engine = create_engine("postgresql+psycopg2://nobody@matters.invalid/production")
 
-        class Shop(ShopTestCase):
-            app_engines = [engine]
+                class Shop(ShopTestCase):
+                    app_engines = [engine]
 
-            @classmethod
-            def setUpClass(cls):
-                super().setUpClass()
-                cls.left = engine.connect()
-                cls.left.execute(text("SELECT 'left by setUpClass'"))
+                    @classmethod
+                    def setUpClass(cls):
+                        super().setUpClass()
+                        cls.left = cls.app_engines[0].connect()
+                        cls.left.execute(text("SELECT 'left by setUpClass' FROM customer"))
+                        ended(cls("test_1"))
 
-            def test_1(self):
-                Base.metadata.drop_all(self.engine)
+                    def test_1(self):
+                        took_to_end(self)
+                        Base.metadata.drop_all(self.engine)
 
-        result, said, _ = run_with_warnings(Shop)
+                Shop.isolation = isolation
 
-        self.assertEqual(problems(result), [])
-        self.assert_named(said, "left by setUpClass", "in setUpClass", "in a transaction")
+                result, said = run_with_warnings(Shop)
+
+                self.assertEqual(problems(result), [])
+                self.assert_named(said, "left by setUpClass", "in setUpClass", "in a transaction")
 
     def test_a_connection_in_another_thread(self):
-        class Shop(ShopTestCase):
-            def test_1(self):
-                done, go = threading.Event(), threading.Event()
+        for isolation in ("savepoint", "clone"):
+            with self.subTest(isolation=isolation):
 
-                def work():
-                    session = Session(self.engine)
-                    session.execute(text("SELECT 'left by a thread'"))
-                    type(self).connection = session.connection()
-                    done.set()
-                    go.wait(20)
+                class Shop(ShopTestCase):
+                    go: threading.Event
 
-                type(self).go = go
-                threading.Thread(target=work, name="worker", daemon=True).start()
-                done.wait()
+                    def test_1(self):
+                        done, go = threading.Event(), threading.Event()
 
-            def test_2(self):
-                self.assertEqual(self.session.scalars(select(Customer)).all(), [])
+                        def work():
+                            session = Session(self.engine)
+                            session.execute(text("SELECT 'left by a thread' FROM customer"))
+                            type(self).connection = session.connection()
+                            done.set()
+                            go.wait(20)
 
-        result, said, took = run_with_warnings(Shop)
-        Shop.go.set()
+                        type(self).go = go
+                        threading.Thread(target=work, name="worker").start()
+                        done.wait()
+                        ended(self)
 
-        self.assertEqual(problems(result), [])
-        self.assertIn("worker", "\n".join(said))
-        self.assertIn("test_leftovers.py:", "\n".join(said))
-        self.assertLess(took, 10)
+                    def test_2(self):
+                        took_to_end(self)
+                        Base.metadata.drop_all(self.engine)
+
+                Shop.isolation = isolation
+
+                result, said = run_with_warnings(Shop)
+                Shop.go.set()
+
+                self.assertEqual(problems(result), [])
+                self.assertIn("thread 'worker', which runs work()", "\n".join(said))
+                self.assertIn("test_leftovers.py:", "\n".join(said))
 
     def test_drop_all_in_tear_down_ends_where_a_stranger_s_connection_holds_the_table(self):
+        took = []
+
         class Shop(ShopTestCase):
             def setUp(self):
                 self.stranger = psycopg2.connect(**self.instance.dsn())
@@ -126,17 +160,148 @@ class LeftOpenTests(unittest.TestCase):
                 self.addCleanup(self.stranger.close)
 
             def tearDown(self):
-                Base.metadata.drop_all(self.engine)
+                begin = time.monotonic()
+                try:
+                    Base.metadata.drop_all(self.engine)
+                finally:
+                    took.append(time.monotonic() - begin)
 
             def test_1(self):
                 pass
 
-        result, _, took = run_with_warnings(Shop)
+        result, _ = run_with_warnings(Shop)
 
         self.assertEqual(len(result.errors), 1)
         for words in ("LockWait", "DROP TABLE", "idle in transaction", "a stranger", "process "):
             self.assertIn(words, result.errors[0][1])
-        self.assertLess(took, 0.5 + 2 + 5)
+        self.assertLess(took[0], BOUND + 2)
+
+    def test_drop_all_on_real_connections_names_the_session_that_was_left_open(self):
+        took = []
+
+        class Shop(ShopTestCase):
+            isolation = "clone"
+
+            def test_1(self):
+                def forgets_its_session():
+                    session = Session(self.engine)
+                    session.scalars(select(Customer)).all()
+                    return session
+
+                self.left = forgets_its_session()
+                begin = time.monotonic()
+                try:
+                    Base.metadata.drop_all(self.engine)
+                finally:
+                    took.append(time.monotonic() - begin)
+
+            def test_2(self):
+                Base.metadata.drop_all(self.engine)
+
+        result, _ = run_with_warnings(Shop)
+
+        [(_, said)] = result.errors
+        self.assertEqual(result.testsRun, 2)
+        for words in ("LockWait", "in forgets_its_session", "idle in transaction, begun", "session.close()"):
+            self.assertIn(words, said)
+        self.assertLess(took[0], BOUND + 2)
+
+    def test_a_statement_that_a_thread_is_still_executing_is_ended(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                def work():
+                    with suppress(Exception), self.engine.connect() as connection:
+                        connection.execute(text("SELECT pg_sleep(60)"))
+
+                thread = threading.Thread(target=work, daemon=True)
+                thread.start()
+                with closing(psycopg2.connect(**self.instance.dsn())) as outside, outside.cursor() as cursor:
+                    outside.autocommit = True
+                    sleeping = 0
+                    while not sleeping:
+                        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+                        [sleeping] = cursor.fetchone()
+                type(self).thread = thread
+                ended(self)
+
+            def test_2(self):
+                self.thread.join(2)
+                self.assertFalse(self.thread.is_alive())
+                self.assertLess(time.monotonic() - self.ended_at, PATIENCE + 2)
+
+        result, _ = run_with_warnings(Shop)
+
+        self.assertNotIn("test_2", "\n".join(problems(result)).partition("Traceback")[0])
+        self.assertEqual([test.id().rpartition(".")[2] for test, _ in result.errors + result.failures], ["test_1"])
+
+
+class CursorTests(unittest.TestCase):
+    def said_of(self, isolation: str, driver: str) -> str:
+        engine = create_engine(f"postgresql+{driver}://nobody@matters.invalid/production")
+
+        class Shop(ShopTestCase):
+            app_engines = [engine]
+
+            def test_1_forgets_a_cursor(self):
+                connection = self.app_engines[0].raw_connection()
+                type(self).cursor = connection.cursor()
+                self.cursor.execute("SELECT 1")
+                connection.close()
+
+            def test_2_forgets_connection_and_result(self):
+                type(self).connection = self.app_engines[0].connect()
+                streaming = self.connection.execution_options(stream_results=True)
+                type(self).result = streaming.execute(text("SELECT generate_series(1, 9999)"))
+
+            def test_3_closes_them(self):
+                connection = self.app_engines[0].raw_connection()
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+                connection.close()
+                self.session.execute(text("SELECT 1")).scalar()
+                self.session.commit()
+
+            def test_4_forgets_nothing_that_is_still_there(self):
+                connection = self.app_engines[0].raw_connection()
+                connection.cursor().execute("SELECT 1")
+                connection.close()
+
+        Shop.isolation = isolation
+        result, said = run_with_warnings(Shop)
+        self.assertEqual(problems(result), [])
+        self.assertTrue(Shop.cursor.closed)
+        self.assertNotIn("test_3", "\n".join(said))
+        self.assertNotIn("test_4", "\n".join(said))
+        return "\n".join(said)
+
+    def test_cursors_that_outlive_a_test_are_closed_and_named_with_the_line_that_opened_them(self):
+        for isolation in ("savepoint", "clone"):
+            for driver in ("psycopg2", "psycopg"):
+                with self.subTest(isolation=isolation, driver=driver):
+                    said = self.said_of(isolation, driver)
+
+                    self.assertRegex(
+                        said, r"the cursor opened at tests/test_leftovers\.py:\d+ in test_1_forgets_a_cursor"
+                    )
+                    self.assertRegex(said, r"with an open cursor, opened at tests/test_leftovers\.py:\d+ in test_2")
+
+    def test_cursor_of_the_class_phase_is_named(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                connection = cls.engine.raw_connection()
+                cls.cursor = connection.cursor()
+                cls.cursor.execute("SELECT 1")
+                connection.close()
+
+            def test_1(self):
+                self.session.execute(text("SELECT 1"))
+
+        result, said = run_with_warnings(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertRegex("\n".join(said), r"the cursor opened at tests/test_leftovers\.py:\d+ in setUpClass")
 
 
 class ThreadTests(unittest.TestCase):
@@ -210,7 +375,7 @@ class ThreadTests(unittest.TestCase):
                     with self.engine.connect() as connection:
                         return connection.scalars(select(Customer.name)).all()
 
-            result, _, _ = run_with_warnings(Later)
+            result, _ = run_with_warnings(Later)
 
             self.assertEqual(problems(result), [])
 
@@ -244,7 +409,7 @@ class ThreadTests(unittest.TestCase):
                 return super().run(result)
 
         self.go.set()
-        result, _, _ = run_with_warnings(Shop)
+        result, _ = run_with_warnings(Shop)
         Shop.thread.join()
 
         self.assertEqual(problems(result), [])
@@ -281,7 +446,11 @@ class ForkTests(unittest.TestCase):
             def test_2(self):
                 self.assertRowCount(Customer, 0)
 
-        result, _, _ = run_with_warnings(Shop)
+        result, _ = run_with_warnings(Shop)
 
         self.assertEqual(problems(result), [])
         self.assertRegex(Shop.answer, "Shop: a child process")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -34,6 +34,42 @@ class DoctorTests(unittest.TestCase):
         self.assertRegex(result.stdout, r"programs +PostgreSQL \d+")
         self.assertRegex(result.stdout, r"next start +\d+ ms")
 
+    def test_templates_that_are_damaged_are_named(self):
+        with tempfile.TemporaryDirectory() as cache:
+            run("doctor", DBTESTCASE_CACHE=cache)
+            [pack] = Path(cache).glob("*.pack")
+            os.truncate(pack, 1000)
+
+            result = run("doctor", DBTESTCASE_CACHE=cache)
+
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn(f"damaged     {pack}: its size has changed", result.stdout)
+            self.assertIn("made anew", result.stdout)
+
+    def test_a_cache_folder_that_cannot_be_written_to_is_advised_against(self):
+        result = run("doctor", DBTESTCASE_CACHE="/proc/nowhere")
+
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, r"- The cache folder '/proc/nowhere' cannot be written to \(.+\)")
+        self.assertNotIn("All is well", result.stdout)
+
+    def test_a_folder_for_instances_that_is_not_there_is_a_sentence(self):
+        result = run("doctor", DBTESTCASE_DIR="/nowhere/at/all")
+
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("DBTESTCASE_DIR is '/nowhere/at/all'", result.stdout)
+        self.assertNotIn("Traceback", result.stderr)
+
+    def test_a_place_that_is_too_small_is_said_so(self):
+        with tempfile.TemporaryDirectory() as cache:
+            run("doctor", DBTESTCASE_CACHE=cache)
+            # A folder on a file system with no room at all.
+            result = run("doctor", DBTESTCASE_CACHE=cache, DBTESTCASE_DIR="/proc/self")
+
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("Tests cannot run", result.stdout)
+        self.assertNotIn("Traceback", result.stderr)
+
     def test_without_programs_it_says_where_was_looked_and_exits_with_1(self):
         result = run("doctor", DBTESTCASE_BIN_DIR="/nowhere")
 
@@ -59,6 +95,33 @@ class StartTests(unittest.TestCase):
         self.assertEqual(process.returncode, 0)
         with self.assertRaises(psycopg2.OperationalError):
             psycopg2.connect(url.set(drivername="postgresql").render_as_string())
+
+    def test_sigterm_ends_it_as_ctrl_c_does(self):
+        command = [sys.executable, "-m", "dbtestcase", "start"]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            url = make_url(process.stdout.readline().strip()).set(drivername="postgresql").render_as_string()
+            process.terminate()
+            process.wait(20)
+
+        self.assertEqual(process.returncode, 0)
+        with self.assertRaises(psycopg2.OperationalError):
+            psycopg2.connect(url)
+
+    def test_ctrl_c_in_psql_leaves_the_server_running(self):
+        command = [sys.executable, "-m", "dbtestcase", "start", "--psql"]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            process.stdin.write("\\echo ready\n")
+            process.stdin.flush()
+            self.assertEqual(process.stdout.readline(), "ready\n")
+            process.send_signal(signal.SIGINT)
+            process.stdin.write("SELECT 'still ' || 'there' AS here \\gset\n\\echo :here\n")
+            process.stdin.close()
+            rest = process.stdout.read()
+
+        self.assertIn("still there", rest)
+        self.assertEqual(process.returncode, 0)
 
     def test_a_schema_that_cannot_be_imported_is_a_sentence(self):
         result = run("start", "--schema", "nowhere:Base")

@@ -19,8 +19,9 @@ from typing import Any
 import psycopg2
 from sqlalchemy import URL
 
+from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS
 from dbtestcase.diagnosis.origin import UNKNOWN, Origin
-from dbtestcase.diagnosis.sqltext import HIDDEN_COLUMNS, render
+from dbtestcase.diagnosis.sqltext import render
 from dbtestcase.diagnosis.statements import duration
 
 _PATIENCE = 2  # seconds; longest time that asking the server may take

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,8 @@ from sqlalchemy.orm import Session
 
 from dbtestcase.diagnosis import states
 from dbtestcase.diagnosis.backends import ask_server
+from dbtestcase.diagnosis.frames import chain, leave_out_ours
+from dbtestcase.diagnosis.hidden import HiddenNames, hiding
 from dbtestcase.diagnosis.hints import hint_for
 from dbtestcase.diagnosis.locks import LockWatch
 from dbtestcase.diagnosis.statements import StatementLog
@@ -19,6 +22,14 @@ from dbtestcase.diagnosis.statements import StatementLog
 _TABLES = """
 SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+"""
+
+_COLUMNS = """
+SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname IN (%s, %s) AND c.relkind IN ('r', 'p', 'v', 'f') AND n.nspname !~ '^pg_'
+  AND n.nspname <> 'information_schema' AND a.attnum > 0 AND NOT a.attisdropped
+GROUP BY c.oid
 """
 
 
@@ -40,22 +51,25 @@ class Explanations:
         self, url: Callable[[], URL], *, owner: str, hidden: Iterable[str] = (), lock_wait: float = 5.0
     ) -> None:
         self._url = url
-        self.log = StatementLog(hidden=hidden)
+        self._columns: dict[str, list[str] | None] = {}
+        self.log = StatementLog(hidden=HiddenNames(hidden, self._columns_of))
         self.locks = LockWatch(url, owner=owner, limit=lock_wait, hidden=self.log.hidden)
-        self._states = states.watching()
+        self._undo = ExitStack()
 
     def __enter__(self) -> Self:
-        self._states.__enter__()
+        self._undo.enter_context(states.watching())
+        self._undo.enter_context(hiding(self.log.hidden))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._states.__exit__(kind, error, traceback)
+        self._undo.close()
 
     def begin_test(self, name: str) -> None:
         """Forget what the test before has sent."""
         self.log.begin_test(name)
+        self._columns.clear()
 
     def end_test(self) -> None:
         """Print the test's statements if that is wanted for all tests; forget them."""
@@ -66,18 +80,43 @@ class Explanations:
         """Note what the test's session holds back, since nobody else sees it."""
         held = states.unsent(session)
         if held and held not in str(error):
-            error.add_note(f"What to do: {held} Requests and other sessions see only what was committed.")
+            error.add_note(
+                f"What to do: commit() first? {held} Requests and other sessions see only what was committed."
+            )
 
     def explain(self, error: BaseException) -> None:
         """Add to an error of the test, as notes, what to do about it and the statements that were sent."""
+        _gather_notes(error)
         without_secrets = self.log.hide_secrets(error)
         hint = hint_for(error, tables=self._tables, statements=self.log.statements)
         if hint is not None and not any(hint in note for note in getattr(error, "__notes__", ())):
             error.add_note(f"What to do: {without_secrets(hint)}")
         self.log.explain(error)
+        leave_out_ours(error)
+
+    def _columns_of(self, table: str) -> list[str] | None:
+        if table not in self._columns:
+            self._columns[table] = self._ask_columns(table)
+        return self._columns[table]
+
+    def _ask_columns(self, table: str) -> list[str] | None:
+        try:
+            tables = ask_server(self._url(), _COLUMNS, (table, table.lower()))
+        except psycopg2.Error:
+            return None
+        return tables[0][0] if len(tables) == 1 else None
 
     def _tables(self) -> list[str]:
         try:
             return [name for (name,) in ask_server(self._url(), _TABLES)]
         except psycopg2.Error:
             return []
+
+
+def _gather_notes(error: BaseException) -> None:
+    """Move what was noted on the errors that an error was raised from to its own end, where it is read."""
+    for each in list(chain(error))[1:]:
+        for note in getattr(each, "__notes__", ()):
+            error.add_note(note)
+        if getattr(each, "__notes__", None):
+            each.__notes__.clear()

@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Iterable
 from concurrent.futures import thread as workers
+from contextlib import suppress
 from queue import SimpleQueue
 from time import monotonic, sleep
 from typing import Any
@@ -61,6 +62,37 @@ def session_left(owner: str, session: Session, began: Origin, *, after: str) -> 
         f"{owner}: a session, begun at {began}, had unsent changes after {after} ({'; '.join(parts)}); they are lost. "
         "Is a commit() missing?"
     )
+
+
+def cursor_left(owner: str, opened: Origin, *, when: str) -> str:
+    """Return the text for a cursor that outlived the test although its connection was given back.
+
+    Args:
+        when: How long it was open: "in the test".
+    """
+    return (
+        f"{owner}: the cursor opened at {opened} was left open {when} and has been closed.\n"
+        "Close it where it is opened: 'with connection.cursor() as cursor:', cursor.close(), or close() of the result."
+    )
+
+
+class OpenCursors:
+    """The cursors that somebody still holds, and the lines that opened them."""
+
+    def __init__(self) -> None:
+        self._opened: weakref.WeakKeyDictionary[Any, Origin] = weakref.WeakKeyDictionary()
+
+    def add(self, cursor: Any) -> None:
+        """Note a cursor that is given to the user's present line."""
+        self._opened[cursor] = user_origin()
+
+    def close_all(self) -> list[tuple[Any, Origin]]:
+        """Close those that are open; return them, each with the line that opened it, as far as it is known."""
+        left = [(cursor, opened) for cursor, opened in list(self._opened.items()) if not cursor.closed]
+        for cursor, _ in left:
+            with suppress(Exception):  # its transaction is over, and took it along
+                cursor.close()
+        return [(cursor, opened) for cursor, opened in left if opened is not UNKNOWN]
 
 
 class ThreadWatch:

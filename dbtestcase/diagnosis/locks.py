@@ -21,8 +21,8 @@ import psycopg2
 from sqlalchemy import URL
 
 from dbtestcase.diagnosis.backends import Activity, Backends, activities, ask_server
+from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS
 from dbtestcase.diagnosis.origin import Origin
-from dbtestcase.diagnosis.sqltext import HIDDEN_COLUMNS
 from dbtestcase.diagnosis.statements import duration
 from dbtestcase.errors import LockWait
 

@@ -15,6 +15,8 @@ def wrong_count(queries: Sequence[Statement], expected: int) -> str | None:
     if len(queries) == expected:
         return None
     sent = f"{len(queries)} {'query was' if len(queries) == 1 else 'queries were'} sent, {expected} expected"
+    for query in queries:
+        query.is_told = True
     return f"{sent}:\n{listing(queries)}" if queries else f"{sent}."
 
 

@@ -6,9 +6,15 @@ exception before it gets there, and the one place that is the same for all of th
 
 from __future__ import annotations
 
+import functools
 import unittest
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+from dbtestcase.diagnosis.frames import leave_out_ours
+
+__unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
 
 Explain = Callable[[Any, BaseException], None]
 
@@ -17,11 +23,21 @@ class ExplainedResult:
     """Stands in for a test result: hands everything on, but first gives each error of the test to ``explain``.
 
     An expected failure is left as it is. A fault of ``explain`` never replaces the test's own.
+
+    Args:
+        is_aftermath: Whether an error only follows from what was done after an earlier failure of the same test; it is
+            not reported.
     """
 
-    def __init__(self, result: unittest.TestResult, explain: Explain) -> None:
+    def __init__(
+        self,
+        result: unittest.TestResult,
+        explain: Explain,
+        is_aftermath: Callable[[BaseException], bool] = lambda error: False,
+    ) -> None:
         self.__dict__["_result"] = result
         self.__dict__["_explain"] = explain
+        self.__dict__["_is_aftermath"] = is_aftermath
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._result, name)
@@ -33,17 +49,15 @@ class ExplainedResult:
         setattr(self._result, name, value)
 
     def addError(self, test: Any, err: Any) -> Any:
-        self._note(test, err)
-        return self._result.addError(test, err)
+        if isinstance(err, tuple) and self._is_aftermath(err[1]):
+            return None
+        return self._result.addError(test, self._note(test, err))
 
     def addFailure(self, test: Any, err: Any) -> Any:
-        self._note(test, err)
-        return self._result.addFailure(test, err)
+        return self._result.addFailure(test, self._note(test, err))
 
     def _add_subtest(self, test: Any, subtest: Any, err: Any) -> Any:
-        if err is not None:
-            self._note(test, err)
-        return self._result.addSubTest(test, subtest, err)
+        return self._result.addSubTest(test, subtest, err if err is None else self._note(test, err))
 
     @property
     def addSubTest(self) -> Any:
@@ -51,11 +65,32 @@ class ExplainedResult:
         known = self._result.addSubTest
         return self._add_subtest if known is not None else None
 
-    def _note(self, test: Any, err: Any) -> None:
+    def _note(self, test: Any, err: Any) -> Any:
         error = err[1] if isinstance(err, tuple) else getattr(err, "value", err)
         if not isinstance(error, BaseException):
-            return
+            return err
         try:
             self._explain(test, error)
         except Exception as fault:
             error.add_note(f"(dbtestcase could not explain this failure: {type(fault).__name__}: {fault})")
+        return (err[0], error, error.__traceback__) if isinstance(err, tuple) else err
+
+
+def explaining(hook: Callable[[type], Any], explain: Callable[[type, BaseException], None]) -> Callable[[type], Any]:
+    """Return a ``setUpClass`` or ``tearDownClass`` whose errors are given to ``explain`` before anybody sees them.
+
+    No result object stands between these and the runner.
+    """
+
+    @functools.wraps(hook)
+    def explained(cls: type) -> Any:
+        try:
+            return hook(cls)
+        except Exception as error:
+            with suppress(Exception):
+                explain(cls, error)
+                leave_out_ours(error)
+            raise
+
+    explained.is_explained = True  # type: ignore[attr-defined]
+    return explained

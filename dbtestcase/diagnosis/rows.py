@@ -27,7 +27,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoInspectionAvailable, Sta
 from sqlalchemy.orm import InstanceState, Mapper
 from sqlalchemy.sql.elements import ClauseElement
 
-from dbtestcase.diagnosis.sqltext import is_hidden, render
+from dbtestcase.diagnosis.hidden import REPLACEMENT, is_hidden, without_hidden
+from dbtestcase.diagnosis.sqltext import render
 
 _SHOWN = 3
 _SHOWN_UNWANTED = 5
@@ -193,10 +194,10 @@ class RowSearch:
         there = row[columns.index(name)]
         if is_hidden(name, self._hidden):
             return "is another (hidden)"
-        return f"is {_short(there)}, not {_short(self._values[name])}"
+        return f"is {_short(there, self._hidden)}, not {_short(self._values[name], self._hidden)}"
 
     def _shown(self, name: str, value: Any) -> str:
-        return "(hidden)" if is_hidden(name, self._hidden) and value is not None else _short(value)
+        return _cell(name, value, self._hidden)
 
 
 def check_count(expected: object) -> int:
@@ -234,7 +235,7 @@ def wrong_row_count(
     number = connection.execute(entity.selecting(func.count()).where(*criteria)).scalar_one()
     if number == expected:
         return None
-    where = f" where {_criteria_text(connection, criteria)}" if criteria else ""
+    where = f" where {_criteria_text(connection, criteria, hidden)}" if criteria else ""
     head = f"{number} row{'' if number == 1 else 's'} of {entity.name}{where}, {expected} expected"
     if not number:
         return f"{head}."
@@ -249,14 +250,14 @@ def listed(connection: Connection, entity: Entity, criteria: Sequence[Any], hidd
     lines = []
     for row in rows[:_SHOWN_UNWANTED]:
         cells = zip(columns, row, strict=True)
-        shown = (f"{name}={'(hidden)' if is_hidden(name, hidden) else _short(value)}" for name, value in cells)
+        shown = (f"{name}={_cell(name, value, hidden)}" for name, value in cells)
         lines.append(f"  {', '.join(shown)}")
     return [*lines, "  …"] if len(rows) > _SHOWN_UNWANTED else lines
 
 
-def _criteria_text(connection: Connection, criteria: Sequence[Any]) -> str:
-    compiled = and_(*criteria).compile(dialect=connection.dialect)
-    return render(str(compiled), dict(compiled.params))
+def _criteria_text(connection: Connection, criteria: Sequence[Any], hidden: Iterable[str]) -> str:
+    compiled = and_(*criteria).compile(dialect=connection.dialect, compile_kwargs={"render_postcompile": True})
+    return render(str(compiled), dict(compiled.params), hidden)
 
 
 def _count(connection: Connection, query: Select[Any], search: RowSearch) -> int:
@@ -281,6 +282,10 @@ def _key(column: Any) -> str:
     return str(column.key)
 
 
-def _short(value: Any) -> str:
-    shown = repr(value)
+def _cell(name: str, value: Any, hidden: Iterable[str]) -> str:
+    return REPLACEMENT if is_hidden(name, hidden) and value is not None else _short(value, hidden)
+
+
+def _short(value: Any, hidden: Iterable[str]) -> str:
+    shown = repr(without_hidden(value, hidden))
     return shown if len(shown) <= 80 else f"{shown[:60]}… ({len(shown)} characters)"

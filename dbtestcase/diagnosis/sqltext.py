@@ -13,36 +13,29 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-HIDDEN_COLUMNS = frozenset({"password", "passwd", "pwd", "passphrase", "secret", "token", "api_key", "apikey"})
-HIDDEN = "'(hidden)'"
+from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS, REPLACEMENT, without_hidden
+from dbtestcase.diagnosis.values import VALUES, Token, marked, tokens
+
+HIDDEN = f"'{REPLACEMENT}'"
 
 _LONGEST_TEXT = 80
 _LONGEST_STATEMENT = 600
+_LONGEST_QUESTION = 120
 _TAIL = 200
 _SHOWN_IN_LIST = 3
 _SHOWN_COLUMNS = 8
 
-_TOKEN = re.compile(
-    r"""
-    (?P<comment>--[^\n]*|/\*.*?\*/)
-  | (?P<string>[eE]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
-  | (?P<placeholder>(?:%\((?P<name>[^)]*)\)[sbt]|%[sbt])  # with the cast that SQLAlchemy adds for psycopg 3
-      (?:::[A-Z]+(?:\(\d+(?:,[ ]?\d+)?\))?(?:[ ]WITH(?:OUT)?[ ]TIME[ ]ZONE)?(?:\[\])*)?)
-  | (?P<percent>%%)
-  | (?P<number>(?<![\w$.])\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)
-  | (?P<word>"(?:[^"]|"")*"|[^\W\d][\w$]*)
-  | (?P<space>\s+)
-  | (?P<sign>::|<>|!=|<=|>=|.)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_COMPARISONS = {"=", "<>", "!=", "like", "ilike", "is", "to", "in", "any", "("}
 _CONTROL = re.compile(
     r"\s*(begin|start\s+transaction|commit|end|rollback|abort|savepoint|release|set\s+transaction|prepare\s+transaction)\b",
     re.IGNORECASE,
 )
 _ALIAS = re.compile(r"\b(\w+)\.(\w+) AS \1_\2\b")  # SQLAlchemy 2.0 labels each column of a legacy query
-_NUMBERED = re.compile(r"_+\d+$")
+
+
+class Shortened(str):
+    """The beginning of a long text or of many bytes; says how long the whole was."""
+
+    __slots__ = ()
 
 
 def text_of(sql: object) -> str:
@@ -68,40 +61,46 @@ def is_transaction_control(sql: object) -> bool:
 def fingerprint(sql: object) -> str:
     """Return what statements that differ only in their values have in common."""
     parts: list[str] = []
-    for kind, text, _ in _tokens(text_of(sql)):
-        if kind in ("string", "number", "placeholder"):
+    for token in tokens(text_of(sql)):
+        if token.kind in VALUES:
             parts.append("?")
-        elif kind in ("space", "comment"):
+        elif token.kind in ("space", "comment"):
             parts.append(" ")
         else:
-            parts.append(text)
+            parts.append(token.text)
     return re.sub(r"\(\s*\?(?:\s*,\s*\?)+\s*\)", "(?, ...)", " ".join("".join(parts).split()))
 
 
-def is_hidden(name: str | None, hidden: Iterable[str]) -> bool:
-    """Whether a column or parameter of this name holds what must not be shown.
-
-    A column is hidden if its name is one of ``hidden`` or has it as a word: ``password_hash``, ``reset_token``.
-    """
-    if not name:
-        return False
-    plain = f"_{_NUMBERED.sub('', name.strip(chr(34))).lower()}_"
-    return any(f"_{each.lower()}_" in plain for each in hidden)
-
-
 def hidden_values(sql: object, parameters: object, hidden: Iterable[str]) -> list[Any]:
-    """Return the parameter values of a statement that belong to hidden columns."""
-    if not any(each.lower() in text_of(sql).lower() for each in hidden):
+    """Return the values of a statement that belong to hidden columns, its parameters and what stands in its text."""
+    found = marked(text_of(sql), hidden)
+    if not any(token.is_hidden for token in found):
         return []
+    written = [_inner(token.text) for token in found if token.is_hidden and token.kind == "string"]
     sets = parameters if _is_many(parameters) else [parameters]
-    return [value for given in sets for value in _Renderer(text_of(sql), given, hidden).secrets()]  # type: ignore[attr-defined]
+    return written + [value for given in sets for value in _Rendering(found, given).secrets()]  # type: ignore[attr-defined]
+
+
+def redacted(sql: object, hidden: Iterable[str]) -> str:
+    """Return a statement as it was written, but for what its text has of hidden columns."""
+    return "".join(_redacted(token, hidden) for token in marked(text_of(sql), hidden))
+
+
+def _redacted(token: Token, hidden: Iterable[str]) -> str:
+    if token.kind == "string" and not token.is_hidden:
+        inner = _inner(token.text)
+        shown = without_hidden(inner, hidden)
+        return token.text if shown == inner else _quoted(shown)
+    return HIDDEN if token.is_hidden and token.kind != "placeholder" else token.text
 
 
 def render(sql: object, parameters: object = None, hidden: Iterable[str] = HIDDEN_COLUMNS) -> str:
     """Return one statement on one line with its parameters in place, shortened."""
-    parts = _one_space(_Renderer(text_of(sql), parameters, hidden).parts())
+    parts = _one_space(_Rendering(marked(text_of(sql), hidden), parameters).parts(hidden))
     line = "".join(_fold_columns(_fold_rows(_fold_lists(parts)))).strip().rstrip("; ")
     line = _ALIAS.sub(r"\1.\2", line)
+    if line.startswith("SELECT pg_catalog.") and len(line) > _LONGEST_QUESTION:
+        return f"{line[:_LONGEST_QUESTION]} …"  # SQLAlchemy's own, about tables and the like
     if len(line) <= _LONGEST_STATEMENT:
         return line
     left_out = len(line) - _LONGEST_STATEMENT
@@ -117,7 +116,7 @@ def literal(value: Any, hidden: Iterable[str] = ()) -> str:
     if isinstance(value, (int, float, decimal.Decimal)):
         return str(value)
     if isinstance(value, str):
-        return _quoted(_without_json_secrets(value, hidden))
+        return _quoted(without_hidden(value, hidden))
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _bytes(bytes(value))
     if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, uuid.UUID)):
@@ -125,7 +124,7 @@ def literal(value: Any, hidden: Iterable[str] = ()) -> str:
     if isinstance(value, (list, tuple)):
         return _array(value, hidden)
     if isinstance(value, dict):
-        return literal(json.dumps(value, default=str, ensure_ascii=False), hidden)
+        return _quoted(json.dumps(without_hidden(value, hidden), default=str, ensure_ascii=False))
     for name in ("adapted", "obj"):  # the drivers' wrappers around bytes, JSON and the like: show what is in them
         inner = getattr(value, name, None)
         if inner is not None and type(inner) is not type(value):
@@ -133,18 +132,9 @@ def literal(value: Any, hidden: Iterable[str] = ()) -> str:
     return _quoted(str(value))
 
 
-def _without_json_secrets(text: str, hidden: Iterable[str]) -> str:
-    if not text.startswith(("{", "[")):
-        return text
-
-    def scrub(found: re.Match[str]) -> str:
-        return f'{found[1]}"(hidden)"' if is_hidden(found[2], hidden) else found[0]
-
-    return re.sub(r'("([^"]*)"\s*:\s*)("(?:[^"\\]|\\.)*"|[\w.+-]+)', scrub, text)
-
-
 def _quoted(text: str) -> str:
-    shown = text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 20]}… ({len(text)} characters)"
+    is_short = len(text) <= _LONGEST_TEXT or isinstance(text, Shortened)
+    shown = text if is_short else f"{text[: _LONGEST_TEXT - 20]}… ({len(text)} characters)"
     shown = shown.replace("'", "''")
     return "'" + re.sub(r"[\x00-\x1f]", lambda found: repr(found[0])[1:-1], shown) + "'"
 
@@ -167,88 +157,54 @@ def _is_many(parameters: object) -> bool:
     return isinstance(parameters, list) and bool(parameters) and isinstance(parameters[0], (Mapping, tuple, list))
 
 
-def _tokens(sql: str) -> Iterator[tuple[str, str, str | None]]:
-    for found in _TOKEN.finditer(sql):
-        kind = "string" if found.lastgroup == "tag" else "placeholder" if found.lastgroup == "name" else found.lastgroup
-        yield kind or "sign", found[0], found["name"]
+def _inner(text: str) -> str:
+    """Return the text in a literal."""
+    if text.startswith("$"):
+        return text.partition("$")[2].partition("$")[2].rpartition("$")[0].rpartition("$")[0]
+    return text[text.index("'") + 1 :].removesuffix("'").replace("''", "'")
 
 
-class _Renderer:
-    """Walks over one statement and knows at each value which column it belongs to."""
+class _Rendering:
+    """Puts one set of parameters in the place of their placeholders."""
 
-    def __init__(self, sql: str, parameters: object, hidden: Iterable[str]) -> None:
-        self._sql = sql
+    def __init__(self, found: list[Token], parameters: object) -> None:
+        self._tokens = found
         self._parameters = parameters
-        self._hidden = tuple(hidden)
-        self._insert = _insert_columns(sql)
         self._next = 0
 
-    def parts(self) -> list[str]:
+    def parts(self, hidden: Iterable[str]) -> list[str]:
         """Return the statement's pieces, values in place of placeholders."""
-        return [self._shown(kind, text, name, column, hidden) for kind, text, name, column, hidden in self._walk()]
+        return [self._shown(token, hidden) for token in self._tokens]
 
     def secrets(self) -> Iterator[Any]:
-        """Return the values that stand in hidden places."""
-        for kind, _, name, _, hidden in self._walk():
-            if kind == "placeholder":
-                given, value = self._value(name)
-                if given and hidden:
+        """Return the parameters that stand in hidden places."""
+        for token in self._tokens:
+            if token.kind == "placeholder":
+                given, value = self._value(token.name)
+                if given and token.is_hidden:
                     yield value
 
-    def _walk(self) -> Iterator[tuple[str, str, str | None, str | None, bool]]:
-        column: str | None = None  # the column named just before, still waiting for its value
-        depth, row, position = 0, False, 0
-        before, in_list = "", 0  # in_list: at which depth the list of an IN or ANY stands, 0 outside of one
-        for kind, text, name in _tokens(self._sql):
-            if kind in ("placeholder", "string", "number"):
-                of_row = self._column_at(position) if row and depth == 1 else None
-                hidden = any(is_hidden(each, self._hidden) for each in (name, column, of_row))
-                yield kind, text, name, of_row or column, hidden
-                continue
-            yield kind, text, name, None, False
-            lowered = text.lower()
-            if kind == "space":
-                continue
-            if kind == "word":
-                if lowered == "values" and self._insert:
-                    row, depth, position, column = True, 0, 0, None
-                elif lowered in ("returning", "on", "select") and depth == 0:
-                    row = False
-                if lowered not in _COMPARISONS:
-                    column = text
-            elif kind == "sign":
-                if text == "(":
-                    depth += 1
-                    in_list = depth if before in ("in", "any") else in_list
-                    position = 0 if depth == 1 else position
-                elif text == ")":
-                    in_list = 0 if in_list == depth else in_list
-                    depth -= 1
-                    column = None
-                elif text == "," and not in_list:
-                    position += depth <= 1
-                    column = None
-                elif text == ",":
-                    pass
-                elif text not in _COMPARISONS and text not in (".", "::"):
-                    column = None
-            before = lowered
-
-    def _shown(self, kind: str, text: str, name: str | None, column: str | None, hidden: bool) -> str:
-        if kind == "placeholder":
-            given, value = self._value(name)
+    def _shown(self, token: Token, hidden: Iterable[str]) -> str:
+        if token.kind == "placeholder":
+            given, value = self._value(token.name)
             if not given:
-                return text
-            return HIDDEN if hidden and value is not None else literal(value, self._hidden)
-        if kind == "string":
-            plain = text.replace("%%", "%") if self._parameters else text
-            return HIDDEN if hidden else plain if len(plain) <= _LONGEST_TEXT else _quoted(plain[1:-1])
-        if kind in ("space", "comment"):
+                return token.text
+            return HIDDEN if token.is_hidden and value is not None else literal(value, hidden)
+        if token.is_hidden:
+            return HIDDEN
+        if token.kind == "string":
+            plain = token.text.replace("%%", "%") if self._parameters else token.text
+            inner = _inner(plain)
+            if plain[-1:] not in ("'", "$"):
+                return f"'{inner[: _LONGEST_TEXT - 20]}…"  # its end was not kept
+            return (
+                plain
+                if len(plain) <= _LONGEST_TEXT and without_hidden(inner, hidden) == inner
+                else literal(inner, hidden)
+            )
+        if token.kind in ("space", "comment"):
             return " "
-        return "%" if kind == "percent" and self._parameters else text
-
-    def _column_at(self, position: int) -> str | None:
-        return self._insert[position] if position < len(self._insert) else None
+        return "%" if token.kind == "percent" and self._parameters else token.text
 
     def _value(self, name: str | None) -> tuple[bool, Any]:
         given = self._parameters
@@ -262,11 +218,6 @@ class _Renderer:
 
 def _one_space(parts: list[str]) -> list[str]:
     return [part for i, part in enumerate(parts) if part != " " or (i > 0 and parts[i - 1] != " ")]
-
-
-def _insert_columns(sql: str) -> list[str]:
-    found = re.match(r'\s*insert\s+into\s+[\w.$"]+\s*\(([^)]*)\)', sql, re.IGNORECASE)
-    return [column.strip().strip('"') for column in found[1].split(",")] if found else []
 
 
 def _fold_lists(parts: list[str]) -> list[str]:
@@ -317,7 +268,8 @@ def _fold_rows(parts: list[str]) -> list[str]:
         i += 1
     if len(rows) < 3:
         return parts
-    return [*parts[: rows[0][1] + 1], f", … {len(rows) - 1} more rows", *parts[rows[-1][1] + 1 :]]
+    number = "many" if "…" in parts else len(rows) - 1  # the end of a very long text was not kept
+    return [*parts[: rows[0][1] + 1], f", … {number} more rows", *parts[rows[-1][1] + 1 :]]
 
 
 def _closing(parts: list[str], opening: int) -> int:

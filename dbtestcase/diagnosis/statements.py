@@ -17,9 +17,10 @@ from time import perf_counter
 from typing import Any, Literal, cast, overload
 
 from dbtestcase.diagnosis import loads
-from dbtestcase.diagnosis.origin import Origin
+from dbtestcase.diagnosis.hidden import HiddenNames
+from dbtestcase.diagnosis.origin import UNKNOWN, Origin
 from dbtestcase.diagnosis.secrets import hide_secrets
-from dbtestcase.diagnosis.sqltext import HIDDEN_COLUMNS, is_transaction_control, render, text_of
+from dbtestcase.diagnosis.sqltext import Shortened, is_transaction_control, render, text_of
 from dbtestcase.errors import DBTestCaseError
 
 __all__ = ["CapturedQueries", "Statement", "StatementLog", "listing"]
@@ -48,10 +49,11 @@ class Statement:
         rows: How many rows it returned or changed; ``None`` if the driver does not say.
         error: What it failed with.
         cause: What made the ORM send it, where that was asked for.
+        is_told: Whether the message of a failed assertion has shown it.
     """
 
-    __slots__ = ("_hidden", "cause", "connection", "error", "origin", "parameters", "rows", "seconds", "sets",
-                 "sql", "started", "thread")  # fmt: skip
+    __slots__ = ("_hidden", "cause", "connection", "error", "is_told", "origin", "parameters", "rows", "seconds",
+                 "sets", "sql", "started", "thread")  # fmt: skip
 
     def __init__(self, connection: str, origin: Origin, sql: object, parameters: Any, hidden: Iterable[str]) -> None:
         self.connection = connection
@@ -59,18 +61,20 @@ class Statement:
         self.sql: Any = sql
         self.parameters = parameters
         self.sets = 0
-        self.thread = get_ident()
+        self.thread = threading.current_thread()
         self.seconds: float | None = None
         self.rows: int | None = None
         self.error: BaseException | None = None
         self.cause: str | None = None
+        self.is_told = False
         self._hidden = hidden
         self.started = perf_counter()
 
     def __str__(self) -> str:
         first = self.parameters[0] if self.sets and self.parameters else self.parameters
         text = render(self.sql, first, self._hidden)
-        return f"{text}  (and {self.sets - 1} more sets of parameters)" if self.sets > 1 else text
+        more = f"{self.sets - 1} more set{'' if self.sets == 2 else 's'} of parameters"
+        return f"{text}  (and {more})" if self.sets > 1 else text
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -84,7 +88,8 @@ class Statement:
         """Return rows, time and place of the statement in a line."""
         told = [] if self.rows is None or self.rows < 0 else [f"{self.rows} row{'' if self.rows == 1 else 's'}"]
         told.append("not finished" if self.seconds is None else duration(self.seconds))
-        told.append(str(self.origin))
+        if self.origin is not UNKNOWN:
+            told.append(str(self.origin))
         if self.cause:
             told.append(self.cause)
         return ", ".join(told)
@@ -129,7 +134,7 @@ class StatementLog:
 
     def __init__(self, *, hidden: Iterable[str] = (), mode: Mode | None = None) -> None:
         self.mode: Mode = mode or _mode_wanted()
-        self.hidden = HIDDEN_COLUMNS | {each.lower() for each in hidden}
+        self.hidden = hidden if isinstance(hidden, HiddenNames) else HiddenNames(hidden)
         self._keep = self.mode != "off"
         self._captures: tuple[CapturedQueries, ...] = ()
         self._muted: set[int] = set()
@@ -156,7 +161,7 @@ class StatementLog:
         else:
             sets = 0
         if type(sql) is str and len(sql) > _LONGEST_SQL:
-            sql = f"{sql[:-2000][: _LONGEST_SQL - 2000]} … {sql[-2000:]}"
+            sql = f"{sql[:_LONGEST_SQL]} …"
         statement = Statement(connection, origin, sql, parameters, self.hidden)
         statement.sets = sets
         self._running[thread] = statement
@@ -209,7 +214,7 @@ class StatementLog:
         self.hide_secrets(error)
         kept = self._kept()
         fresh = [each for i, each in enumerate(kept) if i > self._explained]
-        if not self._keep or not fresh:
+        if not self._keep or all(each.is_control or each.is_told for each in fresh):
             return
         earlier = self._explained >= 0
         self._explained = len(kept) - 1
@@ -292,12 +297,14 @@ def listing(statements: Sequence[Statement], gap: tuple[int, int] | None = None)
             blocks.append(f"{'':{width + 2}}  … {gap[1]} statements were not kept …")
         first = run[0]
         if first.is_control:
-            blocks.append(f"{'':{width + 2}}  {first}  ({first.origin})")
+            where = "" if first.origin is UNKNOWN else f"  ({first.origin})"
+            blocks.append(f"{'':{width + 2}}  {first}{where}")
             continue
         number += 1
         facts = first.facts()
         facts += f", on {first.connection}" if several_connections else ""
-        facts += f", in thread {_thread_name(first.thread)}" if several_threads else ""
+        if several_threads and first.thread is not threading.main_thread():
+            facts += f", in thread {first.thread.name!r}"
         lines = [f"{number:{width + 2}}. {first}", f"{'':{width + 2}}  {facts}"]
         if len(run) > 1:
             number += len(run) - 1
@@ -333,10 +340,6 @@ def _reason(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
 
 
-def _thread_name(ident: int) -> str:
-    return next((repr(each.name) for each in threading.enumerate() if each.ident == ident), f"{ident}, ended")
-
-
 def _copy(parameters: Any) -> Any:
     """Copy what the caller may change later, and let go of very long values."""
     if isinstance(parameters, Mapping):
@@ -352,16 +355,10 @@ def _copy(parameters: Any) -> Any:
     return parameters
 
 
-class _Shortened(str):
-    """The beginning of a long text or of many bytes; says how long the whole was."""
-
-    __slots__ = ()
-
-
 def _head(value: str | bytes) -> str:
     if isinstance(value, bytes):
-        return _Shortened(f"\\x{value[:8].hex()}… ({len(value)} bytes)")
-    return _Shortened(f"{value[:60]}… ({len(value)} characters)")
+        return Shortened(f"\\x{value[:8].hex()}… ({len(value)} bytes)")
+    return Shortened(f"{value[:60]}… ({len(value)} characters)")
 
 
 def _mode_wanted() -> Mode:

@@ -12,6 +12,7 @@ from sqlalchemy import event, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import InstanceState, Session
 
+from dbtestcase.diagnosis.hidden import REPLACEMENT, is_hidden, present
 from dbtestcase.diagnosis.origin import Origin, user_origin
 
 STATES = ("transient", "pending", "persistent", "deleted", "detached")
@@ -64,7 +65,11 @@ def describe(instance: object) -> str:
     name = state.mapper.class_.__name__
     if state.identity is not None:
         keys = (state.mapper.get_property_by_column(column).key for column in state.mapper.primary_key)
-        return f"{name}({', '.join(f'{key}={value!r}' for key, value in zip(keys, state.identity, strict=True))})"
+        shown = (
+            f"{key}={REPLACEMENT if is_hidden(key, present()) else repr(value)}"
+            for key, value in zip(keys, state.identity, strict=True)
+        )
+        return f"{name}({', '.join(shown)})"
     return f"{name} object"
 
 
@@ -158,4 +163,6 @@ def unsent(session: Session) -> str:
             parts.append(f"{what}: {names}{more}")
     if not parts:
         return ""
-    return f"self.session holds changes that were not sent yet ({'; '.join(parts)}); flush() or commit() sends them."
+    return (
+        f"The test's session holds changes that were not sent yet ({'; '.join(parts)}); flush() or commit() sends them."
+    )

@@ -9,7 +9,7 @@ import linecache
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dbtestcase.diagnosis.origin import Origin, user_origin_of
+from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin_of
 from dbtestcase.diagnosis.sqltext import text_of
 from dbtestcase.diagnosis.statements import Statement
 
@@ -41,6 +41,7 @@ def suspicion(error: BaseException, statements: Sequence[Statement]) -> str | No
             lambda: _like_without_rows(sent),
             lambda: _number_for_id(sent, place),
             lambda: _order_by_chance(sent, place, str(error)),
+            lambda: _rolled_back(statements),
         )
         found = next(filter(None, (check() for check in checks)), None)
     return found
@@ -104,6 +105,30 @@ def _order_by_chance(sent: Sequence[Statement], place: Origin | None, message: s
     return (
         f"the last SELECT ({last.origin}) returned {last.rows} rows and has no ORDER BY. PostgreSQL gives them in any "
         "order, where SQLite mostly gives them as they were inserted: if the order matters, say order_by()."
+    )
+
+
+def _rolled_back(statements: Sequence[Statement]) -> str | None:
+    """Say which rows a rollback took along, since an assertion that misses them cannot know."""
+    written: dict[str, list[Statement]] = {}
+    found: tuple[Statement, Statement] | None = None
+    for statement in statements:
+        text = text_of(statement.sql)
+        on_connection = written.setdefault(statement.connection, [])
+        if text in ("COMMIT", "ROLLBACK"):
+            if text == "ROLLBACK" and on_connection and not any(each.error for each in on_connection):
+                found = on_connection[0], statement
+            on_connection.clear()
+        elif re.match(r"\s*(insert|update|delete|merge)\b", text, re.I) or statement.error is not None:
+            on_connection.append(statement)
+    if found is None:
+        return None
+    first, rollback = found
+    verb, place = text_of(first.sql).split(None, 1)[0].upper(), rollback.origin
+    where = f" at {place}" if place is not UNKNOWN else ""
+    return (
+        f"the {verb} at {first.origin} was rolled back{where}, because nothing had committed it. If it was to stay, "
+        "commit() it where it is sent: flush() only sends."
     )
 
 

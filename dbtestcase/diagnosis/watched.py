@@ -9,10 +9,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
 
+from dbtestcase.diagnosis.leftovers import OpenCursors
 from dbtestcase.diagnosis.locks import LockWatch
 from dbtestcase.diagnosis.origin import Origin, user_origin
 
@@ -30,6 +31,7 @@ class _Watched:
     is_handed_out: Callable[[], bool]
     observer: Callable[[], _Observer | None]
     locks: LockWatch | None
+    cursors: OpenCursors = field(default_factory=OpenCursors)
 
 
 _watched: weakref.WeakKeyDictionary[Any, _Watched] = weakref.WeakKeyDictionary()
@@ -61,6 +63,12 @@ def watch_connection(
     connection.cursor_factory = _reporting(connection.cursor_factory or _plain_cursor(connection))
     if getattr(connection, "server_cursor_factory", None) is not None:
         connection.server_cursor_factory = _reporting(connection.server_cursor_factory)
+
+
+def close_cursors(connection: Any) -> list[Origin]:
+    """Close the cursors of a connection that are open; return the lines that opened them."""
+    watched = _watched.get(connection)
+    return [] if watched is None else [opened for _, opened in watched.cursors.close_all()]
 
 
 @contextmanager
@@ -99,6 +107,12 @@ def _reporting(base: Any) -> Any:
     """Return a cursor class like ``base`` that reports; works for both drivers, whose methods have the same shape."""
 
     class ReportingCursor(base):  # type: ignore[misc]
+        def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(connection, *args, **kwargs)
+            watched = _watched.get(connection)
+            if watched is not None and watched.is_handed_out():
+                watched.cursors.add(self)
+
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             with _reported(self, query, _parameters(args, kwargs)):
                 return super().execute(query, *args, **kwargs)

@@ -155,6 +155,7 @@ class VirtualConnection(ext.connection):
                 cursor.scrollable = scrollable
             cursor._virtual = self
             cursor._run = run
+            run.cursors.add(cursor)
             if self.string_types:
                 cursor.string_types = dict(self.string_types)
             if self.binary_types:

@@ -219,7 +219,9 @@ class VirtualConnection(psycopg.Connection[Any]):
         else:
             client_factory: Any = self.cursor_factory
             cursor = gated(client_factory)(self, row_factory=row_factory)
-        cursor._run = self._core.run
+        cursor._run = run = self._core.run
+        if run is not None:
+            run.cursors.add(cursor)
         if binary:
             cursor.format = pq.Format.BINARY
         return cursor

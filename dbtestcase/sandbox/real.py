@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-from dbtestcase.diagnosis.leftovers import warn_left_open
+from dbtestcase.diagnosis.leftovers import cursor_left, warn_left_open
 from dbtestcase.diagnosis.origin import Origin, user_origin
-from dbtestcase.diagnosis.watched import watch_connection
+from dbtestcase.diagnosis.watched import close_cursors, watch_connection
 
 from . import words
 from .ahead import ConnectionsAhead, Habits, Way
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .sandbox import Sandbox
 
 
+_IN_TRANSACTION, _IN_ERROR = 2, 3  # transaction_status, as libpq numbers it
 _PINGS = ("SELECT 1", ";")
 
 
@@ -68,10 +70,13 @@ class RealConnections:
         self._opened: list[_Opened] = []
         self.has_connected = False
         self._count = 0
+        self._is_asking = False
         self.have_written = False
         self.habits = Habits()
         self.ahead: ConnectionsAhead | None = None
         self.made = 0
+        # What a new connection is refused with: the database is kept as it was when the test failed.
+        self.kept: str | None = None
 
     @property
     def are_any(self) -> bool:
@@ -84,6 +89,8 @@ class RealConnections:
                 f"{self._sandbox.owner}: the class is over, and its database is gone. Engines are given back when a "
                 "class ends; make connections from the engine itself, not from a pool that was kept."
             )
+        if self.kept is not None:
+            raise IsolationBroken(self.kept)
         way = Way(engine.dialect, self._sandbox.connect_args(engine))
         self.habits.connects(way)
         connection: Any = None if self.ahead is None else self.ahead.take(way)
@@ -127,7 +134,7 @@ class RealConnections:
 
     def statement_started(self, connection_label: str, origin: Origin, sql: Any, parameters: Any) -> None:
         """Note whether the statement may change the database; hand it on, unless it is a ping of the pool."""
-        if sql in _PINGS and _is_ping():
+        if self._is_asking or (sql in _PINGS and _is_ping()):
             return
         self.have_written = self.have_written or not _only_reads(sql)
         if self._sandbox.observer is not None:
@@ -165,9 +172,13 @@ class RealConnections:
         for one in opened:
             if not one.is_open:
                 continue
+            cursors = close_cursors(one.connection)
+            if warn and not one.is_held:
+                for origin in cursors:
+                    warn_left_open(cursor_left(self._sandbox.owner, origin, when=when), origin)
             if one.is_held and warn:
-                details = self._details(one.connection)
-                if must_keep and _has_uncommitted_changes(one.connection):
+                details = self._details(one.connection) + words.with_cursors(cursors)
+                if must_keep and self._has_uncommitted_changes(one.connection):
                     lost.append(words.uncommitted(self._sandbox.owner, str(one.origin)))
                 else:
                     warn_left_open(words.left_open(self._sandbox.owner, str(one.origin), when, details), one.origin)
@@ -178,10 +189,32 @@ class RealConnections:
                 one.connection.close()
         return lost
 
+    def keep_work(self, sentence: str) -> None:
+        """Commit what is open on them, close them, and refuse others with this sentence."""
+        self.kept = sentence
+        for one in self._opened:
+            with suppress(Exception):  # busy in another thread, or its transaction has failed
+                if one.connection.info.transaction_status == _IN_TRANSACTION:
+                    one.connection.commit()
+        self.close_all("when the test failed", warn=False)
+
+    def _has_uncommitted_changes(self, connection: Any) -> bool:
+        self._is_asking = True
+        try:
+            if connection.info.transaction_status not in (_IN_TRANSACTION, _IN_ERROR):
+                return False
+            cursor = connection.cursor()
+            cursor.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
+            return bool(cursor.fetchone()[0])
+        except Exception:
+            return False
+        finally:
+            self._is_asking = False
+
     def _details(self, connection: Any) -> list[str]:
         if self._sandbox.locks is None:
             return []
-        in_transaction = connection.info.transaction_status in (2, 3)
+        in_transaction = connection.info.transaction_status in (_IN_TRANSACTION, _IN_ERROR)
         return self._sandbox.locks.backends.describe(connection.info.backend_pid, in_transaction=in_transaction)
 
     def __iter__(self) -> Iterator[Any]:
@@ -201,14 +234,3 @@ def _only_reads(sql: Any) -> bool:
         return False
     text = read(sql)
     return text.is_plain_read and text.functions <= words.HARMLESS_FUNCTIONS - {"nextval"}
-
-
-def _has_uncommitted_changes(connection: Any) -> bool:
-    try:
-        if connection.info.transaction_status not in (2, 3):
-            return False
-        cursor = connection.cursor()
-        cursor.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
-        return bool(cursor.fetchone()[0])
-    except Exception:
-        return False

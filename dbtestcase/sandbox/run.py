@@ -7,6 +7,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from dbtestcase.diagnosis.hidden import present
+from dbtestcase.diagnosis.leftovers import OpenCursors
+from dbtestcase.diagnosis.sqltext import redacted
+
 from .settings import InForce
 from .transactions import Change, Transactions, VirtualTransaction
 
@@ -27,6 +31,7 @@ class Run:
         self.over = False
         self.broken: Exception | None = None
         self.is_kept = False
+        self.cursors = OpenCursors()
         self.last_statements: deque[tuple[str, str]] = deque(maxlen=5)
         self.has_ddl = False
         self.altered: set[str] = set()
@@ -64,6 +69,6 @@ class Run:
 
 
 def shorten(sql: str, limit: int = 200) -> str:
-    """Return SQL on one line, cut to a readable length."""
-    line = " ".join(sql.split())
+    """Return SQL on one line, cut to a readable length, without the values of hidden columns."""
+    line = " ".join(redacted(sql, present()).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

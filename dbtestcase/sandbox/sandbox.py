@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from dbtestcase.diagnosis.leftovers import warn_left_open
+from dbtestcase.diagnosis.leftovers import cursor_left, warn_left_open
 from dbtestcase.diagnosis.locks import LockWatch
 from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
 
@@ -304,6 +304,8 @@ class Sandbox:
             self._idle += self._real.give_up_idle(at_most=MOST)
             self._real.close_all("in the test", warn=True)
             self._real.habits.next_test()
+        if self._real.kept is not None:
+            problems = []  # sessions whose connections were closed when the test failed
         self._in_test = False
         return problems
 
@@ -312,7 +314,7 @@ class Sandbox:
         if self.isolation == "savepoint":
             self._core.keep_work()
         else:
-            self._real.close_all("when the test failed", warn=False)
+            self._real.keep_work(words.kept(self.owner))
             self._core.needs_fresh_database = True
 
     def _let_go(self, run: Any) -> None:
@@ -327,12 +329,17 @@ class Sandbox:
                 if fairy is not None:
                     # Whoever holds it keeps a dead connection, and the pool has its place back.
                     fairy.detach()
+        cursors = [(cursor.connection._channel, opened) for cursor, opened in run.cursors.close_all()]
         for channel in held:  # last, because a warning may be an error
-            self._warn_left_open(channel)
+            self._warn_left_open(channel, [opened for owner, opened in cursors if owner is channel])
+        for owner, opened in cursors:
+            if owner not in held:
+                warn_left_open(cursor_left(self.owner, opened, when="in the test"), opened)
 
-    def _warn_left_open(self, channel: Channel) -> None:
+    def _warn_left_open(self, channel: Channel, cursors: list[Origin]) -> None:
         physical = self._core.physical
         details = words.virtual_details(physical.pid if physical is not None else None, channel.transaction)
+        details += words.with_cursors(cursors)
         opened = channel.opened
         warn_left_open(words.left_open(self.owner, str(opened), "in the test", details), opened or UNKNOWN)
 
@@ -358,6 +365,7 @@ class Sandbox:
         self._core.needs_fresh_database = False
         self._real.have_written = False
         self._real.use_ahead(ahead)
+        self._real.kept = None
         self._real_url = url.difference_update_query(["plugin"]).set(drivername=self._real_url.drivername)
         self.engine.url = self.url
         self._register()

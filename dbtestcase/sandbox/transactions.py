@@ -15,7 +15,7 @@ of finished ones, so a rollback can tell what it would take with it:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -115,10 +115,14 @@ class NoSuchSavepoint(Exception):
     """The transaction has no savepoint of this name."""
 
 
+# How messages quote a statement; whoever knows which values must not be shown puts another function here.
+shown: Callable[[str], str] = str
+
+
 def describe(transaction: VirtualTransaction) -> str:
     """Return a transaction as a person would name it."""
     opened = f", begun at {transaction.origin}" if transaction.origin else ""
-    last = f", last statement {transaction.last_statement!r}" if transaction.last_statement else ""
+    last = f", last statement {shown(transaction.last_statement)!r}" if transaction.last_statement else ""
     return f"{transaction.label}{opened}{last}"
 
 

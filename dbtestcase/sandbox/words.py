@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from dbtestcase.diagnosis.origin import Origin
 
+from . import transactions
 from .run import Run, shorten
 from .transactions import VirtualTransaction, describe
 
 if TYPE_CHECKING:
     from .channel import Channel
     from .lexer import Text
+
+transactions.shown = shorten
 
 CLONE = 'set isolation = "clone" on the test class: each test then gets a private database and commits for real'
 
@@ -286,6 +289,11 @@ def virtual_details(pid: int | None, transaction: VirtualTransaction | None) -> 
     if transaction.last_statement:
         lines.append(f"last statement: {shorten(transaction.last_statement)}")
     return lines
+
+
+def with_cursors(opened: Iterable[Origin]) -> list[str]:
+    """Return a line on each cursor that is open on a connection."""
+    return [f"with an open cursor, opened at {origin}" for origin in opened]
 
 
 def busy(owner: str, sql: str, origin: Origin) -> str:

@@ -92,11 +92,65 @@ class RunTests(unittest.TestCase):
         self.assertIn("could not be written", run.stderr)
 
 
+CLASSES = """
+import time
+from dbtestcase import DatabaseTestCase
+
+class {name}Tests(DatabaseTestCase):
+    def test_1(self):
+        self.session.connection()
+        time.sleep(0.2)
+"""
+
+POOLED = """
+import multiprocessing, unittest
+import test_a
+
+def run(name):
+    return unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromName(name)).testsRun
+
+if __name__ == "__main__":
+    for kind in ("fork", "spawn"):
+        with multiprocessing.get_context(kind).Pool(2) as pool:
+            assert pool.map(run, ["test_a", "test_b", "test_c", "test_d"], chunksize=1) == [1, 1, 1, 1]
+"""
+
+
+class ParallelTests(unittest.TestCase):
+    def run_in_parallel(self, *command: str, report: str) -> tuple[str, Path]:
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for name in ("A", "B", "C", "D"):
+            (folder / f"test_{name.lower()}.py").write_text(CLASSES.format(name=name))
+        (folder / "pooled.py").write_text(POOLED)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "DBTESTCASE_REPORT": report, "TMPDIR": str(folder)}
+        run = subprocess.run(
+            [sys.executable, *command], cwd=folder, capture_output=True, text=True, env=environment, timeout=120
+        )
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return run.stderr, folder
+
+    def test_processes_that_are_ended_without_warning_are_in_the_one_report(self):
+        said, folder = self.run_in_parallel("pooled.py", report="1")
+
+        self.assertEqual(said.count("where the time went"), 1, said)
+        told = said[said.index("dbtestcase: where") :]
+        self.assertRegex(told, r"8 classes, 8 tests in [\d.]+ s and \d processes; 8 instances booted")
+        self.assertEqual(list(folder.glob("dbtestcase-report-*")), [])
+
+    def test_unittest_parallel_makes_one_page(self):
+        said, folder = self.run_in_parallel("-m", "unittest_parallel", "-j", "2", report="report.html")
+
+        self.assertIn("where the time went is in report.html", said)
+        self.assertEqual([path.name for path in folder.glob("*.html")], ["report.html"])
+        for name in ("ATests", "BTests", "CTests", "DTests"):
+            self.assertIn(f'title="{name}"', (folder / "report.html").read_text(encoding="utf-8"))
+
+
 class PageTests(unittest.TestCase):
     def setUp(self):
         from dbtestcase.diagnosis.timeline import page
 
-        self.page = page(SPANS, report.table(SPANS))
+        self.page = page(SPANS)
 
     def test_page_is_well_formed_and_escapes_names(self):
         open_tags: list[str] = []
@@ -118,10 +172,32 @@ class PageTests(unittest.TestCase):
     def test_page_loads_nothing_from_elsewhere(self):
         self.assertIsNone(re.search(r"https?://|src=|@import|<link", self.page))
 
-    def test_spans_that_overlap_get_rows_of_their_own(self):
-        rows = self.page.partition("<b>library, waited for</b>")[2].partition("</div></div></div>")[0]
+    def test_each_class_has_a_row_with_what_happened_in_it(self):
+        rows = re.findall(r'<div class="row"><div class="name" title="(\w+)">.*?</div></div></div>|$', self.page)
+        shop = self.page.partition('title="ShopTests">')[2].partition('class="row"')[0]
 
-        self.assertEqual(rows.count('class="row"'), 1)
+        self.assertEqual(rows[:2], ["ShopTests", "CafeTests"])
+        self.assertEqual(shop.count('class="bar"'), 5)
+        self.assertIn("ShopTests · setUpTestData · 200.0 ms", shop)
+
+    def test_background_work_that_overlaps_gets_rows_of_its_own(self):
+        from dbtestcase.diagnosis.timeline import page
+
+        overlapping = page([*SPANS, Span("boot", "x", 0.05, 0.2, False), Span("boot", "x", 0.3, 0.4, False)])
+        rows = overlapping.partition("in the background")[2].partition("</section>")[0]
+
+        self.assertEqual(rows.count('<div class="track">'), 2)
+
+    def test_shares_add_up_and_count_what_a_test_waits_for_once(self):
+        shares = re.findall(r"([\w' ,]+) ([\d.]+) (m?s), (\d+) %</span>", self.page)
+
+        self.assertEqual((shares[0][0].strip(), shares[0][3]), ("tests", "70"))
+        self.assertAlmostEqual(sum(int(percent) for *_, percent in shares), 100, delta=2)
+
+    def test_axis_has_round_numbers(self):
+        self.assertIn(">0.2 s<", self.page)
+
+    def test_page_looks_light_and_dark(self):
         self.assertIn("prefers-color-scheme: dark", self.page)
 
 

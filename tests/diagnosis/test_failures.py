@@ -1,0 +1,153 @@
+"""What a failing test prints, and what it leaves out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import traceback
+import unittest
+from contextlib import suppress
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from dbtestcase import DatabaseTestCase
+from dbtestcase.diagnosis.frames import leave_out_ours
+from dbtestcase.diagnosis.origin import user_origin
+from dbtestcase.errors import IsolationBroken
+from tests.support import Base, Customer, run_case
+
+
+class ShopTestCase(DatabaseTestCase):
+    schema = Base
+
+
+def failures(case: type[unittest.TestCase]) -> list[str]:
+    result = run_case(case)
+    return [said for _, said in result.errors + result.failures]
+
+
+class PrintedTests(unittest.TestCase):
+    def test_frames_of_this_library_are_left_out_of_the_traceback(self):
+        class Shop(ShopTestCase):
+            def test_database_error(self):
+                self.session.execute(text("SELECT * FROM nowhere"))
+
+            def test_in_a_with_block(self):
+                with self.assertNumQueries(1):
+                    pass
+
+            def test_refused(self):
+                self.session.execute(text("COMMIT"))
+
+        said = failures(Shop)
+
+        self.assertEqual(len(said), 3)
+        for each in said:
+            self.assertNotRegex(
+                each, r'File "[^"]*dbtestcase/dbtestcase|File "[^"]*/dbtestcase/(sandbox|assertions|case)'
+            )
+            self.assertIn("test_failures.py", each)
+        self.assertNotIn("contextlib.py", said[-1])
+
+    def test_fault_of_this_library_keeps_its_frames(self):
+        try:
+            user_origin("no frame")  # type: ignore[arg-type]
+        except AttributeError as fault:
+            leave_out_ours(fault)
+            printed = "".join(traceback.format_exception(fault))
+
+        self.assertIn("origin.py", printed)
+
+    def test_what_the_test_failed_with_is_not_reported_a_second_time_when_it_ends(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                self.session.execute(text("COMMIT"))
+
+        [said] = failures(Shop)
+
+        self.assertIn("IsolationBroken", said)
+
+    def test_what_the_test_swallowed_is_reported_when_it_ends_beside_another_failure(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                with suppress(IsolationBroken):
+                    self.session.execute(text("COMMIT"))
+                self.fail("another reason")
+
+        said = failures(Shop)
+
+        self.assertEqual(len(said), 2)
+        self.assertEqual(sum("IsolationBroken" in each for each in said), 1)
+
+    def test_statements_that_an_assertion_listed_are_not_listed_again(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                self.assertNumQueries(2, self.session.execute, text("SELECT 'asked once'"))
+
+        [said] = failures(Shop)
+
+        self.assertEqual(said.count("1. SELECT 'asked once'"), 1)
+
+    def test_statements_of_threads_without_a_line_of_the_user_s_are_listed(self):
+        class Shop(ShopTestCase, unittest.IsolatedAsyncioTestCase):
+            async def test_1(self):
+                await asyncio.to_thread(self.session.execute, text("SELECT 'in a thread'"))
+                self.fail("on purpose")
+
+        [said] = failures(Shop)
+
+        self.assertRegex(said, r"1\. SELECT 'in a thread'\n +1 row, [\d.]+ ms\n")
+        self.assertNotIn("unknown", said)
+
+    def test_questions_of_this_library_are_not_listed(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                cls.left = Session(cls.engine)
+                cls.left.add(Customer(name="Ada"))
+                cls.left.flush()
+
+            def test_1(self):
+                self.session.execute(text("SELECT 1"))
+
+        [said] = failures(Shop)
+
+        self.assertIn("left open with uncommitted changes", said)
+        self.assertNotIn("pg_current_xact_id", said)
+
+    def test_error_in_tear_down_class_is_explained(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def tearDownClass(cls):
+                with cls.engine.connect() as connection:
+                    connection.execute(text("SELECT * FROM costumer"))
+
+            def test_1(self):
+                pass
+
+        [said] = failures(Shop)
+
+        self.assertIn("meant: customer?", said)
+
+    def test_set_up_class_of_a_mixin_is_explained_and_still_calls_the_next(self):
+        class Mixin:
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                with cls.engine.connect() as connection:
+                    connection.execute(text("SELECT * FROM costumer"))
+
+        class Shop(Mixin, ShopTestCase):
+            def test_1(self):
+                pass
+
+        [said] = failures(Shop)
+
+        self.assertIn("meant: customer?", said)
+        self.assertEqual(len(re.findall("What to do", said)), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
