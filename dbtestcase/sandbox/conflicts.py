@@ -16,11 +16,12 @@ from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.errors import UncommittedRead
 
 from . import words
-from .evidence import MANY, Evidence, note_old_rows, quoted, string
+from .evidence import MANY, Evidence, note_old_rows
 from .foreign import ForeignKeys
 from .ghosts import Ghosts
 from .keys import UniqueKeys
 from .lexer import Text, read
+from .quoting import quoted, string
 from .shape import Shape, shape_of
 from .transactions import Change, VirtualTransaction
 

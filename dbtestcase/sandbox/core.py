@@ -16,8 +16,8 @@ from dbtestcase.diagnosis.origin import user_origin
 from . import words
 from .channel import LEVELS, Channel
 from .conflicts import MANY, Conflicts
-from .endings import Endings
-from .lexer import Text, read
+from .lexer import Text, is_private, read
+from .ownership import Ownership
 from .problems import IsolationBroken
 from .run import Run
 from .settings import setting_of
@@ -29,10 +29,11 @@ _UNWATCHED: AbstractContextManager[None] = nullcontext()
 NO_EFFECT = "SAVEPOINT dbtestcase_noop; RELEASE dbtestcase_noop"
 
 
-class Core(Endings):
+class Core(Ownership):
     """The gate of one sandbox."""
 
-    # What the present UPDATE or DELETE is about to replace, if anybody may want to know.
+    # What the present statement really executes, and what it is about to replace, if anybody may want to know.
+    _effect: tuple[Text, str, Any]
     _old_rows: str | None = None
 
     def execute(
@@ -152,9 +153,14 @@ class Core(Endings):
         run.last_statements.append((channel.label, sql))
         transaction.last_statement = sql
         self._old_rows = None
+        self._effect = (text, sql, parameters)
+        instead = None
+        if text.is_private or run.belongings.tables:
+            instead = self.check_ownership(channel, run, transaction, text, sql, parameters)
+            self._effect = self.effect_of(run, text, sql, parameters)
         if run.is_shared:
-            self._look_for_conflicts(run, transaction, text, sql, parameters)
-        return self._instead(channel, text, sql)
+            self._look_for_conflicts(run, transaction, *self._effect)
+        return instead or self._instead(channel, text, sql)
 
     def _look_for_conflicts(
         self, run: Run, transaction: VirtualTransaction, text: Text, sql: str, parameters: Any
@@ -171,6 +177,9 @@ class Core(Endings):
     ) -> None:
         """Note what a statement did."""
         transaction = channel.begin()
+        if text.is_private:
+            self.note_ownership(channel, run, transaction, text, sql)
+            text, sql, parameters = self._effect
         assert self.physical is not None
         if self.physical.status() not in ("intrans", "active"):
             raise self.break_off(run, words.ended(self.owner, run))
@@ -218,7 +227,7 @@ class Core(Endings):
             return Change(sql, parameters, text.written, is_certain, rowcount, old_rows=self._old_rows)
         if text.locks_rows and rowcount != 0:
             return Change(sql, parameters, text.tables, is_certain=rowcount > 0, locked_only=True)
-        if text.functions and not text.functions <= words.HARMLESS_FUNCTIONS:
+        if not all(name in words.HARMLESS_FUNCTIONS or is_private(name) for name in text.functions):
             return Change(sql, MANY, frozenset(), is_certain=False)
         return None
 
@@ -233,6 +242,8 @@ class Core(Endings):
         if status == "idle":
             raise self.break_off(run, words.ended(self.owner, run)) from error
         transaction = channel.begin()
+        if text.is_private:
+            text, sql, parameters = self._effect
         if status == "inerror":
             self.send(run, "; ".join(run.transactions.after_error()))
             if run.transactions.is_contested(transaction):

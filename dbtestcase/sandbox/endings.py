@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dbtestcase.diagnosis.origin import user_origin
 
+from .belongings import TempTable
 from .channel import Channel
 from .conflicts import Conflicts
 from .problems import LostCommit
+from .quoting import quoted, string
 from .run import Run
-from .transactions import Doomed, Failed, Loss, NoSuchSavepoint, VirtualTransaction
+from .transactions import Change, Doomed, Failed, Loss, NoSuchSavepoint, VirtualTransaction
 from .wire import Physical, Wire
 
 
@@ -91,6 +93,7 @@ class Endings(Wire):
         channel.explicit = False
         if commit:
             try:
+                self._act_at_commit(channel, run, transaction)
                 self._check_deferred(channel, run)
                 run.transactions.commit(transaction)
                 channel.keep_settings(transaction)
@@ -99,8 +102,13 @@ class Endings(Wire):
                 run.transactions.rollback(transaction)
                 raise self.lost(run, doomed.loss) from None
             channel.transaction = None
+            for notification in run.belongings.notifications_of(transaction):
+                # The test's own connection never commits, so whoever listens hears it from another one.
+                self.query_aside(notification)
+            run.belongings.ended(transaction, is_kept=True)
             return
         channel.transaction = None
+        run.belongings.ended(transaction, is_kept=False)
         sql, losses = run.transactions.rollback(transaction)
         self._undo(run, sql, losses)
 
@@ -111,6 +119,35 @@ class Endings(Wire):
             self.send(run, "; ".join(sql))
             if run.has_ddl and self.physical is not None:
                 self.physical.forget_plans()
+
+    def fail_as(self, channel: Channel, run: Run, sqlstate: str, message: str) -> Exception:
+        """Fail the transaction as an error of the server does; return the error."""
+        self._undo(run, *run.transactions.fail(channel.begin()))
+        if channel.commits_each:
+            self.end_transaction(channel, run, commit=False)
+        return self.driver.error(sqlstate, message)
+
+    def has_temporary(self, run: Run, transaction: VirtualTransaction, table: TempTable) -> bool:
+        """Whether a temporary table is still there."""
+        found = self.connected().query(
+            f"SELECT 1 FROM pg_class WHERE relnamespace = pg_my_temp_schema() AND relname = {string(table.name)}"
+        )
+        return bool(found)
+
+    def _act_at_commit(self, channel: Channel, run: Run, transaction: VirtualTransaction) -> None:
+        """Do with temporary tables what a COMMIT does, as the transaction's last statements."""
+        if transaction.doomed is not None or not run.belongings.are_any():
+            return
+        for table in run.belongings.due_at_commit(channel, transaction):
+            prelude = run.transactions.before_statement(transaction)
+            self.send(run, "; ".join(prelude))
+            if not self.has_temporary(run, transaction, table):
+                continue
+            name = f"pg_temp.{quoted(table.name)}"
+            sql = f"DROP {table.kind} {name}" if table.on_commit == "DROP" else f"TRUNCATE {name}"
+            self.send(run, sql)
+            change = Change(sql, None, frozenset([table.name]), is_certain=True, is_ddl=True)
+            run.transactions.after_statement(transaction, change=change)
 
     def _check_deferred(self, channel: Channel, run: Run) -> None:
         transaction = channel.transaction
@@ -171,6 +208,7 @@ class Endings(Wire):
                 run.transactions.release(transaction, name)
             else:
                 self._undo(run, *run.transactions.rollback_to(transaction, name))
+                run.belongings.undone(transaction, transaction.level)
         except Failed:
             raise self.in_failed_transaction() from None
         except Doomed as doomed:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import words
 from .catalog import Catalog
 from .lexer import Text
+from .quoting import quoted, string
 from .shape import Shape, shape_of
 from .transactions import Change, VirtualTransaction
 
@@ -191,11 +192,3 @@ def note_old_rows(evidence: Evidence, literal: str | None) -> str | None:
         f"jsonb_build_object('dbtestcase_xmin', {alias}.xmin::text)), '[]')::text FROM {shape.table}{where}"
     )
     return None if rows is None else str(rows[0][0])
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def string(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

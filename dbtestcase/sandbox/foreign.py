@@ -7,9 +7,10 @@ import re
 from typing import Any
 
 from .catalog import ForeignKey
-from .evidence import Evidence, quoted, string
+from .evidence import Evidence
 from .keys import rows_of
 from .lexer import Text
+from .quoting import quoted, string
 from .shape import Shape
 from .transactions import Change, VirtualTransaction
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .catalog import ForeignKey
-from .evidence import Evidence, quoted, string
+from .evidence import Evidence
 from .foreign import ForeignKeys
 from .keys import rows_of, same_keys
 from .lexer import Text
+from .quoting import quoted, string
 from .shape import Shape
 from .transactions import Change, VirtualTransaction
 

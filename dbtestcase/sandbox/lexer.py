@@ -58,6 +58,8 @@ class Statement:
     functions: frozenset[str]
     writes: bool
     locks_rows: bool
+    temporary: tuple[str, str, str] | None
+    is_private: bool
 
     @property
     def is_ddl(self) -> bool:
@@ -70,6 +72,8 @@ class Statement:
 
 # These take a table for themselves: even readers wait, and they wait for readers.
 _EXCLUSIVE = frozenset({"ALTER", "DROP", "TRUNCATE", "CLUSTER", "REINDEX", "REFRESH"})
+# What these make or use belongs to one connection alone.
+_PRIVATE = frozenset({"PREPARE", "EXECUTE", "DEALLOCATE", "DECLARE", "FETCH", "MOVE", "CLOSE", "DISCARD", "NOTIFY"})
 _DDL = frozenset(
     {"CREATE", "ALTER", "DROP", "TRUNCATE", "COMMENT", "GRANT", "REVOKE", "DO", "CALL", "IMPORT", "SECURITY"}
 )
@@ -92,6 +96,8 @@ class Text:
     is_ddl: bool
     locks_rows: bool
     setting: Statement | None
+    is_private: bool
+    is_bare_call: bool
 
     @property
     def verb(self) -> str:
@@ -143,7 +149,43 @@ def read(sql: str) -> Text:
         is_ddl=any(statement.is_ddl for statement in statements),
         locks_rows=any(statement.locks_rows for statement in statements),
         setting=next((statement for statement in statements if statement.verb in ("SET", "RESET", "DISCARD")), None),
+        is_private=any(statement.is_private for statement in statements),
+        is_bare_call=_is_bare_call(sql),
     )
+
+
+def _is_bare_call(sql: str) -> bool:
+    """Whether a text is ``SELECT function(...)`` and nothing else, but for a name of the result."""
+    tokens = [(kind, text) for kind, text, _ in scan(sql) if text != ";"]
+    depth, ended = 0, 0
+    for i, (_, text) in enumerate(tokens):
+        depth += (text == "(") - (text == ")")
+        if text == ")" and depth == 0:
+            ended = i
+            break
+    rest = [text.upper() for _, text in tokens[ended + 1 :]]
+    return (
+        len(tokens) > 3
+        and tokens[0][1].upper() == "SELECT"
+        and tokens[2][1] == "("
+        and bool(ended)
+        and (not rest or (rest[0] == "AS" and len(rest) == 2))
+    )
+
+
+def arguments_at(sql: str, position: int) -> list[str]:
+    """Return what stands in the parentheses that open at ``position``, cut at the commas."""
+    parts, depth, start = [], 0, position + 1
+    for kind, text, offset in scan(sql[position:]):
+        at = position + offset
+        depth += (text in "([") - (text in ")]") if kind == "other" else 0
+        if depth == 0 or (depth == 1 and text == "," and kind == "other"):
+            if sql[start:at].strip():
+                parts.append(sql[start:at].strip())
+            start = at + 1
+            if depth == 0:
+                break
+    return parts
 
 
 def scan(sql: str) -> Iterator[tuple[str, str, int]]:
@@ -203,20 +245,51 @@ def _statement(tokens: list[tuple[str, str]]) -> Statement:
         verb = "PREPARE TRANSACTION"
     written = frozenset(_written(tokens, upper, verb))
     tables = frozenset(_tables(tokens, upper)) | written
-    changes = verb in ("WITH", "EXPLAIN", "PREPARE", "DECLARE") and bool(written)
+    changes = verb in ("WITH", "EXPLAIN", "DECLARE") and bool(written)
     into = verb in ("SELECT", "WITH") and "INTO" in upper
     copies_out = verb == "COPY" and "TO" in upper and "FROM" not in upper[: upper.index("TO")]
     reads = verb in READING_VERBS or copies_out or not verb
+    functions = frozenset(_functions(tokens)) - tables
+    temporary = _temporary(tokens, upper, verb)
     return Statement(
         verb=verb,
         words=words,
         names=frozenset(words),
         tables=tables,
         written=written,
-        functions=frozenset(_functions(tokens)) - tables,
+        functions=functions,
         writes=not reads or into or (changes and (verb != "EXPLAIN" or "ANALYZE" in upper)) or verb == "EXECUTE",
         locks_rows=verb in ("SELECT", "WITH", "TABLE") and "FOR" in upper and _locks(upper),
+        temporary=temporary,
+        is_private=temporary is not None or verb in _PRIVATE or any(map(is_private, functions)),
     )
+
+
+def is_private(function: str) -> bool:
+    """Whether a function is one of those that take advisory locks, or sends a notification."""
+    return "advisory" in function or function == "pg_notify"
+
+
+def _temporary(tokens: list[tuple[str, str]], upper: list[str], verb: str) -> tuple[str, str, str] | None:
+    """Return kind, name and what a commit does with it of the temporary table, view or sequence that is made."""
+    if verb == "CREATE":
+        at = next((i for i, word in enumerate(upper[:6]) if word in ("TABLE", "VIEW", "SEQUENCE")), None)
+        is_temporary = at is not None and bool({"TEMP", "TEMPORARY"} & set(upper[:at]))
+    elif verb in ("SELECT", "WITH") and "INTO" in upper:
+        at = upper.index("INTO") + 1
+        is_temporary = upper[at : at + 1] in (["TEMP"], ["TEMPORARY"])
+    else:
+        return None
+    if at is None:
+        return None
+    kind = upper[at] if verb == "CREATE" else "TABLE"
+    names = _names_at(tokens, upper, at + 1, many=False)
+    is_temporary = is_temporary or any(name_of(*token) == "pg_temp" for token in tokens[at + 1 : at + 5])
+    if not names or not is_temporary:
+        return None
+    text = " ".join(upper)
+    on_commit = "DROP" if "ON COMMIT DROP" in text else "DELETE ROWS" if "ON COMMIT DELETE ROWS" in text else ""
+    return kind, names[0], on_commit
 
 
 def _locks(upper: list[str]) -> bool:
@@ -282,6 +355,10 @@ def _after_reference(tokens: list[tuple[str, str]], upper: list[str], i: int) ->
 def _names_at(tokens: list[tuple[str, str]], upper: list[str], i: int, *, many: bool) -> list[str]:
     names = []
     while i < len(tokens) and upper[i] in ("ONLY", "TABLE", "IF", "NOT", "EXISTS", "CONCURRENTLY"):
+        i += 1
+    if upper[i - 1 : i + 1] in (["INTO", "TEMP"], ["INTO", "TEMPORARY"], ["INTO", "UNLOGGED"]) and (
+        i + 1 < len(tokens) and tokens[i + 1][0] in ("word", "quoted") and upper[i + 1] not in ("SELECT", "VALUES")
+    ):
         i += 1
     while i < len(tokens) and tokens[i][0] in ("word", "quoted"):
         if upper[i].lower() in _NOT_A_TABLE:

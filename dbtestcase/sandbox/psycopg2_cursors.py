@@ -109,7 +109,8 @@ class _NamedGate(_Gate):
                 virtual._physical.allow_named_cursors()
             return upper.execute(text, vars)
 
-        return self._through(f'DECLARE "{this.name}" CURSOR FOR {text}', vars, declare, counted=False)
+        hold = " WITH HOLD" if this.withhold else ""
+        return self._through(f'DECLARE "{this.name}" CURSOR{hold} FOR {text}', vars, declare, counted=False)
 
     def _fetch(self, call: Callable[[], Any]) -> Any:
         virtual = self._virtual

@@ -95,7 +95,8 @@ class _ServerGate(_Gate):
     def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         upper: Any = super(_Gate, self)
         virtual = self._conn
-        sql = f'DECLARE "{self.name}" CURSOR FOR {_text(query, virtual)}'
+        hold = " WITH HOLD" if self.withhold else ""
+        sql = f'DECLARE "{self.name}" CURSOR{hold} FOR {_text(query, virtual)}'
         if virtual._channel.autocommit and not virtual._channel.explicit and not self.withhold:
             raise virtual._core.driver.error("25P01", "DECLARE CURSOR can only be used in transaction blocks")
 

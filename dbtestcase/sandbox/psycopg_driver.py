@@ -65,9 +65,11 @@ class PsycopgPhysical:
 
     def forget_plans(self) -> None:
         prepared = self.connection._prepared
+        names = [name.decode() for name in prepared._names.values()]
         if prepared.clear():
             prepared._to_flush.clear()
-            self.send("DEALLOCATE ALL")
+            # Not DEALLOCATE ALL: statements of the user's own PREPARE stay.
+            self.send("; ".join(f'DEALLOCATE "{name}"' for name in names))
 
     def close(self) -> None:
         self.connection.close()

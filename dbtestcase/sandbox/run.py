@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from .belongings import Belongings
 from .settings import InForce
 from .transactions import Change, Transactions, VirtualTransaction
 
@@ -32,6 +33,7 @@ class Run:
         self.altered: set[str] = set()
         self.holds_session_locks = False
         self.settings = InForce()
+        self.belongings = Belongings()
         self.prepared: dict[str, VirtualTransaction] = {}
         self.catalog: Catalog | None = None
         self.shapes: dict[Change, Shape | None] = {}

@@ -18,9 +18,9 @@ from .channel import Channel
 from .core import Core
 from .drivers import SUPPORTED, driver_for
 from .engines import TakenEngine, refuse_async, root
-from .evidence import string
 from .observer import Observer
 from .problems import IsolationBroken
+from .quoting import string
 from .real import RealConnections
 from .sequences import restoring_sql
 from .settings import options_as_settings

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .quoting import string
+
 __all__ = ["restoring_sql"]
 
 _NAMES = "SELECT format('%I.%I', schemaname, sequencename) FROM pg_sequences ORDER BY 1"
@@ -24,11 +26,7 @@ def restoring_sql(connection: Any) -> str:
         names = [name for (name,) in cursor.fetchall()]
         if not names:
             return ""
-        states = (f"SELECT {_literal(name)}, last_value, is_called FROM {name}" for name in names)
+        states = (f"SELECT {string(name)}, last_value, is_called FROM {name}" for name in names)
         cursor.execute(" UNION ALL ".join(states))
-        settings = [f"setval({_literal(name)}, {value}, {str(called).lower()})" for name, value, called in cursor]
+        settings = [f"setval({string(name)}, {value}, {str(called).lower()})" for name, value, called in cursor]
     return f"SELECT {', '.join(settings)}"
-
-
-def _literal(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .lexer import name_of, scan
+from .quoting import quoted, string
 
 Token = tuple[str, str, int]
 
@@ -76,7 +77,7 @@ class Shape:
         """Return the condition under which an update changes one of the columns."""
         literals = dict(self.assigned)
         parts = [
-            f"{self.alias}.{_quoted(column)}::text IS DISTINCT FROM {_string(literals[column])}"
+            f"{self.alias}.{quoted(column)}::text IS DISTINCT FROM {string(literals[column])}"
             for column in sorted(columns & self.columns)
             if column in literals
         ]
@@ -86,14 +87,6 @@ class Shape:
         """Whether the two conditions name different values of one column that nothing changes."""
         mine = {column: value for column, value in self.equal if column not in changed}
         return any(column in mine and mine[column] != value for column, value in other.equal)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _string(text: str) -> str:
-    return "'" + text + "'"
 
 
 def shape_of(sql: str) -> Shape | None:

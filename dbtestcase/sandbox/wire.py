@@ -15,6 +15,7 @@ from .channel import Channel
 from .deferred import DeferredConstraints
 from .observer import Observer
 from .problems import IsolationBroken, LostCommit
+from .quoting import quoted
 from .run import Run
 from .transactions import CLOSE_SQL, Loss, VirtualTransaction
 
@@ -259,6 +260,9 @@ class Wire:
             if run.has_ddl:
                 physical.forget_plans()
                 self.deferred.forget()
+            if run.belongings.plans:
+                left = physical.query("SELECT name FROM pg_prepared_statements WHERE from_sql")
+                physical.send("; ".join(f"DEALLOCATE {quoted(name)}" for (name,) in left))
             if physical.status() == "idle":
                 return
         except Exception as error:

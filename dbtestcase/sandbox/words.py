@@ -64,6 +64,8 @@ HARMLESS_FUNCTIONS = frozenset(
         "generate_series",
         "generate_subscripts",
         "greatest",
+        "hashtext",
+        "hashtextextended",
         "in",
         "initcap",
         "inet",
@@ -316,6 +318,29 @@ def would_wait(owner: str, mine: VirtualTransaction, other: VirtualTransaction, 
         f"{owner}: {shorten(sql)!r} of {mine.label} needs {table} for itself, and {describe(other)} has used it in a "
         "transaction that is still open. In production it would wait until that one ends; here both run on one "
         f"connection. End the other transaction first, or {CLONE}."
+    )
+
+
+def not_shared(owner: str, mine: Channel, other: Channel, sql: str, what: str, origin: Origin) -> str:
+    return (
+        f"{owner}: {shorten(sql)!r} of {mine.label} at {origin} meets the {what} of {other.label}, opened at "
+        f"{other.opened}. In production it belongs to that connection alone; here all run on one. Give the connections "
+        f"different names for it, or {CLONE}."
+    )
+
+
+def advisory_lock(owner: str, mine: Channel, other: Channel, sql: str) -> str:
+    return (
+        f"{owner}: {shorten(sql)!r} of {mine.label} asks for an advisory lock that {other.label}, opened at "
+        f"{other.opened}, holds. In production it would wait; here both run on one connection, which never waits for "
+        f"itself. Let the lock go first, or {CLONE}."
+    )
+
+
+def notify(owner: str, sql: str, origin: Origin) -> str:
+    return (
+        f"{owner}: the notification of {shorten(sql)!r} at {origin} cannot be delivered: what it says depends on rows, "
+        f"and here it is sent once more at the commit, on another connection. Use NOTIFY with plain values, or {CLONE}."
     )
 
 
