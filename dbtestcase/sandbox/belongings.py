@@ -6,11 +6,11 @@ made it, so that another gets what it would get in production, or a sentence whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .lexer import Statement, Text, arguments_at, is_private, read, scan
+from .lexer import Statement, Text, arguments_at, closing_at, is_private, read, scan
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -43,6 +43,8 @@ class Cursor:
     owner: Channel
     transaction: VirtualTransaction | None
     is_held: bool
+    # What is to be said once it is read from.
+    warnings: list[Callable[[], None]] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
@@ -93,14 +95,12 @@ class Belongings:
     tables: dict[str, TempTable] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
     cursors: dict[str, Cursor] = field(default_factory=dict)
-    # Cursors that production would have closed at a commit; they are still there.
-    overdue: set[str] = field(default_factory=set)
     locks: list[AdvisoryLock] = field(default_factory=list)
     notifications: list[tuple[VirtualTransaction, int, str]] = field(default_factory=list)
 
     def are_any(self) -> bool:
         """Whether there is anything to look after."""
-        return bool(self.tables or self.plans or self.cursors or self.overdue or self.locks or self.notifications)
+        return bool(self.tables or self.plans or self.cursors or self.locks or self.notifications)
 
     # -- the moments
 
@@ -121,8 +121,9 @@ class Belongings:
         elif statement.verb == "CLOSE":
             self.cursors.pop(name, None)
 
-    def ended(self, transaction: VirtualTransaction, *, is_kept: bool) -> None:
-        """Let go what a transaction held until its end."""
+    def ended(self, transaction: VirtualTransaction, *, is_kept: bool) -> list[str]:
+        """Let go what a transaction held until its end; return the cursors that a commit closes."""
+        closed = []
         self.locks = [lock for lock in self.locks if lock.transaction is not transaction]
         self.notifications = [found for found in self.notifications if found[0] is not transaction]
         for name, cursor in list(self.cursors.items()):
@@ -132,12 +133,23 @@ class Belongings:
                     continue
                 del self.cursors[name]
                 if is_kept:
-                    self.overdue.add(name)
+                    closed.append(name)
+        return closed
 
     def undone(self, transaction: VirtualTransaction, level: int) -> None:
-        """Let go what was taken above a savepoint to which the transaction has returned."""
-        self.locks = [lock for lock in self.locks if lock.transaction is not transaction or lock.level <= level]
-        self.notifications = [f for f in self.notifications if f[0] is not transaction or f[1] <= level]
+        """Let go what was taken in a level that was rolled back, or in those above it."""
+        self.locks = [lock for lock in self.locks if lock.transaction is not transaction or lock.level < level]
+        self.notifications = [f for f in self.notifications if f[0] is not transaction or f[1] < level]
+
+    def released(self, transaction: VirtualTransaction) -> None:
+        """Move what was taken in levels that were released to the one below."""
+        level = transaction.level
+        for lock in self.locks:
+            if lock.transaction is transaction:
+                lock.level = min(lock.level, level)
+        self.notifications = [
+            (sender, min(at, level) if sender is transaction else at, sql) for sender, at, sql in self.notifications
+        ]
 
     # -- questions
 
@@ -164,9 +176,8 @@ class Belongings:
     def sees_cursor(self, channel: Channel, name: str) -> bool:
         """Whether a connection may read a cursor, as far as is known here."""
         cursor = self.cursors.get(name)
-        if cursor is None:
-            return name not in self.overdue
-        return cursor.owner is channel and cursor.transaction in (None, channel.transaction)
+        # One that nobody is known to have made is the server's to judge.
+        return cursor is None or (cursor.owner is channel and cursor.transaction in (None, channel.transaction))
 
     def excluding(self, wanted: AdvisoryLock) -> AdvisoryLock | None:
         """Return a lock of another connection that would keep this one waiting."""
@@ -230,3 +241,26 @@ def calls_in(sql: str) -> Iterator[Call]:
         before = [word.upper() for _, word, _ in tokens[:i]]
         is_alone = before == ["SELECT"] and read(sql).is_bare_call
         yield Call(name, ", ".join(arguments), is_alone)
+
+
+def only_writer(sql: str) -> tuple[str, bool] | None:
+    """Return the one INSERT, UPDATE or DELETE in a WITH whose result is all that the main query reads.
+
+    Also whether the query gives a row for each that was written, so that their number is known.
+    """
+    text = read(sql)
+    found, names = [], set()
+    tokens = list(scan(sql))
+    for i, (kind, word, _) in enumerate(tokens):
+        if kind == "word" and word.upper() == "AS" and i + 1 < len(tokens) and tokens[i + 1][1] == "(":
+            names.add(tokens[i - 1][1].lower())
+            inner = sql[tokens[i + 1][2] + 1 : closing_at(sql, tokens[i + 1][2])].strip()
+            if read(inner).verb in ("INSERT", "UPDATE", "DELETE"):
+                found.append(inner)
+    if len(found) != 1 or len(text.statements) != 1:
+        return None
+    if not text.tables - names <= read(found[0]).tables:
+        return None
+    main = [word.upper() for _, word, _ in tokens]
+    is_plain = main[-2] == "FROM" and main[-1].lower() in names and not text.functions and "DISTINCT" not in main
+    return found[0], is_plain

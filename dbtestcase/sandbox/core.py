@@ -14,13 +14,16 @@ from typing import Any, TypeVar
 from dbtestcase.diagnosis.origin import user_origin
 
 from . import words
+from .belongings import name_in
 from .channel import LEVELS, Channel
 from .conflicts import MANY, Conflicts
+from .effects import counts, effect, may_write_more, settle
 from .lexer import Text, is_private, read
 from .ownership import Ownership
 from .problems import IsolationBroken
 from .run import Run
 from .settings import setting_of
+from .table_locks import locks_of
 from .transactions import Change, Doomed, Failed, VirtualTransaction
 
 T = TypeVar("T")
@@ -34,7 +37,12 @@ class Core(Ownership):
 
     # What the present statement really executes, and what it is about to replace, if anybody may want to know.
     _effect: tuple[Text, str, Any]
+    _whole: Text | None = None
+    # For a cursor: what is to be said once it is read from.
+    _warnings: list[Callable[[], None]] | None = None
     _old_rows: str | None = None
+    # How many rows had been written before it, by table, if it may write more than it says.
+    _counts: dict[str, int] | None = None
 
     def execute(
         self,
@@ -152,12 +160,15 @@ class Core(Ownership):
             self.send(run, "; ".join(prelude))
         run.last_statements.append((channel.label, sql))
         transaction.last_statement = sql
-        self._old_rows = None
-        self._effect = (text, sql, parameters)
+        self._old_rows = self._counts = None
+        self._tells_rows = True
+        self._whole, self._effect = text, (text, sql, parameters)
         instead = None
         if text.is_private or run.belongings.tables:
             instead = self.check_ownership(channel, run, transaction, text, sql, parameters)
+        if text.is_private or (text.verb == "WITH" and text.writes):
             self._effect = self.effect_of(run, text, sql, parameters)
+        self._warnings = [] if text.verb == "DECLARE" else None
         if run.is_shared:
             self._look_for_conflicts(run, transaction, *self._effect)
         return instead or self._instead(channel, text, sql)
@@ -165,12 +176,24 @@ class Core(Ownership):
     def _look_for_conflicts(
         self, run: Run, transaction: VirtualTransaction, text: Text, sql: str, parameters: Any
     ) -> None:
+        if text.is_about_handles:
+            return
+        self._settle_effects(run)
+        if _may_write(text) and may_write_more(self.known_catalog(), text):
+            self._counts = counts(self.connected())
         if run.transactions.is_contested(transaction):
-            Conflicts(self, run, transaction).before(text, sql, parameters)
-        if text.is_exclusive:
-            Conflicts(self, run, transaction).before_exclusive(text, sql)
+            Conflicts(self, run, transaction, later=self._warnings).before(text, sql, parameters)
+        if len(run.transactions.open) > 1:
+            Conflicts(self, run, transaction).table_locks(text, sql)
         if text.verb in ("UPDATE", "DELETE"):
             self._old_rows = Conflicts(self, run, transaction).note_old_rows(text, sql, parameters)
+
+    def _settle_effects(self, run: Run) -> None:
+        """Find out what was written by triggers and the like before there was a second connection."""
+        if not run.has_settled_effects:
+            run.has_settled_effects = True
+            if any(segment.changes for segment in run.transactions.stack):
+                settle(self.connected(), self.known_catalog(), run.transactions)
 
     def succeeded(
         self, channel: Channel, run: Run, text: Text, sql: str, rowcount: int, parameters: Any = MANY
@@ -179,12 +202,16 @@ class Core(Ownership):
         transaction = channel.begin()
         if text.is_private:
             self.note_ownership(channel, run, transaction, text, sql)
+            if self._warnings:
+                run.belongings.cursors[name_in(text.statements[0])].warnings = self._warnings
+        if text is self._whole:
             text, sql, parameters = self._effect
         assert self.physical is not None
         if self.physical.status() not in ("intrans", "active"):
             raise self.break_off(run, words.ended(self.owner, run))
-        for table in text.tables:
-            transaction.tables.setdefault(table, transaction.level)
+        for statement in text.statements:
+            for lock in locks_of(statement):
+                transaction.locks.setdefault(lock, transaction.level)
         change = None if text.setting is not None else self._change(run, text, sql, rowcount, parameters)
         if text.setting is not None:
             self._note_setting(run, transaction, text, sql, parameters)
@@ -192,6 +219,10 @@ class Core(Ownership):
             self.send(run, "ROLLBACK TO dbtestcase_ro; RELEASE dbtestcase_ro")
             change = None
         run.transactions.after_statement(transaction, change=change, pinned=text.pins)
+        if self._counts is not None and change is not None:
+            more = effect(self._counts, counts(self.connected()), sql, change.tables)
+            if more is not None:
+                run.transactions.after_statement(transaction, change=more)
         if change is not None and run.transactions.is_contested(transaction):
             Conflicts(self, run, transaction).after(text, sql, parameters)
         if channel.commits_each:
@@ -216,14 +247,14 @@ class Core(Ownership):
         if text.functions and any("advisory" in name for name in text.functions):
             run.holds_session_locks = True
         if text.is_ddl:
-            run.has_ddl, run.catalog = True, None
+            run.has_ddl = True
             run.altered |= text.tables
-            self.deferred.forget()
+            self.forget_schema()
             return Change(sql, MANY, text.tables, is_certain=True, is_ddl=True)
         if text.writes:
-            if text.counts_rows and rowcount == 0:
+            if text.verb == "LOCK" or (text.counts_rows and rowcount == 0 and self._tells_rows):
                 return None
-            is_certain = bool(text.written) and text.verb != "LOCK"
+            is_certain = bool(text.written) and (rowcount != 0 or self._tells_rows)
             return Change(sql, parameters, text.written, is_certain, rowcount, old_rows=self._old_rows)
         if text.locks_rows and rowcount != 0:
             return Change(sql, parameters, text.tables, is_certain=rowcount > 0, locked_only=True)
@@ -242,13 +273,15 @@ class Core(Ownership):
         if status == "idle":
             raise self.break_off(run, words.ended(self.owner, run)) from error
         transaction = channel.begin()
-        if text.is_private:
+        if run.belongings.cursors:
+            self.meets_cursor(channel, run, sql, error)
+        if text is self._whole:
             text, sql, parameters = self._effect
         if status == "inerror":
             self.send(run, "; ".join(run.transactions.after_error()))
             if run.transactions.is_contested(transaction):
                 Conflicts(self, run, transaction).after_error(sql, error, text=text, parameters=parameters)
-            self._undo(run, *run.transactions.fail(transaction))
+            self.fail_transaction(run, transaction)
         elif transaction.read_only and not text.pins:
             self.send(run, "ROLLBACK TO dbtestcase_ro; RELEASE dbtestcase_ro")
         if channel.commits_each:
@@ -301,3 +334,7 @@ class Core(Ownership):
             yield
         finally:
             self._busy_with = None
+
+
+def _may_write(text: Text) -> bool:
+    return text.writes or not text.functions <= words.HARMLESS_FUNCTIONS

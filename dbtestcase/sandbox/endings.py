@@ -105,7 +105,8 @@ class Endings(Wire):
             for notification in run.belongings.notifications_of(transaction):
                 # The test's own connection never commits, so whoever listens hears it from another one.
                 self.query_aside(notification)
-            run.belongings.ended(transaction, is_kept=True)
+            closed = run.belongings.ended(transaction, is_kept=True)
+            self.send(run, "; ".join(f"CLOSE {quoted(name)}" for name in closed if self.has_cursor(name)))
             return
         channel.transaction = None
         run.belongings.ended(transaction, is_kept=False)
@@ -119,13 +120,19 @@ class Endings(Wire):
             self.send(run, "; ".join(sql))
             if run.has_ddl and self.physical is not None:
                 self.physical.forget_plans()
+                self.forget_schema()
 
     def fail_as(self, channel: Channel, run: Run, sqlstate: str, message: str) -> Exception:
         """Fail the transaction as an error of the server does; return the error."""
-        self._undo(run, *run.transactions.fail(channel.begin()))
+        self.fail_transaction(run, channel.begin())
         if channel.commits_each:
             self.end_transaction(channel, run, commit=False)
         return self.driver.error(sqlstate, message)
+
+    def fail_transaction(self, run: Run, transaction: VirtualTransaction) -> None:
+        """Undo what an error of the server undoes; the locks go with it."""
+        self._undo(run, *run.transactions.fail(transaction))
+        run.belongings.undone(transaction, transaction.level)
 
     def has_temporary(self, run: Run, transaction: VirtualTransaction, table: TempTable) -> bool:
         """Whether a temporary table is still there."""
@@ -133,6 +140,10 @@ class Endings(Wire):
             f"SELECT 1 FROM pg_class WHERE relnamespace = pg_my_temp_schema() AND relname = {string(table.name)}"
         )
         return bool(found)
+
+    def has_cursor(self, name: str) -> bool:
+        """Whether a cursor is still there."""
+        return bool(self.connected().query(f"SELECT 1 FROM pg_cursors WHERE name = {string(name)}"))
 
     def _act_at_commit(self, channel: Channel, run: Run, transaction: VirtualTransaction) -> None:
         """Do with temporary tables what a COMMIT does, as the transaction's last statements."""
@@ -206,6 +217,7 @@ class Endings(Wire):
                 run.transactions.savepoint(transaction, name)
             elif verb == "RELEASE":
                 run.transactions.release(transaction, name)
+                run.belongings.released(transaction)
             else:
                 self._undo(run, *run.transactions.rollback_to(transaction, name))
                 run.belongings.undone(transaction, transaction.level)
@@ -214,7 +226,7 @@ class Endings(Wire):
         except Doomed as doomed:
             raise self.lost(run, doomed.loss) from None
         except NoSuchSavepoint:
-            self._undo(run, *run.transactions.fail(transaction))
+            self.fail_transaction(run, transaction)
             raise self.driver.error("3B001", f'savepoint "{name}" does not exist') from None
         return None
 

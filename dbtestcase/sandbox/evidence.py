@@ -44,10 +44,7 @@ class Evidence:
 
     @property
     def catalog(self) -> Catalog:
-        catalog = self._run.catalog
-        if catalog is None:
-            catalog = self._run.catalog = Catalog.read(self._core.connected())
-        return catalog
+        return self._core.known_catalog()
 
     def literal(self, text: Text, sql: str, parameters: Any) -> str | None:
         """Return a statement with its parameters in it, None if evaluating a part of it again could matter."""
@@ -59,7 +56,7 @@ class Evidence:
         known = self._run.shapes
         if change not in known:
             literal = None
-            if change.parameters is not MANY:
+            if change.parameters is not MANY and not change.is_effect:
                 literal = self._core.connected().literal(change.sql, change.parameters)
             known[change] = None if literal is None else shape_of(literal)
         return known[change]

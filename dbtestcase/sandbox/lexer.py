@@ -43,6 +43,7 @@ ENDING = {
     "ABORT": "ends",
     "PREPARE TRANSACTION": "ends",
 }
+_BEFORE_TABLE = frozenset({"FROM", "JOIN", "USING", "ONLY", "TABLE", "REFERENCES", "INTO", "LIKE", "INHERITS"})
 _NOT_A_TABLE = frozenset({"select", "values", "set", "only", "default", "of", "nowait", "skip", "lateral", "unnest"})
 
 
@@ -65,15 +66,13 @@ class Statement:
     def is_ddl(self) -> bool:
         return self.verb in _DDL
 
-    @property
-    def is_exclusive(self) -> bool:
-        return self.verb in _EXCLUSIVE
 
-
-# These take a table for themselves: even readers wait, and they wait for readers.
-_EXCLUSIVE = frozenset({"ALTER", "DROP", "TRUNCATE", "CLUSTER", "REINDEX", "REFRESH"})
 # What these make or use belongs to one connection alone.
-_PRIVATE = frozenset({"PREPARE", "EXECUTE", "DEALLOCATE", "DECLARE", "FETCH", "MOVE", "CLOSE", "DISCARD", "NOTIFY"})
+# fmt: off
+_PRIVATE = frozenset({
+    "PREPARE", "EXECUTE", "DEALLOCATE", "DECLARE", "FETCH", "MOVE", "CLOSE", "DISCARD", "NOTIFY", "LOCK",
+})
+# fmt: on
 _DDL = frozenset(
     {"CREATE", "ALTER", "DROP", "TRUNCATE", "COMMENT", "GRANT", "REVOKE", "DO", "CALL", "IMPORT", "SECURITY"}
 )
@@ -104,15 +103,32 @@ class Text:
         return self.statements[0].verb if self.statements else ""
 
     @property
-    def is_exclusive(self) -> bool:
-        """Whether it waits for everybody who has read the table."""
-        return any(statement.is_exclusive for statement in self.statements)
+    def row_lock(self) -> str:
+        """Return the strongest lock that it takes on rows: "UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE" or ""."""
+        if not self.locks_rows:
+            return ""
+        words = " ".join(word for statement in self.statements for word in statement.words).upper()
+        return next(lock for lock in ("UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE") if f"FOR {lock}" in words)
 
     @property
     def locks_for_update(self) -> bool:
         """Whether it locks rows against rows that refer to them, too."""
-        words = " ".join(word for statement in self.statements for word in statement.words)
-        return self.locks_rows and "for update" in words
+        return self.row_lock == "UPDATE"
+
+    @property
+    def is_about_handles(self) -> bool:
+        """Whether it only makes or uses something that has read its rows before, or will read them later."""
+        return self.verb in ("PREPARE", "DEALLOCATE", "FETCH", "MOVE", "CLOSE", "NOTIFY")
+
+    @property
+    def needs_block(self) -> str:
+        """The name of a statement that makes no sense as a transaction of its own; "" if it does."""
+        for statement in self.statements if len(self.statements) == 1 else ():
+            if statement.verb == "LOCK":
+                return "LOCK TABLE"
+            if statement.verb == "DECLARE" and "hold" not in statement.words:
+                return "DECLARE CURSOR"
+        return ""
 
     @property
     def is_plain_read(self) -> bool:
@@ -171,6 +187,16 @@ def _is_bare_call(sql: str) -> bool:
         and bool(ended)
         and (not rest or (rest[0] == "AS" and len(rest) == 2))
     )
+
+
+def closing_at(sql: str, position: int) -> int:
+    """Return where the parenthesis that opens at ``position`` is closed."""
+    depth = 0
+    for kind, text, offset in scan(sql[position:]):
+        depth += (text == "(") - (text == ")") if kind == "other" else 0
+        if depth == 0:
+            return position + offset
+    return len(sql)
 
 
 def arguments_at(sql: str, position: int) -> list[str]:
@@ -249,7 +275,7 @@ def _statement(tokens: list[tuple[str, str]]) -> Statement:
     into = verb in ("SELECT", "WITH") and "INTO" in upper
     copies_out = verb == "COPY" and "TO" in upper and "FROM" not in upper[: upper.index("TO")]
     reads = verb in READING_VERBS or copies_out or not verb
-    functions = frozenset(_functions(tokens)) - tables
+    functions = frozenset(_functions(tokens)) - tables if verb != "PREPARE" else frozenset()
     temporary = _temporary(tokens, upper, verb)
     return Statement(
         verb=verb,
@@ -320,6 +346,7 @@ def _written(tokens: list[tuple[str, str]], upper: list[str], verb: str) -> list
             or (word == "COPY" and i == 0 and "FROM" in upper)
             or (word == "TABLE" and verb in ("TRUNCATE", "ALTER", "DROP", "CREATE", "LOCK"))
             or (word == "TRUNCATE" and i == 0)
+            or (word == "TO" and before == "RENAME" and verb == "ALTER")
             or (word in ("VIEW", "SEQUENCE", "TYPE", "INDEX") and verb in ("REFRESH", "CREATE", "ALTER", "DROP"))
         ):
             found.extend(_names_at(tokens, upper, i + 1, many=verb in ("TRUNCATE", "DROP")))
@@ -330,7 +357,7 @@ def _tables(tokens: list[tuple[str, str]], upper: list[str]) -> list[str]:
     """Return the last part of each name that stands where a table may stand."""
     found = []
     for i, word in enumerate(upper):
-        if word in ("FROM", "JOIN", "USING", "ONLY", "TABLE", "REFERENCES", "ON", "INTO", "LIKE", "INHERITS"):
+        if word in _BEFORE_TABLE or (word == "ON" and upper[0] in ("CREATE", "DROP", "COMMENT", "GRANT", "REVOKE")):
             start = i + 1
             while start < len(tokens):
                 names = _names_at(tokens, upper, start, many=False)

@@ -10,13 +10,13 @@ from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.errors import UncommittedRead
 
 from . import words
-from .belongings import AdvisoryLock, Call, TempTable, body_of, calls_in, executed, name_in
+from .belongings import AdvisoryLock, Call, TempTable, body_of, calls_in, executed, name_in, only_writer
 from .channel import Channel
 from .endings import Endings
 from .evidence import Evidence
 from .lexer import Statement, Text, is_private, read
 from .problems import IsolationBroken
-from .quoting import quoted, string
+from .quoting import quoted
 from .run import Run
 from .transactions import VirtualTransaction
 
@@ -26,6 +26,8 @@ class Ownership(Endings):
 
     # The advisory locks that the present statement takes.
     _wanted: tuple[AdvisoryLock, ...] = ()
+    # Whether the row count of the present statement is the number of rows that it wrote.
+    _tells_rows: bool = True
 
     def check_ownership(
         self, channel: Channel, run: Run, transaction: VirtualTransaction, text: Text, sql: str, parameters: Any
@@ -42,6 +44,8 @@ class Ownership(Endings):
         if not text.is_private:
             return None
         instead = None
+        if channel.commits_each and text.needs_block:
+            raise self.fail_as(channel, run, "25P01", f"{text.needs_block} can only be used in transaction blocks")
         for statement in text.statements:
             instead = self._meet(channel, run, statement, sql) or instead
             if statement.verb == "NOTIFY":
@@ -58,6 +62,12 @@ class Ownership(Endings):
         if text.verb == "DECLARE" and len(text.statements) == 1:
             body = body_of(sql, "FOR")
             return replace(read(body), pins=True), body, parameters
+        if text.verb == "WITH" and text.writes:
+            found = only_writer(self.connected().literal(sql, parameters) or sql)
+            if found is None:
+                return text, sql, parameters
+            self._tells_rows = found[1]
+            return read(found[0]), found[0], None
         if text.verb == "EXECUTE" and len(text.statements) == 1:
             plan = run.belongings.plans.get(name_in(text.statements[0]))
             literal = self.connected().literal(sql, parameters) if plan is not None else None
@@ -65,6 +75,17 @@ class Ownership(Endings):
                 body = executed(plan, literal)
                 return read(body), body, None
         return text, sql, parameters
+
+    def meets_cursor(self, channel: Channel, run: Run, sql: str, error: BaseException) -> None:
+        """Say so if a statement failed because of a cursor that another connection has open.
+
+        Raises:
+            IsolationBroken: It did.
+        """
+        if self.driver.sqlstate(error) == "55006":
+            for name, cursor in run.belongings.cursors.items():
+                if cursor.owner is not channel:
+                    self._refuse_sharing(channel, run, sql, "cursor", name, cursor.owner)
 
     def note_ownership(self, channel: Channel, run: Run, transaction: VirtualTransaction, text: Text, sql: str) -> None:
         """Remember what a statement that went well has made or taken."""
@@ -92,16 +113,16 @@ class Ownership(Endings):
             return self._meet_plan(channel, run, statement, name, sql)
         if statement.verb == "DECLARE":
             known = mine.cursors.get(name)
-            is_there = (known is not None or name in mine.overdue) and self._has(
-                run, f"SELECT 1 FROM pg_cursors WHERE name = {string(name)}"
-            )
-            if is_there and known is not None and not known.owner.closed and not mine.sees_cursor(channel, name):
-                self._refuse_sharing(channel, run, sql, "cursor", name, known.owner)
-            if is_there and not (known is not None and mine.sees_cursor(channel, name)):
+            if known is not None and not mine.sees_cursor(channel, name) and self.has_cursor(name):
+                if not known.owner.closed:
+                    self._refuse_sharing(channel, run, sql, "cursor", name, known.owner)
                 self.send(run, f"CLOSE {quoted(name)}")
-            mine.overdue.discard(name)
         elif statement.verb in ("FETCH", "MOVE", "CLOSE") and not mine.sees_cursor(channel, name):
             raise self.fail_as(channel, run, "34000", f'cursor "{name}" does not exist')
+        elif statement.verb in ("FETCH", "MOVE") and name in mine.cursors:
+            pending, mine.cursors[name].warnings = mine.cursors[name].warnings, []
+            for warn in pending:
+                warn()
         elif statement.verb == "CLOSE" and statement.words[1:] == ("all",):
             theirs = [name for name in mine.cursors if not mine.sees_cursor(channel, name)]
             if theirs:
@@ -188,6 +209,3 @@ class Ownership(Endings):
         problem = IsolationBroken(words.notify(self.owner, sql, user_origin()))
         run.record(problem)
         raise problem
-
-    def _has(self, run: Run, sql: str) -> bool:
-        return bool(self.connected().query(sql))

@@ -12,7 +12,6 @@ from .settings import InForce
 from .transactions import Change, Transactions, VirtualTransaction
 
 if TYPE_CHECKING:
-    from .catalog import Catalog
     from .channel import Channel
     from .shape import Shape
 
@@ -28,6 +27,7 @@ class Run:
         self.over = False
         self.broken: Exception | None = None
         self.is_kept = False
+        self.has_settled_effects = False
         self.last_statements: deque[tuple[str, str]] = deque(maxlen=5)
         self.has_ddl = False
         self.altered: set[str] = set()
@@ -35,7 +35,6 @@ class Run:
         self.settings = InForce()
         self.belongings = Belongings()
         self.prepared: dict[str, VirtualTransaction] = {}
-        self.catalog: Catalog | None = None
         self.shapes: dict[Change, Shape | None] = {}
         self.warned: set[tuple[Any, ...]] = set()
         self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()

@@ -263,7 +263,7 @@ class Sandbox:
         """
         if not self._real.are_any:
             return
-        self._core.deferred.forget()
+        self._core.forget_schema()
         lost = self._real.close_all("before the first test")
         if lost:
             raise IsolationBroken(lost[0])

@@ -110,6 +110,47 @@ def shape_of(sql: str) -> Shape | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """An UPDATE that takes its values from other tables.
+
+    Attributes:
+        name: The last part of the target's name.
+        alias: What it is called in the statement.
+        source: Target and other tables, with the condition, from FROM on.
+        values: What is assigned.
+    """
+
+    name: str
+    alias: str
+    source: str
+    values: tuple[str, ...]
+
+
+def joined_update(sql: str) -> Joined | None:
+    """Return the parts of a literal ``UPDATE ... SET ... FROM ...``, None for anything else."""
+    tokens = [token for token in scan(sql) if token[1] != ";"]
+    upper = [text.upper() if kind == "word" else "" for kind, text, _ in tokens]
+    if upper[:1] != ["UPDATE"] or "RETURNING" in upper or "CURRENT" in upper:
+        return None
+    index, name = _table(tokens, 2 if upper[1:2] == ["ONLY"] else 1)
+    set_at, from_at = _at_top(tokens, upper, "SET", index), _at_top(tokens, upper, "FROM", index)
+    if name is None or set_at is None or from_at is None or set_at > from_at:
+        return None
+    target = sql[tokens[1][2] : tokens[set_at][2]].strip()
+    values, start = [], None
+    for i in range(set_at + 1, from_at + 1):
+        if _is_top(tokens, i) and (tokens[i][1] == "," or i == from_at):
+            if start is None:
+                return None
+            values.append(sql[start : tokens[i][2]].strip())
+            start = None
+        elif start is None and tokens[i][1] == "=":
+            start = tokens[i][2] + 1
+    rest = sql[tokens[from_at][2] + 4 :].strip().rstrip(";")
+    return Joined(name, target.split()[-1].rpartition(".")[2], f"{target}, {rest}", tuple(values))
+
+
 def _filtered(sql: str, tokens: list[Token], upper: list[str], kind: str, before: int | None) -> Shape | None:
     if before is None:
         return None

@@ -36,7 +36,7 @@ class VirtualTransaction:
     doomed: Loss | None = None
     statements: int = 0
     last_statement: str = ""
-    tables: dict[str, int] = field(default_factory=dict)
+    locks: dict[tuple[str, str], int] = field(default_factory=dict)
     ghosts: list[Change] = field(default_factory=list)
     isolation: str = ""
     read_only: bool = False
@@ -56,7 +56,10 @@ class VirtualTransaction:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Change:
-    """A statement that wrote, or that locked rows (then ``locked_only``)."""
+    """A statement that wrote, or that locked rows (then ``locked_only``).
+
+    ``is_effect``: what it wrote besides, by triggers and the like; then ``tables`` are those.
+    """
 
     sql: str
     parameters: object
@@ -65,6 +68,7 @@ class Change:
     rowcount: int = -1
     locked_only: bool = False
     is_ddl: bool = False
+    is_effect: bool = False
     old_rows: str | None = None
 
 
@@ -238,7 +242,7 @@ class Transactions:
         depth = self._level_of(transaction, name)
         for segment in self._segments_of(transaction):
             segment.level = min(segment.level, depth)
-        transaction.tables = {table: min(at, depth) for table, at in transaction.tables.items()}
+        transaction.locks = {lock: min(at, depth) for lock, at in transaction.locks.items()}
         del transaction.levels[depth:]
 
     def rollback_to(self, transaction: VirtualTransaction, name: str) -> tuple[list[str], list[Loss]]:
@@ -355,7 +359,7 @@ class Transactions:
 
     def _undo(self, transaction: VirtualTransaction, level: int) -> tuple[list[str], list[Loss]]:
         # What it had locked in the meantime is free again.
-        transaction.tables = {table: at for table, at in transaction.tables.items() if at < level}
+        transaction.locks = {lock: at for lock, at in transaction.locks.items() if at < level}
         mine = [i for i, s in enumerate(self.stack) if s.owner is transaction and s.level >= level]
         lowest = next((i for i in mine if self.stack[i].dirty or self.stack[i].pinned), None)
         losses: list[Loss] = []

@@ -11,6 +11,7 @@ from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.errors import DBTestCaseError
 
 from . import words
+from .catalog import Catalog
 from .channel import Channel
 from .deferred import DeferredConstraints
 from .observer import Observer
@@ -106,6 +107,7 @@ class Wire:
         # Sent when a test's transaction is over, in the same round trip: what a rollback does not undo.
         self.restoring_sql = ""
         self.deferred = DeferredConstraints()
+        self._catalog: Catalog | None = None
         self._lock = threading.RLock()
         self._busy_with: tuple[Channel, str] | None = None
         self._is_sending = False
@@ -147,6 +149,17 @@ class Wire:
         if self.physical is None:
             self.physical = self.driver.connect()
         return self.physical
+
+    def known_catalog(self) -> Catalog:
+        """Return what is to be known of the schema, asked for now if it is not known yet."""
+        if self._catalog is None:
+            self._catalog = Catalog.read(self.connected())
+        return self._catalog
+
+    def forget_schema(self) -> None:
+        """The schema may be another one from now on."""
+        self._catalog = None
+        self.deferred.forget()
 
     def query_aside(self, sql: str) -> list[tuple[Any, ...]] | None:
         """Ask on a second connection, which sees the database as it was before the test; None if it has to wait."""
@@ -259,10 +272,11 @@ class Wire:
             physical.send("; ".join([CLOSE_SQL, *extra]))
             if run.has_ddl:
                 physical.forget_plans()
-                self.deferred.forget()
+                self.forget_schema()
             if run.belongings.plans:
                 left = physical.query("SELECT name FROM pg_prepared_statements WHERE from_sql")
-                physical.send("; ".join(f"DEALLOCATE {quoted(name)}" for (name,) in left))
+                if left:
+                    physical.send("; ".join(f"DEALLOCATE {quoted(name)}" for (name,) in left))
             if physical.status() == "idle":
                 return
         except Exception as error:
@@ -278,7 +292,7 @@ class Wire:
     def close(self) -> None:
         """Close the physical connection; the next statement opens another."""
         physical, self.physical = self.physical, None
-        self.deferred.forget()
+        self.forget_schema()
         if physical is not None:
             physical.close()
         aside, self._aside = self._aside, None

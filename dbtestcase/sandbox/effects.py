@@ -1,0 +1,59 @@
+"""What a statement writes that its text does not say: by triggers, cascades, rules and functions.
+
+The server counts the rows that a transaction has inserted, updated and deleted in each table, so the counts before and
+after such a statement tell. They are asked for only if a test uses several connections.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import words
+from .catalog import Catalog
+from .lexer import Text, is_private, read
+from .transactions import Change, Transactions
+
+if TYPE_CHECKING:
+    from .wire import Physical
+
+# A lock to write stays to the end of the transaction; counts may still hold those of earlier ones.
+_WRITTEN_SQL = (
+    "SELECT c.relname::text, 1 FROM pg_locks l JOIN pg_class c ON c.oid = l.relation "
+    "WHERE l.pid = pg_backend_pid() AND l.mode = 'RowExclusiveLock' AND c.relkind IN ('r', 'p')"
+)
+_COUNTS_SQL = (
+    "SELECT relname::text, n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_xact_user_tables "
+    "WHERE n_tup_ins + n_tup_upd + n_tup_del > 0"
+)
+
+
+def may_write_more(catalog: Catalog, text: Text) -> bool:
+    """Whether a statement may write to tables that it does not name."""
+    if any(statement.verb in ("DO", "CALL", "EXECUTE") for statement in text.statements):
+        return True
+    if not all(name in words.HARMLESS_FUNCTIONS or is_private(name) for name in text.functions):
+        return True
+    return not text.is_ddl and bool(catalog.same_rows(text.written) & catalog.with_effects)
+
+
+def counts(physical: Physical) -> dict[str, int]:
+    """Return how many rows have been written until now, by table."""
+    return {table: int(number) for table, number in physical.query(_COUNTS_SQL)}
+
+
+def effect(before: dict[str, int], after: dict[str, int], sql: str, named: frozenset[str]) -> Change | None:
+    """Return what was written between two counts besides the named tables."""
+    tables = frozenset(table for table, number in after.items() if number != before.get(table, 0)) - named
+    return Change(sql, None, tables, is_certain=True, is_effect=True) if tables else None
+
+
+def settle(physical: Physical, catalog: Catalog, transactions: Transactions) -> None:
+    """Find out what was written before there was a second connection, and nobody had to know."""
+    found: dict[str, int] | None = None
+    for segment in transactions.stack:
+        for change in list(segment.changes):
+            if not change.locked_only and may_write_more(catalog, read(change.sql)):
+                found = dict(physical.query(_WRITTEN_SQL)) if found is None else found
+                more = effect({}, found, change.sql, change.tables)
+                if more is not None:
+                    segment.changes.append(more)
