@@ -261,6 +261,7 @@ def only_writer(sql: str) -> tuple[str, bool] | None:
         return None
     if not text.tables - names <= read(found[0]).tables:
         return None
-    main = [word.upper() for _, word, _ in tokens]
-    is_plain = main[-2] == "FROM" and main[-1].lower() in names and not text.functions and "DISTINCT" not in main
-    return found[0], is_plain
+    main = [word for _, word, _ in tokens[max(i for i, token in enumerate(tokens) if token[1] == ")") + 1 :]]
+    said = [word.upper() for word in main]
+    is_plain = said[:1] == ["SELECT"] and said[-2:-1] == ["FROM"] and main[-1].lower() in names
+    return found[0], is_plain and "DISTINCT" not in said

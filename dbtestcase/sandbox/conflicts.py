@@ -80,7 +80,7 @@ class Conflicts:
                 self._warn(other, sql, near[0])
         if not text.is_plain_read and text.verb != "INSERT":
             self._meet_ghosts(text, sql, parameters, by_key=False)
-        for other, change in self._mine.missed:
+        for other, change in self._mine.missed if not text.is_ddl or "select" in text.names else ():
             if self._touched(text, [change]):
                 literal = self._evidence.literal(text, sql, parameters)
                 if self._differs_from_snapshot(None if literal is None else shape_of(literal), change):
@@ -94,7 +94,8 @@ class Conflicts:
             ghosts = self._touched(text, other.ghosts) + self._foreign.near(text, other.ghosts)
             literal = self._evidence.literal(text, sql, parameters)
             shape = None if literal is None else shape_of(literal)
-            found = next((ghost for ghost in ghosts if self._waits_for_ghost(text, shape, ghost, by_key)), None)
+            joined = joined_update(literal) if literal is not None and shape is None else None
+            found = next((g for g in ghosts if self._waits_for_ghost(text, shape, g, by_key, joined)), None)
             if found is not None:
                 self._warn(other, sql, found)
 
@@ -105,7 +106,7 @@ class Conflicts:
                 if found is not None:
                     self._warn(other, sql, found)
 
-    def table_locks(self, text: Text, sql: str) -> None:
+    def table_locks(self, text: Text, sql: str, parameters: Any) -> None:
         """Compare the locks on whole tables: ALTER, DROP and TRUNCATE wait for everybody who so much as read one."""
         wanted = {lock for statement in text.statements for lock in locks_of(statement)}
         is_strong = any(mode not in WEAK for _, mode in wanted)
@@ -121,6 +122,12 @@ class Conflicts:
             for table, mode in wanted:
                 same = self._evidence.catalog.same_rows(frozenset([table])) - gone
                 if any(name in same and excludes(mode, theirs) for name, theirs in held):
+                    self._say(other, table, words.would_wait, sql)
+            closed = frozenset(table for table, theirs in held if excludes(CHECKED, theirs)) - gone
+            if closed and text.writes:
+                literal = self._evidence.literal(text, sql, parameters)
+                shape = None if literal is None else shape_of(literal)
+                for table in sorted(self._foreign.checked_by(text, shape, closed)):
                     self._say(other, table, words.would_wait, sql)
 
     def note_old_rows(self, text: Text, sql: str, parameters: Any) -> str | None:
@@ -144,6 +151,21 @@ class Conflicts:
             if found is not None:
                 self._warn(other, sql, found)
 
+    def serialization(self, sql: str, written: frozenset[str]) -> None:
+        """Two SERIALIZABLE transactions that each read what the other wrote cannot both commit in production."""
+        if self._mine.isolation != "SERIALIZABLE":
+            return
+        theirs: dict[VirtualTransaction, set[str]] = {}
+        for other, change in self._mine.missed:
+            if other.isolation == "SERIALIZABLE":
+                theirs.setdefault(other, set()).update(change.tables)
+        same_rows = self._evidence.catalog.same_rows
+        for other, tables in theirs.items():
+            read_by_me = tables & same_rows(frozenset(table for table, _ in self._mine.locks))
+            read_by_them = written & same_rows(frozenset(table for table, _ in other.locks))
+            if read_by_me and read_by_them:
+                self._say(other, ", ".join(sorted(read_by_me)), words.committed_meanwhile, sql)
+
     def not_due_at_commit(self) -> frozenset[str]:
         """Return the deferred foreign keys that this transaction cannot have violated."""
         mine = self._run.transactions.changes_of(self._mine)
@@ -158,10 +180,6 @@ class Conflicts:
             found = self._foreign.refers(mine, other, changes, deferred=True)
             if found is not None:
                 self._warn(other, "COMMIT", found)
-
-    def after_check(self) -> None:
-        """Called once deferred constraints were checked for a commit."""
-        self._evidence.settle_ids()
 
     def after_error(
         self,
@@ -237,7 +255,16 @@ class Conflicts:
             ):
                 return True
         real = [change for change in changes if not change.locked_only]
-        return bool(real) and not self._is_disjoint(shape, real) and self._meets_by_shape(shape, other, real)
+        if not real or self._is_disjoint(shape, real):
+            return False
+        if text.skips_locked:
+            # Rows as they were are passed over in production; what the other wrote instead is not there yet.
+            written = self._evidence.written_by(other, shape.alias)
+            where = f"({shape.where})" if shape.where else "true"
+            return written is None or self._evidence.finds(
+                f"SELECT 1 FROM {shape.table} WHERE {where} AND {written} LIMIT 1"
+            )
+        return self._meets_by_shape(shape, other, real)
 
     def _row_lock(self, text: Text, shape: Shape) -> str:
         """Return the lock that a statement takes on its rows."""
@@ -268,11 +295,15 @@ class Conflicts:
         select = f"SELECT {', '.join((f'{joined.alias}.*', *joined.values))} FROM {joined.source}"
         return self._reads_otherwise(select, text, other, real) is not False
 
-    def _waits_for_ghost(self, text: Text, shape: Shape | None, ghost: Change, by_key: bool) -> bool:
+    def _waits_for_ghost(
+        self, text: Text, shape: Shape | None, ghost: Change, by_key: bool, joined: Joined | None
+    ) -> bool:
         """Whether the statement would wait for a transaction whose work the sandbox has lost."""
         theirs = self._evidence.shape_of_change(ghost)
         if ghost.is_ddl and shape is not None and shape.name not in ghost.tables:
-            return shape.kind == "delete"  # only that looks at the rows which refer to it
+            return bool(self._foreign.checked_by(text, shape, ghost.tables))
+        if shape is None and joined is not None and theirs is not None and theirs.name != joined.name:
+            return not ghost.locked_only
         if shape is None or theirs is None:
             return True
         if theirs.name != shape.name:
@@ -307,9 +338,12 @@ class Conflicts:
         self, literal: str, text: Text, other: VirtualTransaction, changes: list[Change]
     ) -> bool | None:
         """Evaluate a SELECT on the tables as they are and as production would show them; None if it cannot be done."""
+        views = self._views_of(text, frozenset().union(*(change.tables for change in changes)) - text.tables)
+        if views is None:
+            return None
         shadows = []
         for table in sorted(frozenset().union(*(change.tables for change in changes))):
-            if table not in text.tables or _is_qualified(literal, table):
+            if _is_qualified(literal, table):
                 return None
             on_table = [change for change in changes if table in change.tables]
             if any(
@@ -326,6 +360,7 @@ class Conflicts:
                 f"{name} AS MATERIALIZED (SELECT x.* FROM {name} x WHERE NOT {written} "
                 f"UNION ALL SELECT * FROM jsonb_populate_recordset(NULL::{name}, {string(old)}))"
             )
+        shadows += views
         select = literal.rstrip().rstrip(";")
         production = f"WITH {', '.join(shadows)} SELECT q::text FROM ({select}) q"
         here = f"SELECT q::text FROM ({select}) q"
@@ -334,6 +369,23 @@ class Conflicts:
             f"SELECT 1 FROM (({here}) EXCEPT ALL ({production})) b LIMIT 1"
         )
         return None if rows is None else bool(rows)
+
+    def _views_of(self, text: Text, tables: frozenset[str]) -> list[str] | None:
+        """Return the views through which a statement reads tables, to stand beside those; None if it cannot be told."""
+        views = []
+        for view in sorted(text.tables) if tables else ():
+            found = self._evidence.probe(
+                f"SELECT pg_get_viewdef(c.oid, true) FROM pg_class c WHERE oid = to_regclass({string(quoted(view))}) "
+                "AND relkind = 'v'"
+            )
+            if not found:
+                continue
+            definition = str(found[0][0]).rstrip().rstrip(";")
+            if any(_is_qualified(definition, table) for table in tables):
+                return None
+            tables -= read(definition).tables
+            views.append(f"{quoted(view)} AS ({definition})")
+        return None if tables else views
 
     def _reads_otherwise_aside(self, literal: str, text: Text) -> bool | None:
         """Evaluate a SELECT on a connection that sees nothing of the test, if nobody else has changed its tables."""
@@ -354,8 +406,12 @@ class Conflicts:
         if shape is None:
             return True
         evidence = self._evidence
-        if any((s := evidence.shape_of_change(change)) is None or s.name != shape.name for change in changes):
-            return True
+        for change in changes:
+            theirs = evidence.shape_of_change(change)
+            if theirs is None and not (read(change.sql).counts_rows and change.tables == {shape.name}):
+                return True
+            if theirs is not None and theirs.name != shape.name:
+                return True
         written = evidence.written_by(other, shape.alias)
         if written is None:
             return True

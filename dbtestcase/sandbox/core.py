@@ -183,8 +183,10 @@ class Core(Ownership):
             self._counts = counts(self.connected())
         if run.transactions.is_contested(transaction):
             Conflicts(self, run, transaction, later=self._warnings).before(text, sql, parameters)
+        if transaction.missed and text.writes:
+            Conflicts(self, run, transaction).serialization(sql, text.written)
         if len(run.transactions.open) > 1:
-            Conflicts(self, run, transaction).table_locks(text, sql)
+            Conflicts(self, run, transaction).table_locks(text, sql, parameters)
         if text.verb in ("UPDATE", "DELETE"):
             self._old_rows = Conflicts(self, run, transaction).note_old_rows(text, sql, parameters)
 

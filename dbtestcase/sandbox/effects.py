@@ -41,6 +41,12 @@ def counts(physical: Physical) -> dict[str, int]:
     return {table: int(number) for table, number in physical.query(_COUNTS_SQL)}
 
 
+def _written(physical: Physical) -> dict[str, int]:
+    """Return the tables written in this transaction; a table that was only about to be written may be among them."""
+    locked = {table for table, _ in physical.query(_WRITTEN_SQL)}
+    return {table: number for table, number in counts(physical).items() if table in locked}
+
+
 def effect(before: dict[str, int], after: dict[str, int], sql: str, named: frozenset[str]) -> Change | None:
     """Return what was written between two counts besides the named tables."""
     tables = frozenset(table for table, number in after.items() if number != before.get(table, 0)) - named
@@ -53,7 +59,7 @@ def settle(physical: Physical, catalog: Catalog, transactions: Transactions) -> 
     for segment in transactions.stack:
         for change in list(segment.changes):
             if not change.locked_only and may_write_more(catalog, read(change.sql)):
-                found = dict(physical.query(_WRITTEN_SQL)) if found is None else found
+                found = _written(physical) if found is None else found
                 more = effect({}, found, change.sql, change.tables)
                 if more is not None:
                     segment.changes.append(more)

@@ -94,6 +94,10 @@ class Endings(Wire):
         if commit:
             try:
                 self._act_at_commit(channel, run, transaction)
+                if transaction.missed:
+                    # What it wrote before the other committed.
+                    written = frozenset().union(*(change.tables for change in run.transactions.changes_of(transaction)))
+                    Conflicts(self, run, transaction).serialization("COMMIT", written)
                 self._check_deferred(channel, run)
                 run.transactions.commit(transaction)
                 channel.keep_settings(transaction)
@@ -196,12 +200,10 @@ class Endings(Wire):
             physical.send(sql)
         except self.driver.Error as error:
             self.send(run, "ROLLBACK TO dbtestcase_check; RELEASE dbtestcase_check")
-            conflicts.after_check()
             conflicts.after_error("COMMIT", error, at_commit=True)
             self.end_transaction(channel, run, commit=False)
             raise
         self.send(run, "ROLLBACK TO dbtestcase_check; RELEASE dbtestcase_check")
-        conflicts.after_check()
 
     # -- savepoints of the user
 

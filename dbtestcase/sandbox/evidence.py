@@ -138,9 +138,9 @@ class Evidence:
         )
 
     def _id_ranges(self) -> list[tuple[VirtualTransaction | None, int, int | None]] | None:
-        owners = self._run.transactions.owners_of_ids()
         ids = self.ids()
-        if owners is None or ids is None or len(ids) != len(owners):
+        owners = None if ids is None else self._run.transactions.owners_of_ids(len(ids))
+        if ids is None or owners is None:
             return None
         return [
             (owner, low, ids[i + 1] if i + 1 < len(ids) else None)
@@ -152,12 +152,6 @@ class Evidence:
         rows = self.probe(_IDS_SQL)
         # The first two are those of the transaction itself and of the guard.
         return None if rows is None else [int(row[0]) for row in rows][2:]
-
-    def settle_ids(self) -> None:
-        """Note if a check of ours made the server give the top savepoint an id: it locks the rows that it looks at."""
-        owners, ids = self._run.transactions.owners_of_ids(), self.ids()
-        if owners is not None and ids is not None and len(ids) == len(owners) + 1:
-            self._run.transactions.note_lock()
 
     def probe(self, sql: str) -> list[tuple[Any, ...]] | None:
         """Ask the server something of ours; None if it did not understand the question."""

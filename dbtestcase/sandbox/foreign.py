@@ -31,6 +31,28 @@ class ForeignKeys:
         children = {key.child for key in keys}
         return [change for change in changes if not change.locked_only and change.tables & children]
 
+    def checked_by(self, text: Text, shape: Shape | None, tables: frozenset[str]) -> frozenset[str]:
+        """Return which of the tables a statement looks at to check references."""
+        found: set[str] = set()
+        for key in self._evidence.catalog.foreign_keys:
+            ends = ({key.child} & text.written and {key.parent}) or ({key.parent} & text.written and {key.child})
+            if key.is_deferred or not ends & tables or text.is_ddl:
+                continue
+            if shape is None or self._is_to_check(key, shape):
+                found |= ends
+        return frozenset(found & tables)
+
+    def _is_to_check(self, key: ForeignKey, shape: Shape) -> bool:
+        if shape.kind in ("insert", "upsert"):
+            return key.child == shape.name
+        columns = set(key.columns if key.child == shape.name else key.referenced)
+        if shape.kind == "update" and not shape.columns & columns:
+            return False
+        if shape.kind == "delete" and key.child == shape.name != key.parent:
+            return False
+        where = f" WHERE {shape.where}" if shape.where else ""
+        return self._evidence.finds(f"SELECT 1 FROM {shape.table}{where} LIMIT 1")
+
     def waits_for_children(
         self, text: Text, shape: Shape | None, other: VirtualTransaction, changes: list[Change]
     ) -> bool:
@@ -198,7 +220,7 @@ class ForeignKeys:
         is_child = "is not present" in diag.message_detail
         theirs = evidence.shape_of_change(change)
         written = evidence.written_by(other, "x")
-        if len(values) != len(key.columns) or written is None or theirs is None:
+        if len(values) != len(key.columns) or written is None:
             return bool({key.child, key.parent} & change.tables)
 
         def same(columns: tuple[str, ...]) -> str:
@@ -216,9 +238,9 @@ class ForeignKeys:
             )
 
         def is_old(table: str, table_sql: str, columns: tuple[str, ...]) -> bool:
-            if table not in change.tables or theirs.kind == "insert":
+            if table not in change.tables or (theirs is not None and theirs.kind == "insert"):
                 return False
-            if theirs.kind == "update" and not theirs.columns & set(columns):
+            if theirs is not None and theirs.kind == "update" and not theirs.columns & set(columns):
                 return False
             old = evidence.old_rows(other, table, [change])
             return old is None or evidence.finds(
@@ -227,7 +249,7 @@ class ForeignKeys:
             )
 
         def is_new_child() -> bool:
-            if theirs.kind == "update" and not theirs.columns & set(key.columns):
+            if theirs is not None and theirs.kind == "update" and not theirs.columns & set(key.columns):
                 return False
             if not is_new(key.child, key.child_sql, key.columns):
                 return False
@@ -241,4 +263,8 @@ class ForeignKeys:
         if is_child:
             return is_old(*parent) or (at_commit and is_new(*child) and not is_mine(key.child_sql, key.columns))
         # A reference that was only moved is still there for everybody else, and gives the same error.
-        return is_new_child() or (theirs.kind == "delete" and is_old(*child)) or (at_commit and is_old(*parent))
+        return (
+            is_new_child()
+            or ((theirs is None or theirs.kind == "delete") and is_old(*child))
+            or (at_commit and is_old(*parent))
+        )

@@ -111,6 +111,11 @@ class Text:
         return next(lock for lock in ("UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE") if f"FOR {lock}" in words)
 
     @property
+    def skips_locked(self) -> bool:
+        """Whether it passes over rows that are locked."""
+        return self.locks_rows and any("skip" in statement.words for statement in self.statements)
+
+    @property
     def locks_for_update(self) -> bool:
         """Whether it locks rows against rows that refer to them, too."""
         return self.row_lock == "UPDATE"

@@ -67,6 +67,6 @@ def _mode(statement: Statement, *, is_written: bool) -> str:
         return _ACCESS_EXCLUSIVE if "CONCURRENTLY" not in said else _EXCLUSIVE
     if verb in _MAINTENANCE:
         return _SHARE_UPDATE_EXCLUSIVE
-    if statement.writes and is_written:
+    if is_written:
         return CREATED if verb == "SELECT" else _ROW_EXCLUSIVE
     return _ROW_SHARE if statement.locks_rows else _ACCESS_SHARE

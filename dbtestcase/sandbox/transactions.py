@@ -191,10 +191,6 @@ class Transactions:
             transaction.ghosts.clear()
         return self._undo(transaction, transaction.level)
 
-    def note_lock(self) -> None:
-        """Note that something in the top segment locked rows."""
-        self.stack[-1].changes.append(Change("", None, frozenset(), is_certain=True, locked_only=True))
-
     # -- the end of a transaction
 
     def commit(self, transaction: VirtualTransaction) -> None:
@@ -279,19 +275,16 @@ class Transactions:
                 found.setdefault(segment.owner, []).extend(segment.changes)
         return found
 
-    def owners_of_ids(self) -> list[VirtualTransaction | None] | None:
-        """Return who owns the newest transaction ids of the server, oldest first; None if that cannot be told.
+    def owners_of_ids(self, count: int) -> list[VirtualTransaction | None] | None:
+        """Return who owns so many newest transaction ids of the server, oldest first; None if that cannot be told.
 
-        The server gives one to each savepoint in which something is written, and to those below it; they grow with the
-        stack. Rows written in what was merged into a segment have ids between its own and the next.
+        The server gives one to each savepoint in which something is written, after those below it, so they belong to
+        the lower end of the stack. Rows of what was merged into a segment have ids between its own and the next.
         """
-        owners: list[VirtualTransaction | None] = []
-        for segment in reversed(self.stack):
-            if owners or any(change.is_certain for change in segment.changes):
-                owners.append(segment.owner)
-            elif segment.changes:
-                return None
-        return owners[::-1]
+        certain = [i for i, s in enumerate(self.stack) if any(change.is_certain for change in s.changes)]
+        if count > len(self.stack) or (certain and certain[-1] >= count):
+            return None
+        return [segment.owner for segment in self.stack[:count]]
 
     def has_work_of(self, transaction: VirtualTransaction) -> bool:
         """Whether a commit would have something to keep."""

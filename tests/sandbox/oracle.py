@@ -75,6 +75,7 @@ STATEMENTS: dict[str, tuple[str, str]] = {
     "select one": ("SELECT id, name, n FROM account WHERE id = %s", "i"),
     "select item": ("SELECT id, account, n FROM item WHERE account = %s", "i"),
     "select all": ("SELECT id, name, n FROM account ORDER BY id", ""),
+    "items": ("SELECT id, account, n FROM item", ""),
     "count": ("SELECT count(*) FROM item", ""),
     "join": ("SELECT a.id, i.id FROM account a JOIN item i ON i.account = a.id ORDER BY 1, 2", ""),
     "lock": ("SELECT id FROM account WHERE id = %s FOR UPDATE", "i"),
@@ -116,6 +117,7 @@ WIDE: dict[str, tuple[str, str]] = {
     "audited": ("INSERT INTO audited VALUES (%s, %s)", "in"),
     "update audited": ("UPDATE audited SET n = %s WHERE id = %s", "ni"),
     "delete audited": ("DELETE FROM audited WHERE id = %s", "i"),
+    "audits": ("SELECT id, n FROM audited", ""),
     "log": ("SELECT what, id FROM log", ""),
     "parts": ("SELECT id, audited FROM part", ""),
     "add part": ("INSERT INTO part VALUES (%s, %s)", "ii"),
@@ -235,7 +237,7 @@ class Side:
         try:
             return [
                 self.step({0: connection}, 0, kind, ())
-                for kind in ("select all", "count", "join", "select note", "log", "parts", "nextval")
+                for kind in ("select all", "items", "select note", "audits", "log", "parts", "nextval")
             ] + [self.step({0: connection}, 0, "use extra", (1,))]
         finally:
             self.close(connection)
@@ -357,7 +359,7 @@ class Oracle:
         if not flags:
             return Outcome("equal")
         if any(isinstance(problem, LostCommit) for problem in problems):
-            return Outcome("lost commit")
+            return Outcome("lost commit", flags=flags)
         return Outcome("FALSE ALARM", flags=flags)
 
 

@@ -22,9 +22,9 @@ class BelongingsTests(SandboxCase):
 
     def open_new(self) -> Any:
         """A connection that is closed for good when it is given back."""
-        connection = self.open()
+        connection = self.engine.raw_connection()
         connection.detach()
-        return connection
+        return connection.dbapi_connection
 
     def state(self, connection: Any, sql: str) -> str | None:
         """Return the SQLSTATE with which a statement fails."""
