@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .lexer import Statement, Text, arguments_at, closing_at, is_private, read, scan
+from .functions import is_private
+from .lexer import Statement, Text, arguments_at, closing_at, read, scan
 
 if TYPE_CHECKING:
     from .channel import Channel

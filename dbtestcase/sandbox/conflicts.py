@@ -24,7 +24,7 @@ from .lexer import Text, name_of, read, scan
 from .quoting import quoted, string
 from .row_locks import lock_excludes
 from .shape import Joined, Shape, joined_update, shape_of
-from .table_locks import CHECKED, CREATED, WEAK, excludes, locks_of
+from .table_locks import CHECKED, CREATED, WEAK, excludes
 from .transactions import Change, VirtualTransaction
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Conflicts:
 
     def table_locks(self, text: Text, sql: str, parameters: Any) -> None:
         """Compare the locks on whole tables: ALTER, DROP and TRUNCATE wait for everybody who so much as read one."""
-        wanted = {lock for statement in text.statements for lock in locks_of(statement)}
+        wanted = text.table_locks
         is_strong = any(mode not in WEAK for _, mode in wanted)
         for other in self._run.transactions.open:
             if other is self._mine or not (is_strong or any(mode not in WEAK for _, mode in other.locks)):
@@ -172,8 +172,14 @@ class Conflicts:
         keys = [key for key in self._evidence.catalog.foreign_keys if not self._foreign.may_violate(key, mine)]
         return frozenset(key.name for key in keys)
 
-    def at_commit(self) -> None:
-        """Compare the foreign keys that are checked at COMMIT."""
+    def at_commit(self, error: BaseException | None = None) -> None:
+        """Compare the foreign keys that are checked at COMMIT.
+
+        Args:
+            error: With which the check ended.
+        """
+        if error is not None:
+            self._foreign.stop_at(error)
         mine = self._run.transactions.changes_of(self._mine)
         self._refer_to_ghosts("COMMIT", mine, deferred=True)
         for other, changes in self._run.transactions.changes_of_others(self._mine).items():

@@ -18,12 +18,11 @@ from .belongings import name_in
 from .channel import LEVELS, Channel
 from .conflicts import MANY, Conflicts
 from .effects import counts, effect, may_write_more, settle
-from .lexer import Text, is_private, read
+from .lexer import Text, read
 from .ownership import Ownership
 from .problems import IsolationBroken
 from .run import Run
 from .settings import setting_of
-from .table_locks import locks_of
 from .transactions import Change, Doomed, Failed, VirtualTransaction
 
 T = TypeVar("T")
@@ -179,7 +178,7 @@ class Core(Ownership):
         if text.is_about_handles:
             return
         self._settle_effects(run)
-        if _may_write(text) and may_write_more(self.known_catalog(), text):
+        if (text.writes or text.may_do_anything) and may_write_more(self.known_catalog(), text):
             self._counts = counts(self.connected())
         if run.transactions.is_contested(transaction):
             Conflicts(self, run, transaction, later=self._warnings).before(text, sql, parameters)
@@ -211,9 +210,8 @@ class Core(Ownership):
         assert self.physical is not None
         if self.physical.status() not in ("intrans", "active"):
             raise self.break_off(run, words.ended(self.owner, run))
-        for statement in text.statements:
-            for lock in locks_of(statement):
-                transaction.locks.setdefault(lock, transaction.level)
+        for lock in text.table_locks:
+            transaction.locks.setdefault(lock, transaction.level)
         change = None if text.setting is not None else self._change(run, text, sql, rowcount, parameters)
         if text.setting is not None:
             self._note_setting(run, transaction, text, sql, parameters)
@@ -260,7 +258,7 @@ class Core(Ownership):
             return Change(sql, parameters, text.written, is_certain, rowcount, old_rows=self._old_rows)
         if text.locks_rows and rowcount != 0:
             return Change(sql, parameters, text.tables, is_certain=rowcount > 0, locked_only=True)
-        if not all(name in words.HARMLESS_FUNCTIONS or is_private(name) for name in text.functions):
+        if text.may_do_anything:
             return Change(sql, MANY, frozenset(), is_certain=False)
         return None
 
@@ -336,7 +334,3 @@ class Core(Ownership):
             yield
         finally:
             self._busy_with = None
-
-
-def _may_write(text: Text) -> bool:
-    return text.writes or not text.functions <= words.HARMLESS_FUNCTIONS

@@ -194,16 +194,17 @@ class Endings(Wire):
         sql = self.deferred.look_sql(conflicts.not_due_at_commit())
         if not sql:
             return
-        conflicts.at_commit()
         self.send(run, "SAVEPOINT dbtestcase_check")
         try:
             physical.send(sql)
         except self.driver.Error as error:
             self.send(run, "ROLLBACK TO dbtestcase_check; RELEASE dbtestcase_check")
+            conflicts.at_commit(error)
             conflicts.after_error("COMMIT", error, at_commit=True)
             self.end_transaction(channel, run, commit=False)
             raise
         self.send(run, "ROLLBACK TO dbtestcase_check; RELEASE dbtestcase_check")
+        conflicts.at_commit()
 
     # -- savepoints of the user
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from . import words
 from .catalog import Catalog
+from .functions import HARMLESS_FUNCTIONS
 from .lexer import Text
 from .quoting import quoted, string
 from .shape import Shape, shape_of
@@ -48,7 +48,7 @@ class Evidence:
 
     def literal(self, text: Text, sql: str, parameters: Any) -> str | None:
         """Return a statement with its parameters in it, None if evaluating a part of it again could matter."""
-        if parameters is MANY or (text.functions and not text.functions <= words.HARMLESS_FUNCTIONS - {"nextval"}):
+        if parameters is MANY or (text.functions and not text.functions <= HARMLESS_FUNCTIONS - {"nextval"}):
             return None
         return self._core.connected().literal(sql, parameters)
 

@@ -23,6 +23,30 @@ class ForeignKeys:
     def __init__(self, evidence: Evidence, mine: VirtualTransaction) -> None:
         self._evidence = evidence
         self._mine = mine
+        # The command whose rows failed a check: what would have been checked after them never is.
+        self._failed_at: int | None = None
+
+    def stop_at(self, error: BaseException) -> None:
+        """Look only at rows that are checked before the one which violates a deferred foreign key."""
+        diag: Any = getattr(error, "diag", None)
+        name = getattr(diag, "constraint_name", None)
+        key = next((key for key in self._evidence.catalog.foreign_keys if key.name == name), None)
+        detail = _DETAIL.search(getattr(diag, "message_detail", None) or "")
+        if key is None or detail is None or "is not present" not in diag.message_detail:
+            return
+        values, mine = detail["values"].split(", "), self._evidence.written_by(self._mine, "x")
+        if len(values) != len(key.columns) or mine is None:
+            return
+        same = " AND ".join(f"x.{quoted(c)}::text = {string(v)}" for c, v in zip(key.columns, values, strict=True))
+        found = self._evidence.probe(f"SELECT min(cmin::text::bigint) FROM {key.child_sql} x WHERE {mine} AND {same}")
+        self._failed_at = found[0][0] if found else None
+
+    def children(self, alias: str) -> str | None:
+        """Return the condition for rows of the transaction whose references are checked; None if it cannot be told."""
+        mine = self._evidence.written_by(self._mine, alias)
+        if mine is None or self._failed_at is None:
+            return mine
+        return f"({mine} AND {alias}.cmin::text::bigint < {self._failed_at})"
 
     def near(self, text: Text, changes: list[Change]) -> list[Change]:
         """Return the changes of rows that refer to rows of the tables that a statement writes to or locks."""
@@ -122,7 +146,7 @@ class ForeignKeys:
     ) -> bool:
         """Whether a row refers to one that the other locked, or wrote with a key that was not there before."""
         evidence = self._evidence
-        mine, written = evidence.written_by(self._mine, "c"), evidence.written_by(other, "p")
+        mine, written = self.children("c"), evidence.written_by(other, "p")
         if mine is None or written is None:
             return True
         joined = " AND ".join(

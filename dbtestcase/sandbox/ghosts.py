@@ -126,7 +126,7 @@ class Ghosts:
 
     def _meets_parent(self, key: ForeignKey, ghost: Change) -> bool:
         theirs = self._evidence.shape_of_change(ghost)
-        written = self._evidence.written_by(self._mine, "c")
+        written = self._foreign.children("c")
         if theirs is None or written is None:
             return True
         if ghost.locked_only and "FOR UPDATE" not in " ".join(ghost.sql.upper().split()):

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .functions import HARMLESS_FUNCTIONS, is_private
+from .table_locks import locks_of
+
 _TOKEN = re.compile(
     r"""
       (?P<space>\s+|--[^\n]*)
@@ -97,6 +100,8 @@ class Text:
     setting: Statement | None
     is_private: bool
     is_bare_call: bool
+    table_locks: frozenset[tuple[str, str]]
+    may_do_anything: bool
 
     @property
     def verb(self) -> str:
@@ -172,6 +177,10 @@ def read(sql: str) -> Text:
         setting=next((statement for statement in statements if statement.verb in ("SET", "RESET", "DISCARD")), None),
         is_private=any(statement.is_private for statement in statements),
         is_bare_call=_is_bare_call(sql),
+        table_locks=frozenset(lock for statement in statements for lock in locks_of(statement)),
+        may_do_anything=not all(
+            name in HARMLESS_FUNCTIONS or is_private(name) for statement in statements for name in statement.functions
+        ),
     )
 
 
@@ -294,11 +303,6 @@ def _statement(tokens: list[tuple[str, str]]) -> Statement:
         temporary=temporary,
         is_private=temporary is not None or verb in _PRIVATE or any(map(is_private, functions)),
     )
-
-
-def is_private(function: str) -> bool:
-    """Whether a function is one of those that take advisory locks, or sends a notification."""
-    return "advisory" in function or function == "pg_notify"
 
 
 def _temporary(tokens: list[tuple[str, str]], upper: list[str], verb: str) -> tuple[str, str, str] | None:

@@ -14,7 +14,8 @@ from .belongings import AdvisoryLock, Call, TempTable, body_of, calls_in, execut
 from .channel import Channel
 from .endings import Endings
 from .evidence import Evidence
-from .lexer import Statement, Text, is_private, read
+from .functions import is_private
+from .lexer import Statement, Text, read
 from .problems import IsolationBroken
 from .quoting import quoted
 from .run import Run

@@ -17,6 +17,7 @@ from dbtestcase.diagnosis.origin import Origin, user_origin
 from dbtestcase.diagnosis.watched import watch_connection
 
 from . import words
+from .functions import HARMLESS_FUNCTIONS
 from .lexer import read
 from .problems import IsolationBroken
 
@@ -150,7 +151,7 @@ def _only_reads(sql: Any) -> bool:
     if not isinstance(sql, str):
         return False
     text = read(sql)
-    return text.is_plain_read and text.functions <= words.HARMLESS_FUNCTIONS - {"nextval"}
+    return text.is_plain_read and text.functions <= HARMLESS_FUNCTIONS - {"nextval"}
 
 
 def _has_uncommitted_changes(connection: Any) -> bool:

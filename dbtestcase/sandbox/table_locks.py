@@ -6,8 +6,10 @@ From the PostgreSQL manual, "Explicit Locking". Most never conflict: only DDL, T
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from .lexer import Statement
+if TYPE_CHECKING:
+    from .lexer import Statement
 
 _ACCESS_SHARE, _ROW_SHARE, _ROW_EXCLUSIVE = "ACCESS SHARE", "ROW SHARE", "ROW EXCLUSIVE"
 _SHARE_UPDATE_EXCLUSIVE, _SHARE = "SHARE UPDATE EXCLUSIVE", "SHARE"
