@@ -19,6 +19,8 @@ class _Gate:
 
     _virtual: Any = None
     _run: Any = None
+    # Of an executemany() that was sent as several statements.
+    _rowcount: int | None = None
 
     @property
     def connection(self) -> Any:
@@ -43,6 +45,7 @@ class _Gate:
 
     def execute(self, query: Any, vars: Any = None) -> Any:
         upper: Any = super()
+        self._rowcount = None
         text = self._text(query)
         return self._through(
             text,
@@ -53,7 +56,19 @@ class _Gate:
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> Any:
         upper: Any = super()
         text = self._text(query)
+        if self._virtual is not None and self._virtual._channel.commits_each:
+            # psycopg2 sends them one by one, and each is a transaction of its own.
+            total = 0
+            for vars in vars_list:
+                self.execute(text, vars)
+                total += max(upper.rowcount, 0)
+            self._rowcount = total
+            return None
         return self._through(text, vars_list, lambda other: upper.executemany(text, vars_list), counted=False)
+
+    @property
+    def rowcount(self) -> int:
+        return int(super().rowcount if self._rowcount is None else self._rowcount)  # type: ignore[misc]
 
     def callproc(self, procname: str, *arguments: Any) -> Any:
         upper: Any = super()

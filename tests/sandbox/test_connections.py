@@ -246,6 +246,19 @@ class Psycopg2Tests(SandboxCase):
             cursor.executemany("DELETE FROM shop WHERE id = %s", [(12,), (13,)])
         self.assertEqual(raw(self.connection, "SELECT count(*), sum(size) FROM shop"), [(13, 33)])
 
+    def test_executemany_in_autocommit_mode_keeps_what_went_well(self):
+        with self.in_test():
+            connection = self.engine.raw_connection()
+            self.addCleanup(connection.close)
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(1,), (2,)])
+            self.assertEqual(cursor.rowcount, 2)
+            with self.assertRaises(psycopg2.errors.UniqueViolation):
+                cursor.executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(3,), (1,)])
+
+            self.assertEqual(raw(connection, "SELECT id FROM shop ORDER BY id"), [(1,), (2,), (3,)])
+
     def test_cursor_classes(self):
         for factory, key in (
             (psycopg2.extras.RealDictCursor, "id"),
