@@ -150,8 +150,8 @@ class Evidence:
     def ids(self) -> list[int] | None:
         """Return the ids of the savepoints in which something was written, oldest first."""
         rows = self.probe(_IDS_SQL)
-        # The first two are those of the transaction itself and of the guard.
-        return None if rows is None else [int(row[0]) for row in rows][2:]
+        # The first is that of the transaction itself.
+        return None if rows is None else [int(row[0]) for row in rows][1:]
 
     def probe(self, sql: str) -> list[tuple[Any, ...]] | None:
         """Ask the server something of ours; None if it did not understand the question."""

@@ -312,10 +312,12 @@ class Transactions:
         raise NoSuchSavepoint(name)
 
     def _push(self, transaction: VirtualTransaction) -> list[str]:
-        sql = []
         if not self.is_open:
             self.is_open = True
-            sql.append(OPEN_SQL)
+            # The guard serves as the first segment: it is returned to, and never released.
+            self.stack.append(Segment(GUARD, transaction, transaction.level))
+            return [OPEN_SQL]
+        sql = []
         mergeable = self._mergeable_from()
         if mergeable < len(self.stack):
             sql.append(f"RELEASE {self.stack[mergeable].name}")
@@ -329,10 +331,9 @@ class Transactions:
     def _mergeable_from(self) -> int:
         """Return the index from which on all segments may be released into the one below."""
         index = len(self.stack)
-        while index > 0:
-            upper = self.stack[index - 1]
-            owner, level = (self.stack[index - 2].owner, self.stack[index - 2].level) if index > 1 else (None, 0)
-            if upper.owner is not owner or upper.level != level:
+        while index > 1:
+            upper, below = self.stack[index - 1], self.stack[index - 2]
+            if upper.owner is not below.owner or upper.level != below.level:
                 break
             index -= 1
         return index
@@ -340,15 +341,16 @@ class Transactions:
     def _merge(self, index: int) -> None:
         upper = self.stack[index:]
         del self.stack[index:]
-        if not index:
-            self.base_tables.update(*(change.tables for segment in upper for change in segment.changes))
-        else:
-            below = self.stack[-1]
-            for segment in upper:
-                below.dirty = below.dirty or segment.dirty
-                below.pinned = below.pinned or segment.pinned
-                below.changes.extend(segment.changes)
-                below.authors.extend(author for author in segment.authors if author not in below.authors)
+        below = self.stack[-1]
+        for segment in upper:
+            below.dirty = below.dirty or segment.dirty
+            below.pinned = below.pinned or segment.pinned
+            if index == 1 and below.owner is None:
+                # Nothing can take it away any more.
+                self.base_tables.update(*(change.tables for change in segment.changes))
+                continue
+            below.changes.extend(segment.changes)
+            below.authors.extend(author for author in segment.authors if author not in below.authors)
 
     def _undo(self, transaction: VirtualTransaction, level: int) -> tuple[list[str], list[Loss]]:
         # What it had locked in the meantime is free again.

@@ -13,12 +13,14 @@ Run many: ``python -m tests.sandbox.oracle --programs 20000 --seed 1``.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -406,26 +408,41 @@ def shrink(oracle: Oracle, program: list[Step], outcome: Outcome) -> tuple[list[
     return program, outcome
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--programs", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--driver", default="psycopg2")
-    parser.add_argument("--show", type=int, default=3, help="how many bad programs to print")
-    options = parser.parse_args()
+def run_programs(options: argparse.Namespace, part: int) -> Counter[str]:
+    """Run every n-th of the programs, where n is the number of processes; print the first bad ones."""
     dice = random.Random(options.seed)
     verdicts: Counter[str] = Counter()
-    began, shown = time.monotonic(), 0
+    shown = 0
     with running_oracle(options.driver) as oracle:
-        for _ in range(options.programs):
+        for number in range(options.programs):
             program = random_program(dice)
+            if number % options.processes != part:
+                continue
             outcome = oracle.judge(program)
             verdicts[outcome.verdict] += 1
             if outcome.verdict.isupper() and shown < options.show:
                 shown += 1
                 program, outcome = shrink(oracle, program, outcome)
                 print(f"{outcome.verdict} {outcome.detail}\n{show(program)}\n" + "\n".join(outcome.flags), flush=True)
-    print(f"{options.programs} programs, seed {options.seed}, {time.monotonic() - began:.0f} s: {dict(verdicts)}")
+    return verdicts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--programs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--driver", default="psycopg2")
+    parser.add_argument("--show", type=int, default=3, help="how many bad programs to print, for each process")
+    parser.add_argument("--processes", type=int, default=1, help="how many share the programs")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+        parts = pool.map(run_programs, [options] * options.processes, range(options.processes))
+        verdicts = sum(parts, Counter())
+    print(
+        f"{options.programs} programs, seed {options.seed}, {options.driver}, SQLAlchemy {sa.__version__}, "
+        f"{time.monotonic() - began:.0f} s: {dict(verdicts)}"
+    )
     return any(verdict.isupper() for verdict in verdicts)
 
 

@@ -248,8 +248,7 @@ class Psycopg2Tests(SandboxCase):
 
     def test_executemany_in_autocommit_mode_keeps_what_went_well(self):
         with self.in_test():
-            connection = self.engine.raw_connection()
-            self.addCleanup(connection.close)
+            connection = self.engine.raw_connection().dbapi_connection
             connection.autocommit = True
             cursor = connection.cursor()
             cursor.executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(1,), (2,)])
