@@ -267,9 +267,9 @@ class Core(Ownership):
     ) -> None:
         """Undo a failed statement on the physical connection; raise if the sandbox is to blame."""
         physical = self.physical
-        status = physical.status() if physical is not None else "unknown"
-        if status == "unknown":
+        if physical is None or self.is_lost(error):
             raise self.connection_lost(run, error) from error
+        status = physical.status()
         if status == "idle":
             raise self.break_off(run, words.ended(self.owner, run)) from error
         transaction = channel.begin()

@@ -185,9 +185,22 @@ class Wire:
         try:
             physical.send(sql)
         except Exception as error:
-            if physical.status() == "unknown":
+            if self.is_lost(error):
                 raise self.connection_lost(run, error) from error
             raise self.break_off(run, words.ended(self.owner, run, error)) from error
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether the connection died with an error. libpq may take one for alive that a crashing server has left."""
+        physical = self.physical
+        if physical is None or physical.status() == "unknown":
+            return True
+        if not isinstance(error, self.driver.Error) or self.driver.sqlstate(error) or physical.status() == "active":
+            return False
+        try:
+            physical.query("SELECT 1")
+        except self.driver.Error as answer:
+            return self.driver.sqlstate(answer) is None
+        return False
 
     def break_off(self, run: Run, sentence: str) -> DBTestCaseError:
         """Note that the test's transaction is gone; nothing more is sent in this test."""
@@ -280,14 +293,24 @@ class Wire:
             if physical.status() == "idle":
                 return
         except Exception as error:
-            if physical.status() == "unknown":
+            if self.is_lost(error):
                 if run.broken is None:
                     run.record(IsolationBroken(words.connection_lost(self.owner, run, error)))
-            else:
-                self.needs_fresh_database = True
-                if run.broken is None:
-                    run.record(IsolationBroken(words.ended(self.owner, run, error)))
+                self.close()
+                self.needs_fresh_database = self.needs_fresh_database or not self._answers()
+                return
+            self.needs_fresh_database = True
+            if run.broken is None:
+                run.record(IsolationBroken(words.ended(self.owner, run, error)))
         self.close()
+
+    def _answers(self) -> bool:
+        """Whether the server takes connections: it may have been stopped, or be starting again."""
+        try:
+            self.connected()
+        except self.driver.Error:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the physical connection; the next statement opens another."""

@@ -46,6 +46,25 @@ class SQLAlchemyFeatureTests(SandboxCase):
                     connection.execute(sa.insert(Shop).values(name="a"))
                 self.assertEqual(self.names(), ["a"])
 
+    def test_engine_with_an_isolation_level_of_its_own(self):
+        for level in ("SERIALIZABLE", "REPEATABLE READ"):
+            engine = sa.create_engine(self.sandbox.url, isolation_level=level)
+            with self.in_test(), self.caught() as caught:
+                with engine.begin() as connection:
+                    connection.execute(sa.insert(Shop).values(name="a"))
+                    self.assertEqual(connection.get_isolation_level(), level)
+                self.assertEqual(self.names(), ["a"])
+                self.assertEqual(caught, [])
+
+    def test_echo_and_any_pool_class(self):
+        with self.in_test():
+            for number, pool in enumerate((sa.NullPool, sa.StaticPool, sa.QueuePool)):
+                engine = sa.create_engine(self.sandbox.url, echo=True, poolclass=pool)
+                with self.assertLogs("sqlalchemy.engine", "INFO") as logs, engine.begin() as connection:
+                    connection.execute(sa.insert(Shop).values(id=number))
+                self.assertIn("INSERT INTO shop", "".join(logs.output))
+            self.assertEqual(len(self.names()), 3)
+
     def test_isolation_levels_are_accepted_and_told(self):
         with self.in_test():
             for level in ("SERIALIZABLE", "REPEATABLE READ", "READ COMMITTED", "AUTOCOMMIT"):
@@ -247,16 +266,15 @@ class Psycopg2Tests(SandboxCase):
         self.assertEqual(raw(self.connection, "SELECT count(*), sum(size) FROM shop"), [(13, 33)])
 
     def test_executemany_in_autocommit_mode_keeps_what_went_well(self):
-        with self.in_test():
-            connection = self.engine.raw_connection().dbapi_connection
-            connection.autocommit = True
-            cursor = connection.cursor()
-            cursor.executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(1,), (2,)])
-            self.assertEqual(cursor.rowcount, 2)
-            with self.assertRaises(psycopg2.errors.UniqueViolation):
-                cursor.executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(3,), (1,)])
+        self.connection.commit()
+        self.connection.autocommit = True
+        cursor = self.connection.cursor()
+        cursor.executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(21,), (22,)])
+        self.assertEqual(cursor.rowcount, 2)
+        with self.assertRaises(psycopg2.errors.UniqueViolation):
+            cursor.executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(23,), (21,)])
 
-            self.assertEqual(raw(connection, "SELECT id FROM shop ORDER BY id"), [(1,), (2,), (3,)])
+        self.assertEqual(raw(self.connection, "SELECT id FROM shop WHERE id > 20 ORDER BY id"), [(21,), (22,), (23,)])
 
     def test_cursor_classes(self):
         for factory, key in (
