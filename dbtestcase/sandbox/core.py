@@ -169,14 +169,16 @@ class Core(Ownership):
             self._effect = self.effect_of(run, text, sql, parameters)
         self._warnings = [] if text.verb == "DECLARE" else None
         if run.is_shared:
-            self._look_for_conflicts(run, transaction, *self._effect)
+            self._look_for_conflicts(channel, run, transaction, *self._effect)
         return instead or self._instead(channel, text, sql)
 
     def _look_for_conflicts(
-        self, run: Run, transaction: VirtualTransaction, text: Text, sql: str, parameters: Any
+        self, channel: Channel, run: Run, transaction: VirtualTransaction, text: Text, sql: str, parameters: Any
     ) -> None:
         if text.is_about_handles:
             return
+        if text.recalls_sequences and run.sequence_user not in (None, channel):
+            self.say(run, words.recalls_sequence(self.owner, channel, run.sequence_user, sql))
         self._settle_effects(run)
         if (text.writes or text.may_do_anything) and may_write_more(self.known_catalog(), text):
             self._counts = counts(self.connected())
@@ -201,6 +203,8 @@ class Core(Ownership):
     ) -> None:
         """Note what a statement did."""
         transaction = channel.begin()
+        if text.moves_sequences:
+            run.sequence_user = channel
         if text.is_private:
             self.note_ownership(channel, run, transaction, text, sql)
             if self._warnings:

@@ -100,6 +100,8 @@ class Text:
     setting: Statement | None
     is_private: bool
     is_bare_call: bool
+    moves_sequences: bool
+    recalls_sequences: bool
     table_locks: frozenset[tuple[str, str]]
     may_do_anything: bool
 
@@ -177,6 +179,11 @@ def read(sql: str) -> Text:
         setting=next((statement for statement in statements if statement.verb in ("SET", "RESET", "DISCARD")), None),
         is_private=any(statement.is_private for statement in statements),
         is_bare_call=_is_bare_call(sql),
+        moves_sequences=any(
+            statement.verb in ("INSERT", "COPY", "MERGE", "WITH") or "nextval" in statement.functions
+            for statement in statements
+        ),
+        recalls_sequences=any(statement.functions & {"currval", "lastval"} for statement in statements),
         table_locks=frozenset(lock for statement in statements for lock in locks_of(statement)),
         may_do_anything=not all(
             name in HARMLESS_FUNCTIONS or is_private(name) for statement in statements for name in statement.functions

@@ -199,11 +199,13 @@ class Ownership(Endings):
         return None
 
     def _would_wait(self, run: Run, channel: Channel, other: AdvisoryLock, sql: str) -> None:
-        key = (channel.label, other.owner.label, "advisory", other.key)
-        if key not in run.warned:
-            run.warned.add(key)
+        self.say(run, words.advisory_lock(self.owner, channel, other.owner, sql))
+
+    def say(self, run: Run, sentence: str) -> None:
+        """Warn, once."""
+        if (sentence,) not in run.warned:
+            run.warned.add((sentence,))
             origin = user_origin()
-            sentence = words.advisory_lock(self.owner, channel, other.owner, sql)
             warnings.warn_explicit(sentence, UncommittedRead, origin.filename, max(origin.line, 1))
 
     def _refuse_notify(self, run: Run, sql: str) -> None:

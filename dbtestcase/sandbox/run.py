@@ -34,6 +34,8 @@ class Run:
         self.holds_session_locks = False
         self.settings = InForce()
         self.belongings = Belongings()
+        # Who moved a sequence last, as far as texts tell.
+        self.sequence_user: Channel | None = None
         self.prepared: dict[str, VirtualTransaction] = {}
         self.shapes: dict[Change, Shape | None] = {}
         self.warned: set[tuple[Any, ...]] = set()

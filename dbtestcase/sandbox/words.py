@@ -170,6 +170,15 @@ def advisory_lock(owner: str, mine: Channel, other: Channel, sql: str) -> str:
     )
 
 
+def recalls_sequence(owner: str, mine: Channel, other: Channel | None, sql: str) -> str:
+    label = other.label if other is not None else "another connection"
+    return (
+        f"{owner}: {shorten(sql)!r} of {mine.label} asks for the last value of a sequence, and {label} has used one "
+        "since. In production each connection remembers its own; here all share one. Use RETURNING, which names the "
+        f"row that was inserted, or {CLONE}."
+    )
+
+
 def notify(owner: str, sql: str, origin: Origin) -> str:
     return (
         f"{owner}: the notification of {shorten(sql)!r} at {origin} cannot be delivered: what it says depends on rows, "

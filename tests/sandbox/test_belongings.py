@@ -163,6 +163,19 @@ class BelongingsTests(SandboxCase):
 
         self.assertIn("asks for an advisory lock that connection 1", str(caught[0].message))
 
+    # -- sequences
+
+    def test_last_value_of_a_sequence_is_the_connection_s_own(self):
+        with self.in_test(), self.caught() as caught:
+            one, two = self.open(), self.open()
+            raw(one, "INSERT INTO shop (size) VALUES (0)")
+            raw(one, "SELECT lastval()")
+            self.assertEqual(caught, [])
+            raw(two, "SELECT nextval('shop_id_seq')")
+            raw(one, "SELECT lastval()")
+
+        self.assertIn("asks for the last value of a sequence", str(caught[0].message))
+
     # -- notifications
 
     def test_notification_reaches_a_real_connection_at_the_commit_only(self):
