@@ -38,6 +38,13 @@ WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
 UNION SELECT p.relname, c.relname FROM pg_inherits i
 JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
 """
+_COLUMNS_SQL = """
+SELECT c.relname, string_agg(a.attname, chr(31) ORDER BY a.attnum)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
+  AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')
+GROUP BY c.oid, c.relname
+"""
 _EFFECTS_SQL = """
 SELECT c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal
 UNION SELECT c.relname FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class WHERE r.ev_type <> '1'
@@ -70,6 +77,7 @@ class Catalog:
     related: dict[str, set[str]] = field(default_factory=dict)
     # Tables of which a change may change others, by a trigger, a rule or a foreign key that cascades.
     with_effects: frozenset[str] = frozenset()
+    columns: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, physical: _Asks) -> Catalog:
@@ -96,7 +104,8 @@ class Catalog:
             related[other].add(one)
         with_effects = {table for (table,) in physical.query(_EFFECTS_SQL)}
         with_effects.update(key.parent for key in keys if key.cascades)
-        return cls(dict(unique), keys, dict(related), frozenset(with_effects))
+        columns = {table: names.split("\x1f") for table, names in physical.query(_COLUMNS_SQL)}
+        return cls(dict(unique), keys, dict(related), frozenset(with_effects), columns)
 
     def unique_columns(self, table: str) -> frozenset[str]:
         return frozenset().union(*self.unique.get(table, ()))

@@ -23,7 +23,7 @@ from .keys import UniqueKeys
 from .lexer import Text, name_of, read, scan
 from .quoting import quoted, string
 from .row_locks import lock_excludes
-from .shape import Joined, Shape, joined_update, shape_of
+from .shape import Joined, Shape, joined_update, without_lock
 from .table_locks import CHECKED, CREATED, WEAK, excludes
 from .transactions import Change, VirtualTransaction
 
@@ -73,7 +73,7 @@ class Conflicts:
                 continue
             if not is_read:
                 literal, is_read = self._evidence.literal(text, sql, parameters), True
-                shape = None if literal is None else shape_of(literal)
+                shape = None if literal is None else self._evidence.shape(literal)
             if touched and self._meets(text, literal, shape, other, touched):
                 self._warn(other, sql, touched[0])
             elif near and self._foreign.waits_for_children(text, shape, other, near):
@@ -83,7 +83,7 @@ class Conflicts:
         for other, change in self._mine.missed if not text.is_ddl or "select" in text.names else ():
             if self._touched(text, [change]):
                 literal = self._evidence.literal(text, sql, parameters)
-                if self._differs_from_snapshot(None if literal is None else shape_of(literal), change):
+                if self._differs_from_snapshot(None if literal is None else self._evidence.shape(literal), change):
                     self._warn(other, sql, change, is_committed=True)
 
     def _meet_ghosts(self, text: Text, sql: str, parameters: Any, *, by_key: bool) -> None:
@@ -93,7 +93,7 @@ class Conflicts:
                 continue
             ghosts = self._touched(text, other.ghosts) + self._foreign.near(text, other.ghosts)
             literal = self._evidence.literal(text, sql, parameters)
-            shape = None if literal is None else shape_of(literal)
+            shape = None if literal is None else self._evidence.shape(literal)
             joined = joined_update(literal) if literal is not None and shape is None else None
             found = next((g for g in ghosts if self._waits_for_ghost(text, shape, g, by_key, joined)), None)
             if found is not None:
@@ -126,7 +126,7 @@ class Conflicts:
             closed = frozenset(table for table, theirs in held if excludes(CHECKED, theirs)) - gone
             if closed and text.writes:
                 literal = self._evidence.literal(text, sql, parameters)
-                shape = None if literal is None else shape_of(literal)
+                shape = None if literal is None else self._evidence.shape(literal)
                 for table in sorted(self._foreign.checked_by(text, shape, closed)):
                     self._say(other, table, words.would_wait, sql)
 
@@ -142,7 +142,7 @@ class Conflicts:
             self._meet_ghosts(text, sql, parameters, by_key=True)
         self._refer_to_ghosts(sql, self._run.transactions.changes_of(self._mine)[-1:], deferred=False)
         literal = self._evidence.literal(text, sql, parameters)
-        shape = None if literal is None else shape_of(literal)
+        shape = None if literal is None else self._evidence.shape(literal)
         for other, changes in self._run.transactions.changes_of_others(self._mine).items():
             real = [change for change in changes if not change.locked_only]
             found = self._keys.waits(text, shape, other, real)
@@ -203,7 +203,7 @@ class Conflicts:
         if text is not None and text.verb in ("INSERT", "UPDATE"):
             self._meet_ghosts(text, sql, parameters, by_key=True)
         literal = self._evidence.literal(text, sql, parameters) if text is not None and state == "23505" else None
-        shape = None if literal is None else shape_of(literal)
+        shape = None if literal is None else self._evidence.shape(literal)
         for other, changes in self._run.transactions.changes_of_others(self._mine).items():
             if shape is not None and shape.kind == "insert":
                 on_table = [change for change in changes if shape.name in change.tables]
@@ -263,6 +263,13 @@ class Conflicts:
         real = [change for change in changes if not change.locked_only]
         if not real or self._is_disjoint(shape, real):
             return False
+        if (
+            shape.kind == "select"
+            and literal is not None
+            and not any(lock_excludes(lock, self._row_lock_of(change)) for change in real)
+        ):
+            # It would not wait, but read the rows as they were.
+            return self._reads_otherwise(without_lock(literal), text, other, real) is not False
         if text.skips_locked:
             # Rows as they were are passed over in production; what the other wrote instead is not there yet.
             written = self._evidence.written_by(other, shape.alias)
@@ -271,6 +278,11 @@ class Conflicts:
                 f"SELECT 1 FROM {shape.table} WHERE {where} AND {written} LIMIT 1"
             )
         return self._meets_by_shape(shape, other, real)
+
+    def _row_lock_of(self, change: Change) -> str:
+        """Return the lock that an uncommitted change holds on its rows."""
+        shape = self._evidence.shape_of_change(change)
+        return "UPDATE" if shape is None or shape.kind != "update" else self._row_lock(read(change.sql), shape)
 
     def _row_lock(self, text: Text, shape: Shape) -> str:
         """Return the lock that a statement takes on its rows."""

@@ -18,6 +18,7 @@ from .belongings import name_in
 from .channel import LEVELS, Channel
 from .conflicts import MANY, Conflicts
 from .effects import counts, effect, may_write_more, settle
+from .evidence import Evidence, Many
 from .lexer import Text, read
 from .ownership import Ownership
 from .problems import IsolationBroken
@@ -52,10 +53,13 @@ class Core(Ownership):
         rowcount: Callable[[], int] | None,
         *,
         is_fresh: bool = False,
+        each: Callable[[Any], int] | None = None,
     ) -> T | None:
         """Let one statement of the user's through.
 
         Args:
+            each: For :class:`Many` parameters: sends the statement with one of them and returns how many rows were
+                touched. Used where connections may meet, so that it is seen which of the rows did.
             call: Sends the statement, or the text that it is given instead.
             rowcount: Returns how many rows were touched; None where that cannot be told.
             is_fresh: The cursor has not executed anything, so nothing need be sent to make it look idle.
@@ -70,10 +74,12 @@ class Core(Ownership):
                 return call(send or NO_EFFECT) if send or not is_fresh else None
             if text.setting is not None and self._sets_transaction(channel, text):
                 return None if is_fresh else call(NO_EFFECT)
-            if self.observer is None:
-                return self._send_through(channel, run, text, sql, parameters, call, rowcount)
-            with self.observed(channel, sql, parameters, rowcount):
-                return self._send_through(channel, run, text, sql, parameters, call, rowcount)
+            with self.observed(channel, sql, parameters, rowcount) if self.observer is not None else _UNWATCHED:
+                if each is None or not run.transactions.open - {channel.transaction}:
+                    return self._send_through(channel, run, text, sql, parameters, call, rowcount)
+                for one in parameters:
+                    self._send_one(channel, run, text, sql, one, each)
+                return None
 
     def _sets_transaction(self, channel: Channel, text: Text) -> bool:
         """Handle SET TRANSACTION and SET SESSION CHARACTERISTICS, which are about a transaction of its own."""
@@ -103,18 +109,30 @@ class Core(Ownership):
         rowcount: Callable[[], int] | None,
     ) -> T:
         with self.sending(run):
-            instead = self.before(channel, run, text, sql, parameters)
+            known = parameters if rowcount is not None or isinstance(parameters, Many) else MANY
+            instead = self.before(channel, run, text, sql, known)
             try:
                 with self.watched(channel, sql, parameters):
                     result = call(instead)
             except BaseException as error:
-                self.failed(channel, run, text, sql, error, parameters if rowcount is not None else MANY)
+                self.failed(channel, run, text, sql, error, known)
                 raise
             if rowcount is None:
-                self.succeeded(channel, run, text, sql, -1)
+                self.succeeded(channel, run, text, sql, -1, known)
             else:
-                self.succeeded(channel, run, text, sql, rowcount(), parameters)
+                self.succeeded(channel, run, text, sql, rowcount(), known)
         return result
+
+    def _send_one(
+        self, channel: Channel, run: Run, text: Text, sql: str, parameters: Any, each: Callable[[Any], int]
+    ) -> None:
+        touched = -1
+
+        def call(instead: str | None) -> None:
+            nonlocal touched
+            touched = each(parameters)
+
+        self._send_through(channel, run, text, sql, parameters, call, lambda: touched)
 
     def watched(self, channel: Channel, sql: str, parameters: Any) -> AbstractContextManager[None]:
         """End a statement that waits too long for a lock: of somebody else's connection, since ours are all one."""
@@ -179,7 +197,7 @@ class Core(Ownership):
             return
         if text.recalls_sequences and run.sequence_user not in (None, channel):
             self.say(run, words.recalls_sequence(self.owner, channel, run.sequence_user, sql))
-        self._settle_effects(run)
+        self._settle_effects(run, transaction)
         if (text.writes or text.may_do_anything) and may_write_more(self.known_catalog(), text):
             self._counts = counts(self.connected())
         if run.transactions.is_contested(transaction):
@@ -191,12 +209,12 @@ class Core(Ownership):
         if text.verb in ("UPDATE", "DELETE"):
             self._old_rows = Conflicts(self, run, transaction).note_old_rows(text, sql, parameters)
 
-    def _settle_effects(self, run: Run) -> None:
+    def _settle_effects(self, run: Run, transaction: VirtualTransaction) -> None:
         """Find out what was written by triggers and the like before there was a second connection."""
         if not run.has_settled_effects:
             run.has_settled_effects = True
             if any(segment.changes for segment in run.transactions.stack):
-                settle(self.connected(), self.known_catalog(), run.transactions)
+                settle(Evidence(self, run, transaction), run.transactions)
 
     def succeeded(
         self, channel: Channel, run: Run, text: Text, sql: str, rowcount: int, parameters: Any = MANY

@@ -13,11 +13,12 @@ from .lexer import Text, read
 from .transactions import Change, Transactions
 
 if TYPE_CHECKING:
+    from .evidence import Evidence
     from .wire import Physical
 
-# A lock to write stays to the end of the transaction; counts may still hold those of earlier ones.
+# A lock to write stays to the end of the transaction. Counts are no help here: they may hold those of earlier ones.
 _WRITTEN_SQL = (
-    "SELECT c.relname::text, 1 FROM pg_locks l JOIN pg_class c ON c.oid = l.relation "
+    "SELECT c.relname::text, c.oid::regclass::text FROM pg_locks l JOIN pg_class c ON c.oid = l.relation "
     "WHERE l.pid = pg_backend_pid() AND l.mode = 'RowExclusiveLock' AND c.relkind IN ('r', 'p')"
 )
 _COUNTS_SQL = (
@@ -40,10 +41,15 @@ def counts(physical: Physical) -> dict[str, int]:
     return {table: int(number) for table, number in physical.query(_COUNTS_SQL)}
 
 
-def _written(physical: Physical) -> dict[str, int]:
-    """Return the tables written in this transaction; a table that was only about to be written may be among them."""
-    locked = {table for table, _ in physical.query(_WRITTEN_SQL)}
-    return {table: number for table, number in counts(physical).items() if table in locked}
+def _written(evidence: Evidence) -> dict[str, int]:
+    """Return the tables with rows that were written or replaced in this test."""
+    found = {}
+    first = evidence.first_id()
+    for table, name in evidence.probe(_WRITTEN_SQL) or ():
+        is_written = evidence.finds(f"SELECT 1 FROM {name} WHERE xmin::text::bigint >= {first} LIMIT 1")
+        if is_written or evidence.finds_aside(f"SELECT 1 FROM {name} WHERE xmax::text::bigint >= {first} LIMIT 1"):
+            found[str(table)] = 1
+    return found
 
 
 def effect(before: dict[str, int], after: dict[str, int], sql: str, named: frozenset[str]) -> Change | None:
@@ -52,13 +58,13 @@ def effect(before: dict[str, int], after: dict[str, int], sql: str, named: froze
     return Change(sql, None, tables, is_certain=True, is_effect=True) if tables else None
 
 
-def settle(physical: Physical, catalog: Catalog, transactions: Transactions) -> None:
+def settle(evidence: Evidence, transactions: Transactions) -> None:
     """Find out what was written before there was a second connection, and nobody had to know."""
     found: dict[str, int] | None = None
     for segment in transactions.stack:
         for change in list(segment.changes):
-            if not change.locked_only and may_write_more(catalog, read(change.sql)):
-                found = _written(physical) if found is None else found
+            if not change.locked_only and may_write_more(evidence.catalog, read(change.sql)):
+                found = _written(evidence) if found is None else found
                 more = effect({}, found, change.sql, change.tables)
                 if more is not None:
                     segment.changes.append(more)

@@ -9,6 +9,7 @@ written in this test are noted before a statement replaces them, as soon as a te
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from .catalog import Catalog
@@ -27,8 +28,15 @@ _IDS_SQL = (
     "WHERE locktype = 'transactionid' AND pid = pg_backend_pid() ORDER BY 1"
 )
 
-# Stands for the parameters of a statement that was executed many times.
+# Stands for parameters that are not known.
 MANY = object()
+_INSERT = re.compile(
+    r"(?P<into>\s*INSERT\s+INTO\s[^()]*\([^()]*\)\s*VALUES)\s*(?P<values>\(.*\))\s*", re.DOTALL | re.IGNORECASE
+)
+
+
+class Many(tuple[Any, ...]):
+    """The parameters of a statement that is executed once for each of them."""
 
 
 class Evidence:
@@ -50,15 +58,30 @@ class Evidence:
         """Return a statement with its parameters in it, None if evaluating a part of it again could matter."""
         if parameters is MANY or (text.functions and not text.functions <= HARMLESS_FUNCTIONS - {"nextval"}):
             return None
-        return self._core.connected().literal(sql, parameters)
+        return self._literal(sql, parameters)
+
+    def _literal(self, sql: str, parameters: Any) -> str | None:
+        physical = self._core.connected()
+        if not isinstance(parameters, Many):
+            return physical.literal(sql, parameters)
+        texts = [physical.literal(sql, each) for each in parameters]
+        parts = [_INSERT.fullmatch(text) if text is not None else None for text in texts]
+        if not parts or not all(parts):
+            return None
+        values = ", ".join(part["values"] for part in parts if part is not None)
+        return f"{parts[0]['into']} {values}" if parts[0] is not None else None
+
+    def shape(self, literal: str) -> Shape | None:
+        """Return the simple form of a literal statement."""
+        return shape_of(literal, self.catalog.columns)
 
     def shape_of_change(self, change: Change) -> Shape | None:
         known = self._run.shapes
         if change not in known:
             literal = None
             if change.parameters is not MANY and not change.is_effect:
-                literal = self._core.connected().literal(change.sql, change.parameters)
-            known[change] = None if literal is None else shape_of(literal)
+                literal = self._literal(change.sql, change.parameters)
+            known[change] = None if literal is None else self.shape(literal)
         return known[change]
 
     def written_by(self, transaction: VirtualTransaction, alias: str, column: str = "xmin") -> str | None:
@@ -153,6 +176,16 @@ class Evidence:
         # The first is that of the transaction itself.
         return None if rows is None else [int(row[0]) for row in rows][1:]
 
+    def first_id(self) -> int:
+        """Return the id of the test's transaction; all others of the test are higher."""
+        rows = self.probe(_IDS_SQL)
+        return int(rows[0][0]) if rows else 0
+
+    def finds_aside(self, sql: str) -> bool:
+        """Whether a connection that sees nothing of the test finds a row, or cannot be asked."""
+        rows = self._core.query_aside(sql)
+        return rows is None or bool(rows)
+
     def probe(self, sql: str) -> list[tuple[Any, ...]] | None:
         """Ask the server something of ours; None if it did not understand the question."""
         physical = self._core.connected()
@@ -173,7 +206,7 @@ class Evidence:
 
 def note_old_rows(evidence: Evidence, literal: str | None) -> str | None:
     """Return as JSON what a simple UPDATE or DELETE is about to replace."""
-    shape = None if literal is None else shape_of(literal)
+    shape = None if literal is None else evidence.shape(literal)
     if shape is None or shape.kind not in ("update", "delete"):
         return None
     where = f" WHERE {shape.where}" if shape.where else ""

@@ -12,6 +12,7 @@ from dbtestcase.errors import UncommittedRead
 from . import words
 from .belongings import AdvisoryLock, Call, TempTable, body_of, calls_in, executed, name_in, only_writer
 from .channel import Channel
+from .conflicts import Conflicts
 from .endings import Endings
 from .evidence import Evidence
 from .functions import is_private
@@ -46,6 +47,9 @@ class Ownership(Endings):
             return None
         instead = None
         if channel.commits_each and text.needs_block:
+            if text.verb == "DECLARE":
+                # The query is looked at, and its tables locked, before that.
+                Conflicts(self, run, transaction).table_locks(text, sql, parameters)
             raise self.fail_as(channel, run, "25P01", f"{text.needs_block} can only be used in transaction blocks")
         for statement in text.statements:
             instead = self._meet(channel, run, statement, sql) or instead

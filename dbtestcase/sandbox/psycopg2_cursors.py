@@ -11,6 +11,7 @@ import psycopg2.extensions as ext
 from psycopg2.sql import Composable
 
 from . import words
+from .evidence import Many
 from .problems import IsolationBroken
 
 
@@ -26,7 +27,15 @@ class _Gate:
     def connection(self) -> Any:
         return self._virtual if self._virtual is not None else super().connection  # type: ignore[misc]
 
-    def _through(self, sql: str, parameters: Any, call: Callable[[str | None], Any], *, counted: bool = True) -> Any:
+    def _through(
+        self,
+        sql: str,
+        parameters: Any,
+        call: Callable[[str | None], Any],
+        *,
+        counted: bool = True,
+        each: Callable[[Any], int] | None = None,
+    ) -> Any:
         virtual = self._virtual
         if virtual is None:
             return call(None)
@@ -41,6 +50,7 @@ class _Gate:
             call,
             (lambda: int(this.rowcount)) if counted else None,
             is_fresh=this.query is None,
+            each=each,
         )
 
     def execute(self, query: Any, vars: Any = None) -> Any:
@@ -56,6 +66,7 @@ class _Gate:
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> Any:
         upper: Any = super()
         text = self._text(query)
+        self._rowcount = None
         if self._virtual is not None and self._virtual._channel.commits_each:
             # psycopg2 sends them one by one, and each is a transaction of its own.
             total = 0
@@ -64,7 +75,14 @@ class _Gate:
                 total += max(upper.rowcount, 0)
             self._rowcount = total
             return None
-        return self._through(text, vars_list, lambda other: upper.executemany(text, vars_list), counted=False)
+        known = Many(vars_list)
+
+        def each(vars: Any) -> int:
+            upper.execute(text, vars)
+            self._rowcount = max(self._rowcount or 0, 0) + max(upper.rowcount, 0)
+            return int(upper.rowcount)
+
+        return self._through(text, known, lambda other: upper.executemany(text, known), counted=False, each=each)
 
     @property
     def rowcount(self) -> int:

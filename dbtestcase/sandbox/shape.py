@@ -6,6 +6,7 @@ only tables are compared.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .lexer import name_of, scan
@@ -89,8 +90,12 @@ class Shape:
         return any(column in mine and mine[column] != value for column, value in other.equal)
 
 
-def shape_of(sql: str) -> Shape | None:
-    """Return the simple form of a literal statement, None if it has none."""
+def shape_of(sql: str, columns: Mapping[str, list[str]] | None = None) -> Shape | None:
+    """Return the simple form of a literal statement, None if it has none.
+
+    Args:
+        columns: Those of each table in order, for an INSERT that does not name them.
+    """
     tokens = list(scan(sql))
     while tokens and tokens[-1][1] == ";":
         tokens.pop()
@@ -98,7 +103,7 @@ def shape_of(sql: str) -> Shape | None:
         return None
     upper = [text.upper() if kind == "word" else "" for kind, text, _ in tokens]
     if upper[0] == "INSERT":
-        return _insert(sql, tokens, upper)
+        return _insert(sql, tokens, upper, columns or {})
     if upper.count("SELECT") > (upper[0] == "SELECT") or set(upper) & _NOT_SIMPLE:
         return None
     if upper[0] == "SELECT" and "FROM" in upper:
@@ -108,6 +113,13 @@ def shape_of(sql: str) -> Shape | None:
     if upper[:2] == ["DELETE", "FROM"]:
         return _filtered(sql, tokens, upper, "delete", 1)
     return None
+
+
+def without_lock(sql: str) -> str:
+    """Return a SELECT without its FOR UPDATE, FOR SHARE and the like."""
+    tokens = list(scan(sql))
+    at = _at_top(tokens, [text.upper() if kind == "word" else "" for kind, text, _ in tokens], "FOR")
+    return sql if at is None else sql[: tokens[at][2]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +193,7 @@ def _filtered(sql: str, tokens: list[Token], upper: list[str], kind: str, before
     )
 
 
-def _insert(sql: str, tokens: list[Token], upper: list[str]) -> Shape | None:
+def _insert(sql: str, tokens: list[Token], upper: list[str], known: Mapping[str, list[str]]) -> Shape | None:
     index, name = _table(tokens, 2)
     if upper[1:2] != ["INTO"] or name is None or "SELECT" in upper:
         return None
@@ -194,6 +206,8 @@ def _insert(sql: str, tokens: list[Token], upper: list[str]) -> Shape | None:
                 columns.append(name_of(*tokens[index][:2]))
             index += 1
         index += 1
+    elif upper[index : index + 1] == ["VALUES"]:
+        columns = known.get(name, [])
     rows = _rows(tokens, upper, index, columns) if columns else None
     kind = "upsert" if "CONFLICT" in upper else "insert"
     return Shape(kind, table, name, columns=frozenset(columns), rows=rows, arbiter=_arbiter(tokens, upper))
@@ -232,9 +246,9 @@ def _rows(
                 row.append(value)
             cell = []
             if text == ")":
-                if len(row) != len(columns) or not is_literal:
+                if len(row) > len(columns) or not is_literal:
                     return None
-                rows.append(dict(zip(columns, row, strict=True)))
+                rows.append(dict(zip(columns, row, strict=False)))
                 row = []
         elif depth:
             cell.append((kind, text, position))

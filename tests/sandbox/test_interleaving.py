@@ -209,6 +209,26 @@ class InterleavingTests(SandboxCase):
             raw(two, "SELECT * FROM shop FOR UPDATE")
             self.assertEqual(len(self.flags(caught)), 1)
 
+    def test_each_row_of_executemany_is_compared_even_if_a_later_one_fails(self):
+        with self.in_test(), self.caught() as caught:
+            one, two = self.open(), self.open()
+            raw(one, INSERT, (1, "a"))
+            with self.assertRaises(Exception):  # noqa: B017
+                two.cursor().executemany(INSERT, [(2, "a"), (3, None), (3, None)])
+            self.assertEqual(len(self.flags(caught)), 1)
+
+    def test_lock_that_does_not_wait_reads_what_was_there(self):
+        with self.in_test(), self.caught() as caught:
+            one, two = self.open(), self.open()
+            raw(one, INSERT, (1, "a"))
+            one.commit()
+            raw(two, "SELECT 1")
+            raw(one, "UPDATE shop SET size = 1")
+            self.assertEqual(raw(two, "SELECT id FROM shop FOR KEY SHARE"), [(1,)])
+            self.assertEqual(self.flags(caught), [])
+            raw(two, "SELECT size FROM shop FOR KEY SHARE")
+            self.assertEqual(len(self.flags(caught)), 1)
+
     def test_table_named_with_its_schema_is_compared_too(self):
         with self.in_test(), self.caught() as caught:
             one, two = self.open(), self.open()
