@@ -75,7 +75,8 @@ class Core(Ownership):
             if text.setting is not None and self._sets_transaction(channel, text):
                 return None if is_fresh else call(NO_EFFECT)
             with self.observed(channel, sql, parameters, rowcount) if self.observer is not None else _UNWATCHED:
-                if each is None or not run.transactions.open - {channel.transaction}:
+                is_alone = not run.transactions.open - {channel.transaction}
+                if each is None or is_alone or channel.commits_each:
                     return self._send_through(channel, run, text, sql, parameters, call, rowcount)
                 for one in parameters:
                     self._send_one(channel, run, text, sql, one, each)

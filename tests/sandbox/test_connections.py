@@ -412,6 +412,16 @@ class Psycopg3Tests(SandboxCase):
             self.assertEqual([r.fetchone() for r in cursor.results()], [(20,), (21,)])
             self.assertEqual(len(list(cursor.stream("SELECT id FROM shop"))), 12)
 
+    def test_executemany_in_autocommit_mode_is_one_transaction(self):
+        self.connection.commit()
+        self.connection.autocommit = True
+        with self.engine.connect() as other:
+            other.execute(sa.select(Shop))  # a transaction that is open meanwhile
+            with self.assertRaises(psycopg.errors.UniqueViolation):
+                self.connection.cursor().executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(23,), (23,)])
+
+        self.assertEqual(raw(self.connection, "SELECT id FROM shop WHERE id > 20"), [])
+
     def test_failed_executemany_fails_the_transaction_only(self):
         self.connection.commit()
         with self.assertRaises(psycopg.errors.UniqueViolation), self.connection.cursor() as cursor:
