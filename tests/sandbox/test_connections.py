@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import logging
 import unittest
 
 import psycopg
@@ -57,6 +58,10 @@ class SQLAlchemyFeatureTests(SandboxCase):
                 self.assertEqual(caught, [])
 
     def test_echo_and_any_pool_class(self):
+        loud, silent = logging.getLogger("sqlalchemy.engine.Engine"), logging.NullHandler()
+        loud.addHandler(silent)  # or SQLAlchemy adds one that prints
+        self.addCleanup(loud.removeHandler, silent)
+        self.addCleanup(loud.setLevel, loud.level)
         with self.in_test():
             for number, pool in enumerate((sa.NullPool, sa.StaticPool, sa.QueuePool)):
                 engine = sa.create_engine(self.sandbox.url, echo=True, poolclass=pool)
