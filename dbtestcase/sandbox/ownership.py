@@ -82,14 +82,14 @@ class Ownership(Endings):
         return text, sql, parameters
 
     def meets_cursor(self, channel: Channel, run: Run, sql: str, error: BaseException) -> None:
-        """Say so if a statement failed because of a cursor that another connection has open.
+        """Say so if a statement failed because of a cursor that another connection has open, or an earlier transaction.
 
         Raises:
             IsolationBroken: It did.
         """
         if self.driver.sqlstate(error) == "55006":
             for name, cursor in run.belongings.cursors.items():
-                if cursor.owner is not channel:
+                if cursor.owner is not channel or cursor.transaction is not channel.transaction:
                     self._refuse_sharing(channel, run, sql, "cursor", name, cursor.owner)
 
     def note_ownership(self, channel: Channel, run: Run, transaction: VirtualTransaction, text: Text, sql: str) -> None:

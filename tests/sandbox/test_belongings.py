@@ -125,6 +125,14 @@ class BelongingsTests(SandboxCase):
             raw(connection, "DECLARE plain CURSOR FOR SELECT 3")
             self.assertEqual(raw(connection, "FETCH FROM plain"), [(3,)])
 
+    def test_statement_that_an_open_cursor_of_others_forbids_is_refused_with_the_way_out(self):
+        with self.in_test(problems=1):
+            connection = self.open()
+            raw(connection, "DECLARE held CURSOR WITH HOLD FOR SELECT id FROM shop")
+            connection.commit()
+            with self.assertRaisesRegex(IsolationBroken, "cursor 'held'"):
+                raw(connection, "CREATE INDEX by_size ON shop (size)")
+
     def test_cursor_of_the_same_name_is_refused(self):
         with self.in_test(problems=1):
             one, two = self.open(), self.open()
