@@ -318,6 +318,8 @@ class Conflicts:
     ) -> bool:
         """Whether the statement would wait for a transaction whose work the sandbox has lost."""
         theirs = self._evidence.shape_of_change(ghost)
+        if any(statement.temporary for statement in read(ghost.sql).statements):
+            return False  # nobody else has ever seen it
         if ghost.is_ddl and shape is not None and shape.name not in ghost.tables:
             return bool(self._foreign.checked_by(text, shape, ghost.tables))
         if shape is None and joined is not None and theirs is not None and theirs.name != joined.name:
@@ -458,9 +460,10 @@ class Conflicts:
             return True
         if shape.name != theirs.name or shape.cannot_meet(theirs):
             return False
-        if shape.where is None or theirs.where is None or shape.alias != theirs.alias:
+        if shape.alias != theirs.alias:
             return True
-        return self._evidence.finds(f"SELECT 1 FROM {shape.table} WHERE ({shape.where}) AND ({theirs.where}) LIMIT 1")
+        both = " AND ".join(f"({where})" for where in (shape.where, theirs.where) if where) or "true"
+        return self._evidence.finds(f"SELECT 1 FROM {shape.table} WHERE {both} LIMIT 1")
 
     def _differs_from_snapshot(self, shape: Shape | None, change: Change) -> bool:
         theirs = self._evidence.shape_of_change(change)

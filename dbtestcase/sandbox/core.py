@@ -280,7 +280,8 @@ class Core(Ownership):
             is_certain = bool(text.written) and (rowcount != 0 or self._tells_rows)
             return Change(sql, parameters, text.written, is_certain, rowcount, old_rows=self._old_rows)
         if text.locks_rows and rowcount != 0:
-            return Change(sql, parameters, text.tables, is_certain=rowcount > 0, locked_only=True)
+            # Not certain: a row that is locked already needs no id of the server.
+            return Change(sql, parameters, text.tables, is_certain=False, locked_only=True)
         if text.may_do_anything:
             return Change(sql, MANY, frozenset(), is_certain=False)
         return None

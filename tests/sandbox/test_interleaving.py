@@ -217,6 +217,18 @@ class InterleavingTests(SandboxCase):
                 two.cursor().executemany(INSERT, [(2, "a"), (3, None), (3, None)])
             self.assertEqual(len(self.flags(caught)), 1)
 
+    def test_row_that_is_locked_twice_does_not_confuse_the_ids(self):
+        with self.in_test(), self.caught() as caught:
+            one, two = self.open(), self.open()
+            raw(one, INSERT, (1, "a"))
+            raw(one, INSERT, (2, "b"))
+            one.commit()
+            raw(one, "SELECT id FROM shop WHERE id = 1 FOR UPDATE")
+            raw(two, "INSERT INTO sale VALUES (1, 2)")
+            raw(one, "SELECT id FROM shop WHERE id = 1 FOR UPDATE")
+            two.commit()
+            self.assertEqual(self.flags(caught), [])
+
     def test_lock_that_does_not_wait_reads_what_was_there(self):
         with self.in_test(), self.caught() as caught:
             one, two = self.open(), self.open()
