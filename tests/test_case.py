@@ -384,7 +384,7 @@ class IsolationTests(unittest.TestCase):
 
         result = run_case(Shop)
 
-        self.assertEqual([test.id().rpartition(".")[2] for test, _ in result.errors], ["test_1"])
+        self.assertEqual({test.id().rpartition(".")[2] for test, _ in result.errors}, {"test_1"}, problems(result))
 
     def test_a_caught_integrity_error_keeps_earlier_commits(self):
         class Shop(ShopTestCase):
@@ -455,9 +455,30 @@ class IsolationTests(unittest.TestCase):
 
         result = run_case(Shop)
 
-        self.assertEqual({test.id().rpartition(".")[2] for test, _ in result.errors}, {"test_1"})
+        self.assertEqual({test.id().rpartition(".")[2] for test, _ in result.errors}, {"test_1"}, problems(result))
         self.assertIn("IsolationBroken", result.errors[0][1])
         self.assertIn("COMMIT", result.errors[0][1])
+
+    def test_a_server_that_restarts_fails_its_own_test_only(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+                with create_engine(self.instance.url()).connect() as connection:
+                    pid = connection.scalar(text("SELECT pg_backend_pid()"))
+                # PostgreSQL starts all over when one of its processes is killed.
+                os.kill(pid, signal.SIGKILL)
+                deadline = time.monotonic() + 10
+                while time.monotonic() < deadline:
+                    self.session.execute(select(Customer)).all()
+
+            def test_2(self):
+                self.assertEqual(self.session.scalars(select(Customer)).all(), [])
+
+        result = run_case(Shop)
+
+        self.assertEqual({test.id().rpartition(".")[2] for test, _ in result.errors}, {"test_1"}, problems(result))
+        self.assertIn("ended the connection", result.errors[0][1])
 
     def test_pings_of_the_pool_are_not_counted_as_queries(self):
         for kind in ("savepoint", "clone"):

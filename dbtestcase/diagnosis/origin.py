@@ -37,10 +37,15 @@ UNKNOWN = Origin("<unknown>", 0, "<unknown>")
 def user_origin(frame: FrameType | None = None) -> Origin:
     """Return the nearest caller outside this library, SQLAlchemy, Flask, the drivers and the standard library."""
     current: FrameType | None = frame if frame is not None else sys._getframe(1)
+    known = _known
     while current is not None:
         code = current.f_code
-        if _is_users(code.co_filename):
-            return Origin(code.co_filename, current.f_lineno, code.co_name)
+        filename = code.co_filename
+        is_users = known.get(filename)
+        if is_users is None:
+            is_users = known[filename] = not _is_foreign(filename)
+        if is_users:
+            return Origin(filename, current.f_lineno, code.co_name)
         current = current.f_back
     return UNKNOWN
 

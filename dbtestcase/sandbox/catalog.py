@@ -16,7 +16,7 @@ WHERE (i.indisunique OR i.indisexclusion) AND n.nspname NOT IN ('pg_catalog', 'p
 ORDER BY i.indexrelid  -- the order in which the server checks them
 """
 _FOREIGN_SQL = """
-SELECT child.relname, parent.relname, c.confdeltype::text,
+SELECT child.relname, parent.relname, c.confdeltype::text || c.confupdtype::text,
   array_to_string(array(SELECT attname::text FROM unnest(c.conkey) WITH ORDINALITY k(n, o)
     JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY o), chr(31)),
   array_to_string(array(SELECT attname::text FROM unnest(c.confkey) WITH ORDINALITY k(n, o)
@@ -37,6 +37,17 @@ WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
   AND n.nspname NOT IN ('pg_catalog', 'information_schema')
 UNION SELECT p.relname, c.relname FROM pg_inherits i
 JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
+"""
+_COLUMNS_SQL = """
+SELECT c.relname, string_agg(a.attname, chr(31) ORDER BY a.attnum)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
+  AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')
+GROUP BY c.oid, c.relname
+"""
+_EFFECTS_SQL = """
+SELECT c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal
+UNION SELECT c.relname FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class WHERE r.ev_type <> '1'
 """
 
 
@@ -64,6 +75,9 @@ class Catalog:
     unique: dict[str, list[frozenset[str]]] = field(default_factory=dict)
     foreign_keys: list[ForeignKey] = field(default_factory=list)
     related: dict[str, set[str]] = field(default_factory=dict)
+    # Tables of which a change may change others, by a trigger, a rule or a foreign key that cascades.
+    with_effects: frozenset[str] = frozenset()
+    columns: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, physical: _Asks) -> Catalog:
@@ -78,7 +92,7 @@ class Catalog:
                 tuple(to.split("\x1f")),
                 child_sql,
                 parent_sql,
-                kind in "cnd",
+                bool(set(kind) & set("cnd")),
                 name,
                 bool(deferred),
             )
@@ -88,7 +102,10 @@ class Catalog:
         for one, other in physical.query(_RELATED_SQL):
             related[one].add(other)
             related[other].add(one)
-        return cls(dict(unique), keys, dict(related))
+        with_effects = {table for (table,) in physical.query(_EFFECTS_SQL)}
+        with_effects.update(key.parent for key in keys if key.cascades)
+        columns = {table: names.split("\x1f") for table, names in physical.query(_COLUMNS_SQL)}
+        return cls(dict(unique), keys, dict(related), frozenset(with_effects), columns)
 
     def unique_columns(self, table: str) -> frozenset[str]:
         return frozenset().union(*self.unique.get(table, ()))

@@ -14,10 +14,13 @@ from typing import Any, TypeVar
 from dbtestcase.diagnosis.origin import user_origin
 
 from . import words
+from .belongings import name_in
 from .channel import LEVELS, Channel
 from .conflicts import MANY, Conflicts
-from .endings import Endings
+from .effects import counts, effect, may_write_more, settle
+from .evidence import Evidence, Many
 from .lexer import Text, read
+from .ownership import Ownership
 from .problems import IsolationBroken
 from .run import Run
 from .settings import setting_of
@@ -29,11 +32,17 @@ _UNWATCHED: AbstractContextManager[None] = nullcontext()
 NO_EFFECT = "SAVEPOINT dbtestcase_noop; RELEASE dbtestcase_noop"
 
 
-class Core(Endings):
+class Core(Ownership):
     """The gate of one sandbox."""
 
-    # What the present UPDATE or DELETE is about to replace, if anybody may want to know.
+    # What the present statement really executes, and what it is about to replace, if anybody may want to know.
+    _effect: tuple[Text, str, Any]
+    _whole: Text | None = None
+    # For a cursor: what is to be said once it is read from.
+    _warnings: list[Callable[[], None]] | None = None
     _old_rows: str | None = None
+    # How many rows had been written before it, by table, if it may write more than it says.
+    _counts: dict[str, int] | None = None
 
     def execute(
         self,
@@ -44,10 +53,13 @@ class Core(Endings):
         rowcount: Callable[[], int] | None,
         *,
         is_fresh: bool = False,
+        each: Callable[[Any], int] | None = None,
     ) -> T | None:
         """Let one statement of the user's through.
 
         Args:
+            each: For :class:`Many` parameters: sends the statement with one of them and returns how many rows were
+                touched. Used where connections may meet, so that it is seen which of the rows did.
             call: Sends the statement, or the text that it is given instead.
             rowcount: Returns how many rows were touched; None where that cannot be told.
             is_fresh: The cursor has not executed anything, so nothing need be sent to make it look idle.
@@ -62,10 +74,13 @@ class Core(Endings):
                 return call(send or NO_EFFECT) if send or not is_fresh else None
             if text.setting is not None and self._sets_transaction(channel, text):
                 return None if is_fresh else call(NO_EFFECT)
-            if self.observer is None:
-                return self._send_through(channel, run, text, sql, parameters, call, rowcount)
-            with self.observed(channel, sql, parameters, rowcount):
-                return self._send_through(channel, run, text, sql, parameters, call, rowcount)
+            with self.observed(channel, sql, parameters, rowcount) if self.observer is not None else _UNWATCHED:
+                is_alone = not run.transactions.open - {channel.transaction}
+                if each is None or is_alone or channel.commits_each:
+                    return self._send_through(channel, run, text, sql, parameters, call, rowcount)
+                for one in parameters:
+                    self._send_one(channel, run, text, sql, one, each)
+                return None
 
     def _sets_transaction(self, channel: Channel, text: Text) -> bool:
         """Handle SET TRANSACTION and SET SESSION CHARACTERISTICS, which are about a transaction of its own."""
@@ -95,18 +110,30 @@ class Core(Endings):
         rowcount: Callable[[], int] | None,
     ) -> T:
         with self.sending(run):
-            instead = self.before(channel, run, text, sql, parameters)
+            known = parameters if rowcount is not None or isinstance(parameters, Many) else MANY
+            instead = self.before(channel, run, text, sql, known)
             try:
                 with self.watched(channel, sql, parameters):
                     result = call(instead)
             except BaseException as error:
-                self.failed(channel, run, text, sql, error, parameters if rowcount is not None else MANY)
+                self.failed(channel, run, text, sql, error, known)
                 raise
             if rowcount is None:
-                self.succeeded(channel, run, text, sql, -1)
+                self.succeeded(channel, run, text, sql, -1, known)
             else:
-                self.succeeded(channel, run, text, sql, rowcount(), parameters)
+                self.succeeded(channel, run, text, sql, rowcount(), known)
         return result
+
+    def _send_one(
+        self, channel: Channel, run: Run, text: Text, sql: str, parameters: Any, each: Callable[[Any], int]
+    ) -> None:
+        touched = -1
+
+        def call(instead: str | None) -> None:
+            nonlocal touched
+            touched = each(parameters)
+
+        self._send_through(channel, run, text, sql, parameters, call, lambda: touched)
 
     def watched(self, channel: Channel, sql: str, parameters: Any) -> AbstractContextManager[None]:
         """End a statement that waits too long for a lock: of somebody else's connection, since ours are all one."""
@@ -151,31 +178,63 @@ class Core(Endings):
             self.send(run, "; ".join(prelude))
         run.last_statements.append((channel.label, sql))
         transaction.last_statement = sql
-        self._old_rows = None
+        self._old_rows = self._counts = None
+        self._tells_rows = True
+        self._whole, self._effect = text, (text, sql, parameters)
+        instead = None
+        if text.is_private or run.belongings.tables:
+            instead = self.check_ownership(channel, run, transaction, text, sql, parameters)
+        if text.is_private or (text.verb == "WITH" and text.writes):
+            self._effect = self.effect_of(run, text, sql, parameters)
+        self._warnings = [] if text.verb == "DECLARE" else None
         if run.is_shared:
-            self._look_for_conflicts(run, transaction, text, sql, parameters)
-        return self._instead(channel, text, sql)
+            self._look_for_conflicts(channel, run, transaction, *self._effect)
+        return instead or self._instead(channel, text, sql)
 
     def _look_for_conflicts(
-        self, run: Run, transaction: VirtualTransaction, text: Text, sql: str, parameters: Any
+        self, channel: Channel, run: Run, transaction: VirtualTransaction, text: Text, sql: str, parameters: Any
     ) -> None:
+        if text.is_about_handles:
+            return
+        if text.recalls_sequences and run.sequence_user not in (None, channel):
+            self.say(run, words.recalls_sequence(self.owner, channel, run.sequence_user, sql))
+        self._settle_effects(run, transaction)
+        if (text.writes or text.may_do_anything) and may_write_more(self.known_catalog(), text):
+            self._counts = counts(self.connected())
         if run.transactions.is_contested(transaction):
-            Conflicts(self, run, transaction).before(text, sql, parameters)
-        if text.is_exclusive:
-            Conflicts(self, run, transaction).before_exclusive(text, sql)
+            Conflicts(self, run, transaction, later=self._warnings).before(text, sql, parameters)
+        if transaction.missed and text.writes:
+            Conflicts(self, run, transaction).serialization(sql, text.written)
+        if len(run.transactions.open) > 1:
+            Conflicts(self, run, transaction).table_locks(text, sql, parameters)
         if text.verb in ("UPDATE", "DELETE"):
             self._old_rows = Conflicts(self, run, transaction).note_old_rows(text, sql, parameters)
+
+    def _settle_effects(self, run: Run, transaction: VirtualTransaction) -> None:
+        """Find out what was written by triggers and the like before there was a second connection."""
+        if not run.has_settled_effects:
+            run.has_settled_effects = True
+            if any(segment.changes for segment in run.transactions.stack):
+                settle(Evidence(self, run, transaction), run.transactions)
 
     def succeeded(
         self, channel: Channel, run: Run, text: Text, sql: str, rowcount: int, parameters: Any = MANY
     ) -> None:
         """Note what a statement did."""
         transaction = channel.begin()
+        if text.moves_sequences:
+            run.sequence_user = channel
+        if text.is_private:
+            self.note_ownership(channel, run, transaction, text, sql)
+            if self._warnings:
+                run.belongings.cursors[name_in(text.statements[0])].warnings = self._warnings
+        if text is self._whole:
+            text, sql, parameters = self._effect
         assert self.physical is not None
         if self.physical.status() not in ("intrans", "active"):
             raise self.break_off(run, words.ended(self.owner, run))
-        for table in text.tables:
-            transaction.tables.setdefault(table, transaction.level)
+        for lock in text.table_locks:
+            transaction.locks.setdefault(lock, transaction.level)
         change = None if text.setting is not None else self._change(run, text, sql, rowcount, parameters)
         if text.setting is not None:
             self._note_setting(run, transaction, text, sql, parameters)
@@ -183,6 +242,10 @@ class Core(Endings):
             self.send(run, "ROLLBACK TO dbtestcase_ro; RELEASE dbtestcase_ro")
             change = None
         run.transactions.after_statement(transaction, change=change, pinned=text.pins)
+        if self._counts is not None and change is not None:
+            more = effect(self._counts, counts(self.connected()), sql, change.tables)
+            if more is not None:
+                run.transactions.after_statement(transaction, change=more)
         if change is not None and run.transactions.is_contested(transaction):
             Conflicts(self, run, transaction).after(text, sql, parameters)
         if channel.commits_each:
@@ -207,18 +270,19 @@ class Core(Endings):
         if text.functions and any("advisory" in name for name in text.functions):
             run.holds_session_locks = True
         if text.is_ddl:
-            run.has_ddl, run.catalog = True, None
+            run.has_ddl = True
             run.altered |= text.tables
-            self.deferred.forget()
+            self.forget_schema()
             return Change(sql, MANY, text.tables, is_certain=True, is_ddl=True)
         if text.writes:
-            if text.counts_rows and rowcount == 0:
+            if text.verb == "LOCK" or (text.counts_rows and rowcount == 0 and self._tells_rows):
                 return None
-            is_certain = bool(text.written) and text.verb != "LOCK"
+            is_certain = bool(text.written) and (rowcount != 0 or self._tells_rows)
             return Change(sql, parameters, text.written, is_certain, rowcount, old_rows=self._old_rows)
         if text.locks_rows and rowcount != 0:
-            return Change(sql, parameters, text.tables, is_certain=rowcount > 0, locked_only=True)
-        if text.functions and not text.functions <= words.HARMLESS_FUNCTIONS:
+            # Not certain: a row that is locked already needs no id of the server.
+            return Change(sql, parameters, text.tables, is_certain=False, locked_only=True)
+        if text.may_do_anything:
             return Change(sql, MANY, frozenset(), is_certain=False)
         return None
 
@@ -227,17 +291,21 @@ class Core(Endings):
     ) -> None:
         """Undo a failed statement on the physical connection; raise if the sandbox is to blame."""
         physical = self.physical
-        status = physical.status() if physical is not None else "unknown"
-        if status == "unknown":
+        if physical is None or self.is_lost(error):
             raise self.connection_lost(run, error) from error
+        status = physical.status()
         if status == "idle":
             raise self.break_off(run, words.ended(self.owner, run)) from error
         transaction = channel.begin()
+        if run.belongings.cursors:
+            self.meets_cursor(channel, run, sql, error)
+        if text is self._whole:
+            text, sql, parameters = self._effect
         if status == "inerror":
             self.send(run, "; ".join(run.transactions.after_error()))
             if run.transactions.is_contested(transaction):
                 Conflicts(self, run, transaction).after_error(sql, error, text=text, parameters=parameters)
-            self._undo(run, *run.transactions.fail(transaction))
+            self.fail_transaction(run, transaction)
         elif transaction.read_only and not text.pins:
             self.send(run, "ROLLBACK TO dbtestcase_ro; RELEASE dbtestcase_ro")
         if channel.commits_each:

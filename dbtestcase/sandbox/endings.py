@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dbtestcase.diagnosis.origin import user_origin
 
+from .belongings import TempTable
 from .channel import Channel
 from .conflicts import Conflicts
 from .problems import LostCommit
+from .quoting import quoted, string
 from .run import Run
-from .transactions import Doomed, Failed, Loss, NoSuchSavepoint, VirtualTransaction
+from .transactions import Change, Doomed, Failed, Loss, NoSuchSavepoint, VirtualTransaction
 from .wire import Physical, Wire
 
 
@@ -91,6 +93,11 @@ class Endings(Wire):
         channel.explicit = False
         if commit:
             try:
+                self._act_at_commit(channel, run, transaction)
+                if transaction.missed:
+                    # What it wrote before the other committed.
+                    written = frozenset().union(*(change.tables for change in run.transactions.changes_of(transaction)))
+                    Conflicts(self, run, transaction).serialization("COMMIT", written)
                 self._check_deferred(channel, run)
                 run.transactions.commit(transaction)
                 channel.keep_settings(transaction)
@@ -99,8 +106,14 @@ class Endings(Wire):
                 run.transactions.rollback(transaction)
                 raise self.lost(run, doomed.loss) from None
             channel.transaction = None
+            for notification in run.belongings.notifications_of(transaction):
+                # The test's own connection never commits, so whoever listens hears it from another one.
+                self.query_aside(notification)
+            closed = run.belongings.ended(transaction, is_kept=True)
+            self.send(run, "; ".join(f"CLOSE {quoted(name)}" for name in closed if self.has_cursor(name)))
             return
         channel.transaction = None
+        run.belongings.ended(transaction, is_kept=False)
         sql, losses = run.transactions.rollback(transaction)
         self._undo(run, sql, losses)
 
@@ -111,6 +124,45 @@ class Endings(Wire):
             self.send(run, "; ".join(sql))
             if run.has_ddl and self.physical is not None:
                 self.physical.forget_plans()
+                self.forget_schema()
+
+    def fail_as(self, channel: Channel, run: Run, sqlstate: str, message: str) -> Exception:
+        """Fail the transaction as an error of the server does; return the error."""
+        self.fail_transaction(run, channel.begin())
+        if channel.commits_each:
+            self.end_transaction(channel, run, commit=False)
+        return self.driver.error(sqlstate, message)
+
+    def fail_transaction(self, run: Run, transaction: VirtualTransaction) -> None:
+        """Undo what an error of the server undoes; the locks go with it."""
+        self._undo(run, *run.transactions.fail(transaction))
+        run.belongings.undone(transaction, transaction.level)
+
+    def has_temporary(self, run: Run, transaction: VirtualTransaction, table: TempTable) -> bool:
+        """Whether a temporary table is still there."""
+        found = self.connected().query(
+            f"SELECT 1 FROM pg_class WHERE relnamespace = pg_my_temp_schema() AND relname = {string(table.name)}"
+        )
+        return bool(found)
+
+    def has_cursor(self, name: str) -> bool:
+        """Whether a cursor is still there."""
+        return bool(self.connected().query(f"SELECT 1 FROM pg_cursors WHERE name = {string(name)}"))
+
+    def _act_at_commit(self, channel: Channel, run: Run, transaction: VirtualTransaction) -> None:
+        """Do with temporary tables what a COMMIT does, as the transaction's last statements."""
+        if transaction.doomed is not None or not run.belongings.are_any():
+            return
+        for table in run.belongings.due_at_commit(channel, transaction):
+            prelude = run.transactions.before_statement(transaction)
+            self.send(run, "; ".join(prelude))
+            if not self.has_temporary(run, transaction, table):
+                continue
+            name = f"pg_temp.{quoted(table.name)}"
+            sql = f"DROP {table.kind} {name}" if table.on_commit == "DROP" else f"TRUNCATE {name}"
+            self.send(run, sql)
+            change = Change(sql, None, frozenset([table.name]), is_certain=True, is_ddl=True)
+            run.transactions.after_statement(transaction, change=change)
 
     def _check_deferred(self, channel: Channel, run: Run) -> None:
         transaction = channel.transaction
@@ -142,18 +194,17 @@ class Endings(Wire):
         sql = self.deferred.look_sql(conflicts.not_due_at_commit())
         if not sql:
             return
-        conflicts.at_commit()
         self.send(run, "SAVEPOINT dbtestcase_check")
         try:
             physical.send(sql)
         except self.driver.Error as error:
             self.send(run, "ROLLBACK TO dbtestcase_check; RELEASE dbtestcase_check")
-            conflicts.after_check()
+            conflicts.at_commit(error)
             conflicts.after_error("COMMIT", error, at_commit=True)
             self.end_transaction(channel, run, commit=False)
             raise
         self.send(run, "ROLLBACK TO dbtestcase_check; RELEASE dbtestcase_check")
-        conflicts.after_check()
+        conflicts.at_commit()
 
     # -- savepoints of the user
 
@@ -169,14 +220,16 @@ class Endings(Wire):
                 run.transactions.savepoint(transaction, name)
             elif verb == "RELEASE":
                 run.transactions.release(transaction, name)
+                run.belongings.released(transaction)
             else:
                 self._undo(run, *run.transactions.rollback_to(transaction, name))
+                run.belongings.undone(transaction, transaction.level)
         except Failed:
             raise self.in_failed_transaction() from None
         except Doomed as doomed:
             raise self.lost(run, doomed.loss) from None
         except NoSuchSavepoint:
-            self._undo(run, *run.transactions.fail(transaction))
+            self.fail_transaction(run, transaction)
             raise self.driver.error("3B001", f'savepoint "{name}" does not exist') from None
         return None
 

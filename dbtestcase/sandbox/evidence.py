@@ -9,11 +9,13 @@ written in this test are noted before a statement replaces them, as soon as a te
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
-from . import words
 from .catalog import Catalog
+from .functions import HARMLESS_FUNCTIONS
 from .lexer import Text
+from .quoting import quoted, string
 from .shape import Shape, shape_of
 from .transactions import Change, VirtualTransaction
 
@@ -26,8 +28,15 @@ _IDS_SQL = (
     "WHERE locktype = 'transactionid' AND pid = pg_backend_pid() ORDER BY 1"
 )
 
-# Stands for the parameters of a statement that was executed many times.
+# Stands for parameters that are not known.
 MANY = object()
+_INSERT = re.compile(
+    r"(?P<into>\s*INSERT\s+INTO\s[^()]*\([^()]*\)\s*VALUES)\s*(?P<values>\(.*\))\s*", re.DOTALL | re.IGNORECASE
+)
+
+
+class Many(tuple[Any, ...]):
+    """The parameters of a statement that is executed once for each of them."""
 
 
 class Evidence:
@@ -43,24 +52,36 @@ class Evidence:
 
     @property
     def catalog(self) -> Catalog:
-        catalog = self._run.catalog
-        if catalog is None:
-            catalog = self._run.catalog = Catalog.read(self._core.connected())
-        return catalog
+        return self._core.known_catalog()
 
     def literal(self, text: Text, sql: str, parameters: Any) -> str | None:
         """Return a statement with its parameters in it, None if evaluating a part of it again could matter."""
-        if parameters is MANY or (text.functions and not text.functions <= words.HARMLESS_FUNCTIONS - {"nextval"}):
+        if parameters is MANY or (text.functions and not text.functions <= HARMLESS_FUNCTIONS - {"nextval"}):
             return None
-        return self._core.connected().literal(sql, parameters)
+        return self._literal(sql, parameters)
+
+    def _literal(self, sql: str, parameters: Any) -> str | None:
+        physical = self._core.connected()
+        if not isinstance(parameters, Many):
+            return physical.literal(sql, parameters)
+        texts = [physical.literal(sql, each) for each in parameters]
+        parts = [_INSERT.fullmatch(text) if text is not None else None for text in texts]
+        if not parts or not all(parts):
+            return None
+        values = ", ".join(part["values"] for part in parts if part is not None)
+        return f"{parts[0]['into']} {values}" if parts[0] is not None else None
+
+    def shape(self, literal: str) -> Shape | None:
+        """Return the simple form of a literal statement."""
+        return shape_of(literal, self.catalog.columns)
 
     def shape_of_change(self, change: Change) -> Shape | None:
         known = self._run.shapes
         if change not in known:
             literal = None
-            if change.parameters is not MANY:
-                literal = self._core.connected().literal(change.sql, change.parameters)
-            known[change] = None if literal is None else shape_of(literal)
+            if change.parameters is not MANY and not change.is_effect:
+                literal = self._literal(change.sql, change.parameters)
+            known[change] = None if literal is None else self.shape(literal)
         return known[change]
 
     def written_by(self, transaction: VirtualTransaction, alias: str, column: str = "xmin") -> str | None:
@@ -140,9 +161,9 @@ class Evidence:
         )
 
     def _id_ranges(self) -> list[tuple[VirtualTransaction | None, int, int | None]] | None:
-        owners = self._run.transactions.owners_of_ids()
         ids = self.ids()
-        if owners is None or ids is None or len(ids) != len(owners):
+        owners = None if ids is None else self._run.transactions.owners_of_ids(len(ids))
+        if ids is None or owners is None:
             return None
         return [
             (owner, low, ids[i + 1] if i + 1 < len(ids) else None)
@@ -152,14 +173,18 @@ class Evidence:
     def ids(self) -> list[int] | None:
         """Return the ids of the savepoints in which something was written, oldest first."""
         rows = self.probe(_IDS_SQL)
-        # The first two are those of the transaction itself and of the guard.
-        return None if rows is None else [int(row[0]) for row in rows][2:]
+        # The first is that of the transaction itself.
+        return None if rows is None else [int(row[0]) for row in rows][1:]
 
-    def settle_ids(self) -> None:
-        """Note if a check of ours made the server give the top savepoint an id: it locks the rows that it looks at."""
-        owners, ids = self._run.transactions.owners_of_ids(), self.ids()
-        if owners is not None and ids is not None and len(ids) == len(owners) + 1:
-            self._run.transactions.note_lock()
+    def first_id(self) -> int:
+        """Return the id of the test's transaction; all others of the test are higher."""
+        rows = self.probe(_IDS_SQL)
+        return int(rows[0][0]) if rows else 0
+
+    def finds_aside(self, sql: str) -> bool:
+        """Whether a connection that sees nothing of the test finds a row, or cannot be asked."""
+        rows = self._core.query_aside(sql)
+        return rows is None or bool(rows)
 
     def probe(self, sql: str) -> list[tuple[Any, ...]] | None:
         """Ask the server something of ours; None if it did not understand the question."""
@@ -181,7 +206,7 @@ class Evidence:
 
 def note_old_rows(evidence: Evidence, literal: str | None) -> str | None:
     """Return as JSON what a simple UPDATE or DELETE is about to replace."""
-    shape = None if literal is None else shape_of(literal)
+    shape = None if literal is None else evidence.shape(literal)
     if shape is None or shape.kind not in ("update", "delete"):
         return None
     where = f" WHERE {shape.where}" if shape.where else ""
@@ -191,11 +216,3 @@ def note_old_rows(evidence: Evidence, literal: str | None) -> str | None:
         f"jsonb_build_object('dbtestcase_xmin', {alias}.xmin::text)), '[]')::text FROM {shape.table}{where}"
     )
     return None if rows is None else str(rows[0][0])
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def string(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -7,9 +7,10 @@ import re
 from typing import Any
 
 from .catalog import ForeignKey
-from .evidence import Evidence, quoted, string
+from .evidence import Evidence
 from .keys import rows_of
 from .lexer import Text
+from .quoting import quoted, string
 from .shape import Shape
 from .transactions import Change, VirtualTransaction
 
@@ -22,6 +23,30 @@ class ForeignKeys:
     def __init__(self, evidence: Evidence, mine: VirtualTransaction) -> None:
         self._evidence = evidence
         self._mine = mine
+        # The command whose rows failed a check: what would have been checked after them never is.
+        self._failed_at: int | None = None
+
+    def stop_at(self, error: BaseException) -> None:
+        """Look only at rows that are checked before the one which violates a deferred foreign key."""
+        diag: Any = getattr(error, "diag", None)
+        name = getattr(diag, "constraint_name", None)
+        key = next((key for key in self._evidence.catalog.foreign_keys if key.name == name), None)
+        detail = _DETAIL.search(getattr(diag, "message_detail", None) or "")
+        if key is None or detail is None or "is not present" not in diag.message_detail:
+            return
+        values, mine = detail["values"].split(", "), self._evidence.written_by(self._mine, "x")
+        if len(values) != len(key.columns) or mine is None:
+            return
+        same = " AND ".join(f"x.{quoted(c)}::text = {string(v)}" for c, v in zip(key.columns, values, strict=True))
+        found = self._evidence.probe(f"SELECT min(cmin::text::bigint) FROM {key.child_sql} x WHERE {mine} AND {same}")
+        self._failed_at = found[0][0] if found else None
+
+    def children(self, alias: str) -> str | None:
+        """Return the condition for rows of the transaction whose references are checked; None if it cannot be told."""
+        mine = self._evidence.written_by(self._mine, alias)
+        if mine is None or self._failed_at is None:
+            return mine
+        return f"({mine} AND {alias}.cmin::text::bigint < {self._failed_at})"
 
     def near(self, text: Text, changes: list[Change]) -> list[Change]:
         """Return the changes of rows that refer to rows of the tables that a statement writes to or locks."""
@@ -29,6 +54,28 @@ class ForeignKeys:
         keys = [k for k in self._evidence.catalog.foreign_keys if k.parent in wanted and not k.is_deferred]
         children = {key.child for key in keys}
         return [change for change in changes if not change.locked_only and change.tables & children]
+
+    def checked_by(self, text: Text, shape: Shape | None, tables: frozenset[str]) -> frozenset[str]:
+        """Return which of the tables a statement looks at to check references."""
+        found: set[str] = set()
+        for key in self._evidence.catalog.foreign_keys:
+            ends = ({key.child} & text.written and {key.parent}) or ({key.parent} & text.written and {key.child})
+            if key.is_deferred or not ends & tables or text.is_ddl:
+                continue
+            if shape is None or self._is_to_check(key, shape):
+                found |= ends
+        return frozenset(found & tables)
+
+    def _is_to_check(self, key: ForeignKey, shape: Shape) -> bool:
+        if shape.kind in ("insert", "upsert"):
+            return key.child == shape.name
+        columns = set(key.columns if key.child == shape.name else key.referenced)
+        if shape.kind == "update" and not shape.columns & columns:
+            return False
+        if shape.kind == "delete" and key.child == shape.name != key.parent:
+            return False
+        where = f" WHERE {shape.where}" if shape.where else ""
+        return self._evidence.finds(f"SELECT 1 FROM {shape.table}{where} LIMIT 1")
 
     def waits_for_children(
         self, text: Text, shape: Shape | None, other: VirtualTransaction, changes: list[Change]
@@ -99,7 +146,7 @@ class ForeignKeys:
     ) -> bool:
         """Whether a row refers to one that the other locked, or wrote with a key that was not there before."""
         evidence = self._evidence
-        mine, written = evidence.written_by(self._mine, "c"), evidence.written_by(other, "p")
+        mine, written = self.children("c"), evidence.written_by(other, "p")
         if mine is None or written is None:
             return True
         joined = " AND ".join(
@@ -197,7 +244,7 @@ class ForeignKeys:
         is_child = "is not present" in diag.message_detail
         theirs = evidence.shape_of_change(change)
         written = evidence.written_by(other, "x")
-        if len(values) != len(key.columns) or written is None or theirs is None:
+        if len(values) != len(key.columns) or written is None:
             return bool({key.child, key.parent} & change.tables)
 
         def same(columns: tuple[str, ...]) -> str:
@@ -215,9 +262,9 @@ class ForeignKeys:
             )
 
         def is_old(table: str, table_sql: str, columns: tuple[str, ...]) -> bool:
-            if table not in change.tables or theirs.kind == "insert":
+            if table not in change.tables or (theirs is not None and theirs.kind == "insert"):
                 return False
-            if theirs.kind == "update" and not theirs.columns & set(columns):
+            if theirs is not None and theirs.kind == "update" and not theirs.columns & set(columns):
                 return False
             old = evidence.old_rows(other, table, [change])
             return old is None or evidence.finds(
@@ -226,7 +273,7 @@ class ForeignKeys:
             )
 
         def is_new_child() -> bool:
-            if theirs.kind == "update" and not theirs.columns & set(key.columns):
+            if theirs is not None and theirs.kind == "update" and not theirs.columns & set(key.columns):
                 return False
             if not is_new(key.child, key.child_sql, key.columns):
                 return False
@@ -240,4 +287,8 @@ class ForeignKeys:
         if is_child:
             return is_old(*parent) or (at_commit and is_new(*child) and not is_mine(key.child_sql, key.columns))
         # A reference that was only moved is still there for everybody else, and gives the same error.
-        return is_new_child() or (theirs.kind == "delete" and is_old(*child)) or (at_commit and is_old(*parent))
+        return (
+            is_new_child()
+            or ((theirs is None or theirs.kind == "delete") and is_old(*child))
+            or (at_commit and is_old(*parent))
+        )

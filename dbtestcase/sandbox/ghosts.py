@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .catalog import ForeignKey
-from .evidence import Evidence, quoted, string
+from .evidence import Evidence
 from .foreign import ForeignKeys
 from .keys import rows_of, same_keys
 from .lexer import Text
+from .quoting import quoted, string
 from .shape import Shape
 from .transactions import Change, VirtualTransaction
 
@@ -125,7 +126,7 @@ class Ghosts:
 
     def _meets_parent(self, key: ForeignKey, ghost: Change) -> bool:
         theirs = self._evidence.shape_of_change(ghost)
-        written = self._evidence.written_by(self._mine, "c")
+        written = self._foreign.children("c")
         if theirs is None or written is None:
             return True
         if ghost.locked_only and "FOR UPDATE" not in " ".join(ghost.sql.upper().split()):

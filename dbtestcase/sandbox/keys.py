@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from .evidence import Evidence, quoted, string
+from .evidence import Evidence
 from .lexer import Text
+from .quoting import quoted, string
 from .shape import Shape
 from .transactions import Change, VirtualTransaction
 

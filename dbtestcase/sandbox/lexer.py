@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .functions import HARMLESS_FUNCTIONS, is_private
+from .table_locks import locks_of
+
 _TOKEN = re.compile(
     r"""
       (?P<space>\s+|--[^\n]*)
@@ -43,6 +46,7 @@ ENDING = {
     "ABORT": "ends",
     "PREPARE TRANSACTION": "ends",
 }
+_BEFORE_TABLE = frozenset({"FROM", "JOIN", "USING", "ONLY", "TABLE", "REFERENCES", "INTO", "LIKE", "INHERITS"})
 _NOT_A_TABLE = frozenset({"select", "values", "set", "only", "default", "of", "nowait", "skip", "lateral", "unnest"})
 
 
@@ -58,18 +62,20 @@ class Statement:
     functions: frozenset[str]
     writes: bool
     locks_rows: bool
+    temporary: tuple[str, str, str] | None
+    is_private: bool
 
     @property
     def is_ddl(self) -> bool:
         return self.verb in _DDL
 
-    @property
-    def is_exclusive(self) -> bool:
-        return self.verb in _EXCLUSIVE
 
-
-# These take a table for themselves: even readers wait, and they wait for readers.
-_EXCLUSIVE = frozenset({"ALTER", "DROP", "TRUNCATE", "CLUSTER", "REINDEX", "REFRESH"})
+# What these make or use belongs to one connection alone.
+# fmt: off
+_PRIVATE = frozenset({
+    "PREPARE", "EXECUTE", "DEALLOCATE", "DECLARE", "FETCH", "MOVE", "CLOSE", "DISCARD", "NOTIFY", "LOCK",
+})
+# fmt: on
 _DDL = frozenset(
     {"CREATE", "ALTER", "DROP", "TRUNCATE", "COMMENT", "GRANT", "REVOKE", "DO", "CALL", "IMPORT", "SECURITY"}
 )
@@ -92,21 +98,49 @@ class Text:
     is_ddl: bool
     locks_rows: bool
     setting: Statement | None
+    is_private: bool
+    is_bare_call: bool
+    moves_sequences: bool
+    recalls_sequences: bool
+    table_locks: frozenset[tuple[str, str]]
+    may_do_anything: bool
 
     @property
     def verb(self) -> str:
         return self.statements[0].verb if self.statements else ""
 
     @property
-    def is_exclusive(self) -> bool:
-        """Whether it waits for everybody who has read the table."""
-        return any(statement.is_exclusive for statement in self.statements)
+    def row_lock(self) -> str:
+        """Return the strongest lock that it takes on rows: "UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE" or ""."""
+        if not self.locks_rows:
+            return ""
+        words = " ".join(word for statement in self.statements for word in statement.words).upper()
+        return next(lock for lock in ("UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE") if f"FOR {lock}" in words)
+
+    @property
+    def skips_locked(self) -> bool:
+        """Whether it passes over rows that are locked."""
+        return self.locks_rows and any("skip" in statement.words for statement in self.statements)
 
     @property
     def locks_for_update(self) -> bool:
         """Whether it locks rows against rows that refer to them, too."""
-        words = " ".join(word for statement in self.statements for word in statement.words)
-        return self.locks_rows and "for update" in words
+        return self.row_lock == "UPDATE"
+
+    @property
+    def is_about_handles(self) -> bool:
+        """Whether it only makes or uses something that has read its rows before, or will read them later."""
+        return self.verb in ("PREPARE", "DEALLOCATE", "FETCH", "MOVE", "CLOSE", "NOTIFY")
+
+    @property
+    def needs_block(self) -> str:
+        """The name of a statement that makes no sense as a transaction of its own; "" if it does."""
+        for statement in self.statements if len(self.statements) == 1 else ():
+            if statement.verb == "LOCK":
+                return "LOCK TABLE"
+            if statement.verb == "DECLARE" and "hold" not in statement.words:
+                return "DECLARE CURSOR"
+        return ""
 
     @property
     def is_plain_read(self) -> bool:
@@ -143,7 +177,62 @@ def read(sql: str) -> Text:
         is_ddl=any(statement.is_ddl for statement in statements),
         locks_rows=any(statement.locks_rows for statement in statements),
         setting=next((statement for statement in statements if statement.verb in ("SET", "RESET", "DISCARD")), None),
+        is_private=any(statement.is_private for statement in statements),
+        is_bare_call=_is_bare_call(sql),
+        moves_sequences=any(
+            statement.verb in ("INSERT", "COPY", "MERGE", "WITH") or "nextval" in statement.functions
+            for statement in statements
+        ),
+        recalls_sequences=any(statement.functions & {"currval", "lastval"} for statement in statements),
+        table_locks=frozenset(lock for statement in statements for lock in locks_of(statement)),
+        may_do_anything=not all(
+            name in HARMLESS_FUNCTIONS or is_private(name) for statement in statements for name in statement.functions
+        ),
     )
+
+
+def _is_bare_call(sql: str) -> bool:
+    """Whether a text is ``SELECT function(...)`` and nothing else, but for a name of the result."""
+    tokens = [(kind, text) for kind, text, _ in scan(sql) if text != ";"]
+    depth, ended = 0, 0
+    for i, (_, text) in enumerate(tokens):
+        depth += (text == "(") - (text == ")")
+        if text == ")" and depth == 0:
+            ended = i
+            break
+    rest = [text.upper() for _, text in tokens[ended + 1 :]]
+    return (
+        len(tokens) > 3
+        and tokens[0][1].upper() == "SELECT"
+        and tokens[2][1] == "("
+        and bool(ended)
+        and (not rest or (rest[0] == "AS" and len(rest) == 2))
+    )
+
+
+def closing_at(sql: str, position: int) -> int:
+    """Return where the parenthesis that opens at ``position`` is closed."""
+    depth = 0
+    for kind, text, offset in scan(sql[position:]):
+        depth += (text == "(") - (text == ")") if kind == "other" else 0
+        if depth == 0:
+            return position + offset
+    return len(sql)
+
+
+def arguments_at(sql: str, position: int) -> list[str]:
+    """Return what stands in the parentheses that open at ``position``, cut at the commas."""
+    parts, depth, start = [], 0, position + 1
+    for kind, text, offset in scan(sql[position:]):
+        at = position + offset
+        depth += (text in "([") - (text in ")]") if kind == "other" else 0
+        if depth == 0 or (depth == 1 and text == "," and kind == "other"):
+            if sql[start:at].strip():
+                parts.append(sql[start:at].strip())
+            start = at + 1
+            if depth == 0:
+                break
+    return parts
 
 
 def scan(sql: str) -> Iterator[tuple[str, str, int]]:
@@ -203,20 +292,46 @@ def _statement(tokens: list[tuple[str, str]]) -> Statement:
         verb = "PREPARE TRANSACTION"
     written = frozenset(_written(tokens, upper, verb))
     tables = frozenset(_tables(tokens, upper)) | written
-    changes = verb in ("WITH", "EXPLAIN", "PREPARE", "DECLARE") and bool(written)
+    changes = verb in ("WITH", "EXPLAIN", "DECLARE") and bool(written)
     into = verb in ("SELECT", "WITH") and "INTO" in upper
     copies_out = verb == "COPY" and "TO" in upper and "FROM" not in upper[: upper.index("TO")]
     reads = verb in READING_VERBS or copies_out or not verb
+    functions = frozenset(_functions(tokens)) - tables if verb != "PREPARE" else frozenset()
+    temporary = _temporary(tokens, upper, verb)
     return Statement(
         verb=verb,
         words=words,
         names=frozenset(words),
         tables=tables,
         written=written,
-        functions=frozenset(_functions(tokens)) - tables,
+        functions=functions,
         writes=not reads or into or (changes and (verb != "EXPLAIN" or "ANALYZE" in upper)) or verb == "EXECUTE",
         locks_rows=verb in ("SELECT", "WITH", "TABLE") and "FOR" in upper and _locks(upper),
+        temporary=temporary,
+        is_private=temporary is not None or verb in _PRIVATE or any(map(is_private, functions)),
     )
+
+
+def _temporary(tokens: list[tuple[str, str]], upper: list[str], verb: str) -> tuple[str, str, str] | None:
+    """Return kind, name and what a commit does with it of the temporary table, view or sequence that is made."""
+    if verb == "CREATE":
+        at = next((i for i, word in enumerate(upper[:6]) if word in ("TABLE", "VIEW", "SEQUENCE")), None)
+        is_temporary = at is not None and bool({"TEMP", "TEMPORARY"} & set(upper[:at]))
+    elif verb in ("SELECT", "WITH") and "INTO" in upper:
+        at = upper.index("INTO") + 1
+        is_temporary = upper[at : at + 1] in (["TEMP"], ["TEMPORARY"])
+    else:
+        return None
+    if at is None:
+        return None
+    kind = upper[at] if verb == "CREATE" else "TABLE"
+    names = _names_at(tokens, upper, at + 1, many=False)
+    is_temporary = is_temporary or any(name_of(*token) == "pg_temp" for token in tokens[at + 1 : at + 5])
+    if not names or not is_temporary:
+        return None
+    text = " ".join(upper)
+    on_commit = "DROP" if "ON COMMIT DROP" in text else "DELETE ROWS" if "ON COMMIT DELETE ROWS" in text else ""
+    return kind, names[0], on_commit
 
 
 def _locks(upper: list[str]) -> bool:
@@ -247,6 +362,7 @@ def _written(tokens: list[tuple[str, str]], upper: list[str], verb: str) -> list
             or (word == "COPY" and i == 0 and "FROM" in upper)
             or (word == "TABLE" and verb in ("TRUNCATE", "ALTER", "DROP", "CREATE", "LOCK"))
             or (word == "TRUNCATE" and i == 0)
+            or (word == "TO" and before == "RENAME" and verb == "ALTER")
             or (word in ("VIEW", "SEQUENCE", "TYPE", "INDEX") and verb in ("REFRESH", "CREATE", "ALTER", "DROP"))
         ):
             found.extend(_names_at(tokens, upper, i + 1, many=verb in ("TRUNCATE", "DROP")))
@@ -257,7 +373,7 @@ def _tables(tokens: list[tuple[str, str]], upper: list[str]) -> list[str]:
     """Return the last part of each name that stands where a table may stand."""
     found = []
     for i, word in enumerate(upper):
-        if word in ("FROM", "JOIN", "USING", "ONLY", "TABLE", "REFERENCES", "ON", "INTO", "LIKE", "INHERITS"):
+        if word in _BEFORE_TABLE or (word == "ON" and upper[0] in ("CREATE", "DROP", "COMMENT", "GRANT", "REVOKE")):
             start = i + 1
             while start < len(tokens):
                 names = _names_at(tokens, upper, start, many=False)
@@ -282,6 +398,10 @@ def _after_reference(tokens: list[tuple[str, str]], upper: list[str], i: int) ->
 def _names_at(tokens: list[tuple[str, str]], upper: list[str], i: int, *, many: bool) -> list[str]:
     names = []
     while i < len(tokens) and upper[i] in ("ONLY", "TABLE", "IF", "NOT", "EXISTS", "CONCURRENTLY"):
+        i += 1
+    if upper[i - 1 : i + 1] in (["INTO", "TEMP"], ["INTO", "TEMPORARY"], ["INTO", "UNLOGGED"]) and (
+        i + 1 < len(tokens) and tokens[i + 1][0] in ("word", "quoted") and upper[i + 1] not in ("SELECT", "VALUES")
+    ):
         i += 1
     while i < len(tokens) and tokens[i][0] in ("word", "quoted"):
         if upper[i].lower() in _NOT_A_TABLE:

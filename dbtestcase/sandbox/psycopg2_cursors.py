@@ -11,6 +11,7 @@ import psycopg2.extensions as ext
 from psycopg2.sql import Composable
 
 from . import words
+from .evidence import Many
 from .problems import IsolationBroken
 
 
@@ -19,12 +20,22 @@ class _Gate:
 
     _virtual: Any = None
     _run: Any = None
+    # Of an executemany() that was sent as several statements.
+    _rowcount: int | None = None
 
     @property
     def connection(self) -> Any:
         return self._virtual if self._virtual is not None else super().connection  # type: ignore[misc]
 
-    def _through(self, sql: str, parameters: Any, call: Callable[[str | None], Any], *, counted: bool = True) -> Any:
+    def _through(
+        self,
+        sql: str,
+        parameters: Any,
+        call: Callable[[str | None], Any],
+        *,
+        counted: bool = True,
+        each: Callable[[Any], int] | None = None,
+    ) -> Any:
         virtual = self._virtual
         if virtual is None:
             return call(None)
@@ -39,10 +50,12 @@ class _Gate:
             call,
             (lambda: int(this.rowcount)) if counted else None,
             is_fresh=this.query is None,
+            each=each,
         )
 
     def execute(self, query: Any, vars: Any = None) -> Any:
         upper: Any = super()
+        self._rowcount = None
         text = self._text(query)
         return self._through(
             text,
@@ -53,7 +66,27 @@ class _Gate:
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> Any:
         upper: Any = super()
         text = self._text(query)
-        return self._through(text, vars_list, lambda other: upper.executemany(text, vars_list), counted=False)
+        self._rowcount = None
+        if self._virtual is not None and self._virtual._channel.commits_each:
+            # psycopg2 sends them one by one, and each is a transaction of its own.
+            total = 0
+            for vars in vars_list:
+                self.execute(text, vars)
+                total += max(upper.rowcount, 0)
+            self._rowcount = total
+            return None
+        known = Many(vars_list)
+
+        def each(vars: Any) -> int:
+            upper.execute(text, vars)
+            self._rowcount = max(self._rowcount or 0, 0) + max(upper.rowcount, 0)
+            return int(upper.rowcount)
+
+        return self._through(text, known, lambda other: upper.executemany(text, known), counted=False, each=each)
+
+    @property
+    def rowcount(self) -> int:
+        return int(super().rowcount if self._rowcount is None else self._rowcount)  # type: ignore[misc]
 
     def callproc(self, procname: str, *arguments: Any) -> Any:
         upper: Any = super()
@@ -109,7 +142,8 @@ class _NamedGate(_Gate):
                 virtual._physical.allow_named_cursors()
             return upper.execute(text, vars)
 
-        return self._through(f'DECLARE "{this.name}" CURSOR FOR {text}', vars, declare, counted=False)
+        hold = " WITH HOLD" if this.withhold else ""
+        return self._through(f'DECLARE "{this.name}" CURSOR{hold} FOR {text}', vars, declare, counted=False)
 
     def _fetch(self, call: Callable[[], Any]) -> Any:
         virtual = self._virtual

@@ -11,6 +11,7 @@ from psycopg import errors
 from psycopg.sql import Composable
 
 from . import words
+from .evidence import Many
 from .problems import IsolationBroken
 
 
@@ -26,7 +27,15 @@ class _Gate:
         if self._run is not virtual._core.run:
             raise IsolationBroken(words.outlived(virtual._core.owner, virtual._channel))
 
-    def _through(self, sql: str, parameters: Any, call: Callable[[str | None], Any], *, counted: bool = True) -> Any:
+    def _through(
+        self,
+        sql: str,
+        parameters: Any,
+        call: Callable[[str | None], Any],
+        *,
+        counted: bool = True,
+        each: Callable[[Any], int] | None = None,
+    ) -> Any:
         self._check_run()
         virtual = self._conn
 
@@ -42,6 +51,7 @@ class _Gate:
             send,
             (lambda: int(this.rowcount)) if counted else None,
             is_fresh=this.pgresult is None,
+            each=each,
         )
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
@@ -55,11 +65,24 @@ class _Gate:
 
     def executemany(self, query: Any, params_seq: Any, **options: Any) -> Any:
         upper: Any = super()
+        known = Many(params_seq)
+        total = 0
+
+        def each(params: Any) -> int:
+            nonlocal total
+            self._conn._speak()
+            upper.execute(query, params)
+            touched = int(this.rowcount)
+            this._rowcount = total = total + max(touched, 0)
+            return touched
+
+        this: Any = self
         return self._through(
             _text(query, self._conn),
-            params_seq,
-            lambda other: upper.executemany(query, params_seq, **options),
+            known,
+            lambda other: upper.executemany(query, known, **options),
             counted=False,
+            each=None if options.get("returning") else each,
         )
 
     def stream(self, query: Any, params: Any = None, *, binary: bool | None = None, size: int = 1) -> Iterator[Any]:
@@ -95,7 +118,8 @@ class _ServerGate(_Gate):
     def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         upper: Any = super(_Gate, self)
         virtual = self._conn
-        sql = f'DECLARE "{self.name}" CURSOR FOR {_text(query, virtual)}'
+        hold = " WITH HOLD" if self.withhold else ""
+        sql = f'DECLARE "{self.name}" CURSOR{hold} FOR {_text(query, virtual)}'
         if virtual._channel.autocommit and not virtual._channel.explicit and not self.withhold:
             raise virtual._core.driver.error("25P01", "DECLARE CURSOR can only be used in transaction blocks")
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import psycopg
 from psycopg import errors, pq
+from psycopg._preparing import PrepareManager
 from psycopg.adapt import AdaptersMap
 from psycopg.transaction import Transaction
 
@@ -29,11 +30,24 @@ _STATUS = {
 }
 
 
+class _Prepared(PrepareManager):
+    """Forgets its own statements one by one: psycopg's DEALLOCATE ALL would take those of the user's PREPARE along."""
+
+    def clear(self) -> bool:
+        names = list(self._names.values())
+        if not super().clear():
+            return False
+        self._to_flush.clear()
+        self._to_flush.extend(names)
+        return True
+
+
 class PsycopgPhysical:
     """The one real connection of a test."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
+        connection._prepared = _Prepared()
         self.pid = connection.info.backend_pid  # kept, because a connection that was cut cannot say it
         # Whose statement is being executed: notices of the server are for that one.
         self.speaker: VirtualConnection | None = None
@@ -66,8 +80,9 @@ class PsycopgPhysical:
     def forget_plans(self) -> None:
         prepared = self.connection._prepared
         if prepared.clear():
+            names = [name.decode() for name in prepared._to_flush if name is not None]
             prepared._to_flush.clear()
-            self.send("DEALLOCATE ALL")
+            self.send("; ".join(f'DEALLOCATE "{name}"' for name in names))
 
     def close(self) -> None:
         self.connection.close()

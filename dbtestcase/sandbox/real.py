@@ -19,6 +19,7 @@ from dbtestcase.diagnosis.watched import close_cursors, watch_connection
 
 from . import words
 from .ahead import ConnectionsAhead, Habits, Way
+from .functions import HARMLESS_FUNCTIONS
 from .lexer import read
 from .problems import IsolationBroken
 
@@ -233,4 +234,4 @@ def _only_reads(sql: Any) -> bool:
     if not isinstance(sql, str):
         return False
     text = read(sql)
-    return text.is_plain_read and text.functions <= words.HARMLESS_FUNCTIONS - {"nextval"}
+    return text.is_plain_read and text.functions <= HARMLESS_FUNCTIONS - {"nextval"}

@@ -11,11 +11,11 @@ from dbtestcase.diagnosis.hidden import present
 from dbtestcase.diagnosis.leftovers import OpenCursors
 from dbtestcase.diagnosis.sqltext import redacted
 
+from .belongings import Belongings
 from .settings import InForce
 from .transactions import Change, Transactions, VirtualTransaction
 
 if TYPE_CHECKING:
-    from .catalog import Catalog
     from .channel import Channel
     from .shape import Shape
 
@@ -32,13 +32,16 @@ class Run:
         self.broken: Exception | None = None
         self.is_kept = False
         self.cursors = OpenCursors()
+        self.has_settled_effects = False
         self.last_statements: deque[tuple[str, str]] = deque(maxlen=5)
         self.has_ddl = False
         self.altered: set[str] = set()
         self.holds_session_locks = False
         self.settings = InForce()
+        self.belongings = Belongings()
+        # Who moved a sequence last, as far as texts tell.
+        self.sequence_user: Channel | None = None
         self.prepared: dict[str, VirtualTransaction] = {}
-        self.catalog: Catalog | None = None
         self.shapes: dict[Change, Shape | None] = {}
         self.warned: set[tuple[Any, ...]] = set()
         self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()

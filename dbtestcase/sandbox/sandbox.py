@@ -20,9 +20,9 @@ from .channel import Channel
 from .core import Core
 from .drivers import SUPPORTED, driver_for
 from .engines import TakenEngine, refuse_async, root
-from .evidence import string
 from .observer import Observer
 from .problems import IsolationBroken
+from .quoting import string
 from .real import RealConnections
 from .sequences import restoring_sql
 from .settings import options_as_settings
@@ -278,7 +278,7 @@ class Sandbox:
         """
         if not self._real.are_any:
             return
-        self._core.deferred.forget()
+        self._core.forget_schema()
         lost = self._real.close_all("before the first test", must_keep=True)
         if lost:
             raise IsolationBroken(lost[0])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .quoting import string
+
 __all__ = ["restoring_sql"]
 
 _NAMES = "SELECT format('%I.%I', schemaname, sequencename) FROM pg_sequences ORDER BY 1"
@@ -24,16 +26,10 @@ def restoring_sql(connection: Any) -> str:
         names = [name for (name,) in cursor.fetchall()]
         if not names:
             return ""
-        states = (f"SELECT {_literal(name)}, last_value, is_called FROM {name}" for name in names)
+        states = (f"SELECT {string(name)}, last_value, is_called FROM {name}" for name in names)
         cursor.execute(" UNION ALL ".join(states))
-        rows = [
-            f"({_literal(name)}::regclass, {value}::bigint, {str(called).lower()})" for name, value, called in cursor
-        ]
+        rows = [f"({string(name)}::regclass, {value}::bigint, {str(called).lower()})" for name, value, called in cursor]
     # Rows, because a SELECT has 1664 columns at most; counted, because nobody wants to read them.
     return (
         f"SELECT count(setval(name, value, called)) FROM (VALUES {', '.join(rows)}) AS sequence (name, value, called)"
     )
-
-
-def _literal(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"

@@ -6,9 +6,11 @@ only tables are compared.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .lexer import name_of, scan
+from .quoting import quoted, string
 
 Token = tuple[str, str, int]
 
@@ -76,7 +78,7 @@ class Shape:
         """Return the condition under which an update changes one of the columns."""
         literals = dict(self.assigned)
         parts = [
-            f"{self.alias}.{_quoted(column)}::text IS DISTINCT FROM {_string(literals[column])}"
+            f"{self.alias}.{quoted(column)}::text IS DISTINCT FROM {string(literals[column])}"
             for column in sorted(columns & self.columns)
             if column in literals
         ]
@@ -88,16 +90,12 @@ class Shape:
         return any(column in mine and mine[column] != value for column, value in other.equal)
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def shape_of(sql: str, columns: Mapping[str, list[str]] | None = None) -> Shape | None:
+    """Return the simple form of a literal statement, None if it has none.
 
-
-def _string(text: str) -> str:
-    return "'" + text + "'"
-
-
-def shape_of(sql: str) -> Shape | None:
-    """Return the simple form of a literal statement, None if it has none."""
+    Args:
+        columns: Those of each table in order, for an INSERT that does not name them.
+    """
     tokens = list(scan(sql))
     while tokens and tokens[-1][1] == ";":
         tokens.pop()
@@ -105,7 +103,7 @@ def shape_of(sql: str) -> Shape | None:
         return None
     upper = [text.upper() if kind == "word" else "" for kind, text, _ in tokens]
     if upper[0] == "INSERT":
-        return _insert(sql, tokens, upper)
+        return _insert(sql, tokens, upper, columns or {})
     if upper.count("SELECT") > (upper[0] == "SELECT") or set(upper) & _NOT_SIMPLE:
         return None
     if upper[0] == "SELECT" and "FROM" in upper:
@@ -115,6 +113,54 @@ def shape_of(sql: str) -> Shape | None:
     if upper[:2] == ["DELETE", "FROM"]:
         return _filtered(sql, tokens, upper, "delete", 1)
     return None
+
+
+def without_lock(sql: str) -> str:
+    """Return a SELECT without its FOR UPDATE, FOR SHARE and the like."""
+    tokens = list(scan(sql))
+    at = _at_top(tokens, [text.upper() if kind == "word" else "" for kind, text, _ in tokens], "FOR")
+    return sql if at is None else sql[: tokens[at][2]]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """An UPDATE that takes its values from other tables.
+
+    Attributes:
+        name: The last part of the target's name.
+        alias: What it is called in the statement.
+        source: Target and other tables, with the condition, from FROM on.
+        values: What is assigned.
+    """
+
+    name: str
+    alias: str
+    source: str
+    values: tuple[str, ...]
+
+
+def joined_update(sql: str) -> Joined | None:
+    """Return the parts of a literal ``UPDATE ... SET ... FROM ...``, None for anything else."""
+    tokens = [token for token in scan(sql) if token[1] != ";"]
+    upper = [text.upper() if kind == "word" else "" for kind, text, _ in tokens]
+    if upper[:1] != ["UPDATE"] or "RETURNING" in upper or "CURRENT" in upper:
+        return None
+    index, name = _table(tokens, 2 if upper[1:2] == ["ONLY"] else 1)
+    set_at, from_at = _at_top(tokens, upper, "SET", index), _at_top(tokens, upper, "FROM", index)
+    if name is None or set_at is None or from_at is None or set_at > from_at:
+        return None
+    target = sql[tokens[1][2] : tokens[set_at][2]].strip()
+    values, start = [], None
+    for i in range(set_at + 1, from_at + 1):
+        if _is_top(tokens, i) and (tokens[i][1] == "," or i == from_at):
+            if start is None:
+                return None
+            values.append(sql[start : tokens[i][2]].strip())
+            start = None
+        elif start is None and tokens[i][1] == "=":
+            start = tokens[i][2] + 1
+    rest = sql[tokens[from_at][2] + 4 :].strip().rstrip(";")
+    return Joined(name, target.split()[-1].rpartition(".")[2], f"{target}, {rest}", tuple(values))
 
 
 def _filtered(sql: str, tokens: list[Token], upper: list[str], kind: str, before: int | None) -> Shape | None:
@@ -147,7 +193,7 @@ def _filtered(sql: str, tokens: list[Token], upper: list[str], kind: str, before
     )
 
 
-def _insert(sql: str, tokens: list[Token], upper: list[str]) -> Shape | None:
+def _insert(sql: str, tokens: list[Token], upper: list[str], known: Mapping[str, list[str]]) -> Shape | None:
     index, name = _table(tokens, 2)
     if upper[1:2] != ["INTO"] or name is None or "SELECT" in upper:
         return None
@@ -160,6 +206,8 @@ def _insert(sql: str, tokens: list[Token], upper: list[str]) -> Shape | None:
                 columns.append(name_of(*tokens[index][:2]))
             index += 1
         index += 1
+    elif upper[index : index + 1] == ["VALUES"]:
+        columns = known.get(name, [])
     rows = _rows(tokens, upper, index, columns) if columns else None
     kind = "upsert" if "CONFLICT" in upper else "insert"
     return Shape(kind, table, name, columns=frozenset(columns), rows=rows, arbiter=_arbiter(tokens, upper))
@@ -198,9 +246,9 @@ def _rows(
                 row.append(value)
             cell = []
             if text == ")":
-                if len(row) != len(columns) or not is_literal:
+                if len(row) > len(columns) or not is_literal:
                     return None
-                rows.append(dict(zip(columns, row, strict=True)))
+                rows.append(dict(zip(columns, row, strict=False)))
                 row = []
         elif depth:
             cell.append((kind, text, position))

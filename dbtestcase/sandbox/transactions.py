@@ -36,7 +36,7 @@ class VirtualTransaction:
     doomed: Loss | None = None
     statements: int = 0
     last_statement: str = ""
-    tables: dict[str, int] = field(default_factory=dict)
+    locks: dict[tuple[str, str], int] = field(default_factory=dict)
     ghosts: list[Change] = field(default_factory=list)
     isolation: str = ""
     read_only: bool = False
@@ -56,7 +56,10 @@ class VirtualTransaction:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Change:
-    """A statement that wrote, or that locked rows (then ``locked_only``)."""
+    """A statement that wrote, or that locked rows (then ``locked_only``).
+
+    ``is_effect``: what it wrote besides, by triggers and the like; then ``tables`` are those.
+    """
 
     sql: str
     parameters: object
@@ -65,6 +68,7 @@ class Change:
     rowcount: int = -1
     locked_only: bool = False
     is_ddl: bool = False
+    is_effect: bool = False
     old_rows: str | None = None
 
 
@@ -191,10 +195,6 @@ class Transactions:
             transaction.ghosts.clear()
         return self._undo(transaction, transaction.level)
 
-    def note_lock(self) -> None:
-        """Note that something in the top segment locked rows."""
-        self.stack[-1].changes.append(Change("", None, frozenset(), is_certain=True, locked_only=True))
-
     # -- the end of a transaction
 
     def commit(self, transaction: VirtualTransaction) -> None:
@@ -242,7 +242,7 @@ class Transactions:
         depth = self._level_of(transaction, name)
         for segment in self._segments_of(transaction):
             segment.level = min(segment.level, depth)
-        transaction.tables = {table: min(at, depth) for table, at in transaction.tables.items()}
+        transaction.locks = {lock: min(at, depth) for lock, at in transaction.locks.items()}
         del transaction.levels[depth:]
 
     def rollback_to(self, transaction: VirtualTransaction, name: str) -> tuple[list[str], list[Loss]]:
@@ -279,19 +279,16 @@ class Transactions:
                 found.setdefault(segment.owner, []).extend(segment.changes)
         return found
 
-    def owners_of_ids(self) -> list[VirtualTransaction | None] | None:
-        """Return who owns the newest transaction ids of the server, oldest first; None if that cannot be told.
+    def owners_of_ids(self, count: int) -> list[VirtualTransaction | None] | None:
+        """Return who owns so many newest transaction ids of the server, oldest first; None if that cannot be told.
 
-        The server gives one to each savepoint in which something is written, and to those below it; they grow with the
-        stack. Rows written in what was merged into a segment have ids between its own and the next.
+        The server gives one to each savepoint in which something is written, after those below it, so they belong to
+        the lower end of the stack. Rows of what was merged into a segment have ids between its own and the next.
         """
-        owners: list[VirtualTransaction | None] = []
-        for segment in reversed(self.stack):
-            if owners or any(change.is_certain for change in segment.changes):
-                owners.append(segment.owner)
-            elif segment.changes:
-                return None
-        return owners[::-1]
+        certain = [i for i, s in enumerate(self.stack) if any(change.is_certain for change in s.changes)]
+        if count > len(self.stack) or (certain and certain[-1] >= count):
+            return None
+        return [segment.owner for segment in self.stack[:count]]
 
     def has_work_of(self, transaction: VirtualTransaction) -> bool:
         """Whether a commit would have something to keep."""
@@ -319,10 +316,12 @@ class Transactions:
         raise NoSuchSavepoint(name)
 
     def _push(self, transaction: VirtualTransaction) -> list[str]:
-        sql = []
         if not self.is_open:
             self.is_open = True
-            sql.append(OPEN_SQL)
+            # The guard serves as the first segment: it is returned to, and never released.
+            self.stack.append(Segment(GUARD, transaction, transaction.level))
+            return [OPEN_SQL]
+        sql = []
         mergeable = self._mergeable_from()
         if mergeable < len(self.stack):
             sql.append(f"RELEASE {self.stack[mergeable].name}")
@@ -336,10 +335,9 @@ class Transactions:
     def _mergeable_from(self) -> int:
         """Return the index from which on all segments may be released into the one below."""
         index = len(self.stack)
-        while index > 0:
-            upper = self.stack[index - 1]
-            owner, level = (self.stack[index - 2].owner, self.stack[index - 2].level) if index > 1 else (None, 0)
-            if upper.owner is not owner or upper.level != level:
+        while index > 1:
+            upper, below = self.stack[index - 1], self.stack[index - 2]
+            if upper.owner is not below.owner or upper.level != below.level:
                 break
             index -= 1
         return index
@@ -347,19 +345,20 @@ class Transactions:
     def _merge(self, index: int) -> None:
         upper = self.stack[index:]
         del self.stack[index:]
-        if not index:
-            self.base_tables.update(*(change.tables for segment in upper for change in segment.changes))
-        else:
-            below = self.stack[-1]
-            for segment in upper:
-                below.dirty = below.dirty or segment.dirty
-                below.pinned = below.pinned or segment.pinned
-                below.changes.extend(segment.changes)
-                below.authors.extend(author for author in segment.authors if author not in below.authors)
+        below = self.stack[-1]
+        for segment in upper:
+            below.dirty = below.dirty or segment.dirty
+            below.pinned = below.pinned or segment.pinned
+            if index == 1 and below.owner is None:
+                # Nothing can take it away any more.
+                self.base_tables.update(*(change.tables for change in segment.changes))
+                continue
+            below.changes.extend(segment.changes)
+            below.authors.extend(author for author in segment.authors if author not in below.authors)
 
     def _undo(self, transaction: VirtualTransaction, level: int) -> tuple[list[str], list[Loss]]:
         # What it had locked in the meantime is free again.
-        transaction.tables = {table: at for table, at in transaction.tables.items() if at < level}
+        transaction.locks = {lock: at for lock, at in transaction.locks.items() if at < level}
         mine = [i for i, s in enumerate(self.stack) if s.owner is transaction and s.level >= level]
         lowest = next((i for i in mine if self.stack[i].dirty or self.stack[i].pinned), None)
         losses: list[Loss] = []

@@ -11,10 +11,12 @@ from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.errors import DBTestCaseError
 
 from . import words
+from .catalog import Catalog
 from .channel import Channel
 from .deferred import DeferredConstraints
 from .observer import Observer
 from .problems import IsolationBroken, LostCommit
+from .quoting import quoted
 from .run import Run
 from .transactions import CLOSE_SQL, Loss, VirtualTransaction
 
@@ -105,6 +107,7 @@ class Wire:
         # Sent when a test's transaction is over, in the same round trip: what a rollback does not undo.
         self.restoring_sql = ""
         self.deferred = DeferredConstraints()
+        self._catalog: Catalog | None = None
         self._lock = threading.RLock()
         self._busy_with: tuple[Channel, str] | None = None
         self._is_sending = False
@@ -147,6 +150,17 @@ class Wire:
             self.physical = self.driver.connect()
         return self.physical
 
+    def known_catalog(self) -> Catalog:
+        """Return what is to be known of the schema, asked for now if it is not known yet."""
+        if self._catalog is None:
+            self._catalog = Catalog.read(self.connected())
+        return self._catalog
+
+    def forget_schema(self) -> None:
+        """The schema may be another one from now on."""
+        self._catalog = None
+        self.deferred.forget()
+
     def query_aside(self, sql: str) -> list[tuple[Any, ...]] | None:
         """Ask on a second connection, which sees the database as it was before the test; None if it has to wait."""
         try:
@@ -171,9 +185,22 @@ class Wire:
         try:
             physical.send(sql)
         except Exception as error:
-            if physical.status() == "unknown":
+            if self.is_lost(error):
                 raise self.connection_lost(run, error) from error
             raise self.break_off(run, words.ended(self.owner, run, error)) from error
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether the connection died with an error. libpq may take one for alive that a crashing server has left."""
+        physical = self.physical
+        if physical is None or physical.status() == "unknown":
+            return True
+        if not isinstance(error, self.driver.Error) or self.driver.sqlstate(error) or physical.status() == "active":
+            return False
+        try:
+            physical.query("SELECT 1")
+        except self.driver.Error as answer:
+            return self.driver.sqlstate(answer) is None
+        return False
 
     def break_off(self, run: Run, sentence: str) -> DBTestCaseError:
         """Note that the test's transaction is gone; nothing more is sent in this test."""
@@ -258,23 +285,37 @@ class Wire:
             physical.send("; ".join([CLOSE_SQL, *extra]))
             if run.has_ddl:
                 physical.forget_plans()
-                self.deferred.forget()
+                self.forget_schema()
+            if run.belongings.plans:
+                left = physical.query("SELECT name FROM pg_prepared_statements WHERE from_sql")
+                if left:
+                    physical.send("; ".join(f"DEALLOCATE {quoted(name)}" for (name,) in left))
             if physical.status() == "idle":
                 return
         except Exception as error:
-            if physical.status() == "unknown":
+            if self.is_lost(error):
                 if run.broken is None:
                     run.record(IsolationBroken(words.connection_lost(self.owner, run, error)))
-            else:
-                self.needs_fresh_database = True
-                if run.broken is None:
-                    run.record(IsolationBroken(words.ended(self.owner, run, error)))
+                self.close()
+                self.needs_fresh_database = self.needs_fresh_database or not self._answers()
+                return
+            self.needs_fresh_database = True
+            if run.broken is None:
+                run.record(IsolationBroken(words.ended(self.owner, run, error)))
         self.close()
+
+    def _answers(self) -> bool:
+        """Whether the server takes connections: it may have been stopped, or be starting again."""
+        try:
+            self.connected()
+        except self.driver.Error:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the physical connection; the next statement opens another."""
         physical, self.physical = self.physical, None
-        self.deferred.forget()
+        self.forget_schema()
         if physical is not None:
             physical.close()
         aside, self._aside = self._aside, None

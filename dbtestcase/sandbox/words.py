@@ -20,171 +20,6 @@ transactions.shown = shorten
 
 CLONE = 'set isolation = "clone" on the test class: each test then gets a private database and commits for real'
 
-# Functions that everybody calls and that write nothing. Any other may be one that writes.
-HARMLESS_FUNCTIONS = frozenset(
-    [
-        "abs",
-        "all",
-        "any",
-        "array",
-        "array_agg",
-        "array_length",
-        "array_to_string",
-        "as",
-        "avg",
-        "bit_length",
-        "bool_and",
-        "bool_or",
-        "btrim",
-        "cast",
-        "ceil",
-        "ceiling",
-        "char_length",
-        "coalesce",
-        "concat",
-        "concat_ws",
-        "count",
-        "cume_dist",
-        "current_database",
-        "current_schema",
-        "current_schemas",
-        "current_setting",
-        "currval",
-        "date",
-        "date_part",
-        "date_trunc",
-        "dense_rank",
-        "encode",
-        "every",
-        "exists",
-        "extract",
-        "filter",
-        "first_value",
-        "floor",
-        "format",
-        "format_type",
-        "gen_random_uuid",
-        "generate_series",
-        "generate_subscripts",
-        "greatest",
-        "in",
-        "initcap",
-        "inet",
-        "json_agg",
-        "json_build_array",
-        "json_build_object",
-        "json_each",
-        "json_extract_path_text",
-        "json_object_agg",
-        "jsonb_agg",
-        "jsonb_array_elements",
-        "jsonb_build_object",
-        "jsonb_each",
-        "jsonb_each_text",
-        "jsonb_extract_path",
-        "jsonb_extract_path_text",
-        "jsonb_object_agg",
-        "lag",
-        "last_value",
-        "lastval",
-        "lead",
-        "least",
-        "left",
-        "length",
-        "lower",
-        "lpad",
-        "ltrim",
-        "make_date",
-        "make_interval",
-        "max",
-        "md5",
-        "min",
-        "mod",
-        "nextval",
-        "not",
-        "now",
-        "nth_value",
-        "ntile",
-        "nullif",
-        "numeric",
-        "obj_description",
-        "col_description",
-        "octet_length",
-        "on",
-        "or",
-        "and",
-        "order",
-        "over",
-        "overlay",
-        "partition",
-        "percent_rank",
-        "percentile_cont",
-        "pg_get_constraintdef",
-        "pg_get_expr",
-        "pg_get_indexdef",
-        "pg_get_serial_sequence",
-        "pg_get_userbyid",
-        "pg_get_viewdef",
-        "pg_table_is_visible",
-        "pg_type_is_visible",
-        "pg_backend_pid",
-        "pg_sleep",
-        "pg_typeof",
-        "position",
-        "power",
-        "quote_ident",
-        "quote_literal",
-        "random",
-        "rank",
-        "regexp_match",
-        "regexp_matches",
-        "regexp_replace",
-        "repeat",
-        "replace",
-        "right",
-        "round",
-        "row",
-        "row_number",
-        "row_to_json",
-        "rpad",
-        "rtrim",
-        "select",
-        "some",
-        "split_part",
-        "sqrt",
-        "starts_with",
-        "string_agg",
-        "string_to_array",
-        "substr",
-        "substring",
-        "sum",
-        "to_char",
-        "to_date",
-        "to_json",
-        "to_jsonb",
-        "to_number",
-        "to_timestamp",
-        "to_tsquery",
-        "to_tsvector",
-        "plainto_tsquery",
-        "translate",
-        "trim",
-        "trunc",
-        "unnest",
-        "upper",
-        "using",
-        "values",
-        "varchar",
-        "version",
-        "websearch_to_tsquery",
-        "where",
-        "width_bucket",
-        "when",
-        "then",
-        "else",
-    ]
-)
-
 
 def forked(owner: str) -> str:
     return (
@@ -324,6 +159,38 @@ def would_wait(owner: str, mine: VirtualTransaction, other: VirtualTransaction, 
         f"{owner}: {shorten(sql)!r} of {mine.label} needs {table} for itself, and {describe(other)} has used it in a "
         "transaction that is still open. In production it would wait until that one ends; here both run on one "
         f"connection. End the other transaction first, or {CLONE}."
+    )
+
+
+def not_shared(owner: str, mine: Channel, other: Channel, sql: str, what: str, origin: Origin) -> str:
+    return (
+        f"{owner}: {shorten(sql)!r} of {mine.label} at {origin} meets the {what} of {other.label}, opened at "
+        f"{other.opened}. In production it belongs to that connection alone; here all run on one. Give the connections "
+        f"different names for it, or {CLONE}."
+    )
+
+
+def advisory_lock(owner: str, mine: Channel, other: Channel, sql: str) -> str:
+    return (
+        f"{owner}: {shorten(sql)!r} of {mine.label} asks for an advisory lock that {other.label}, opened at "
+        f"{other.opened}, holds. In production it would wait; here both run on one connection, which never waits for "
+        f"itself. Let the lock go first, or {CLONE}."
+    )
+
+
+def recalls_sequence(owner: str, mine: Channel, other: Channel | None, sql: str) -> str:
+    label = other.label if other is not None else "another connection"
+    return (
+        f"{owner}: {shorten(sql)!r} of {mine.label} asks for the last value of a sequence, and {label} has used one "
+        "since. In production each connection remembers its own; here all share one. Use RETURNING, which names the "
+        f"row that was inserted, or {CLONE}."
+    )
+
+
+def notify(owner: str, sql: str, origin: Origin) -> str:
+    return (
+        f"{owner}: the notification of {shorten(sql)!r} at {origin} cannot be delivered: what it says depends on rows, "
+        f"and here it is sent once more at the commit, on another connection. Use NOTIFY with plain values, or {CLONE}."
     )
 
 

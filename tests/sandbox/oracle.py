@@ -4,22 +4,28 @@ Or else the sandbox must have said so. Each step's result (rows, row count, SQLS
 rows that are left. A lock wait on the real side is a difference that the sandbox must have flagged by then. Where all
 is equal, the sandbox must have been silent.
 
+Half of the programs use plain statements only; the other half also what belongs to a connection (temporary tables,
+PREPARE, cursors, settings, advisory locks), locks, triggers, cascades, autocommit and other isolation levels.
+
 Run many: ``python -m tests.sandbox.oracle --programs 20000 --seed 1``.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 
 from dbtestcase.errors import DBTestCaseError, LostCommit, UncommittedRead
@@ -30,12 +36,28 @@ SCHEMA = """
 CREATE TABLE account (id int PRIMARY KEY, name text UNIQUE, n int NOT NULL DEFAULT 0);
 CREATE TABLE item (id int PRIMARY KEY, account int REFERENCES account (id) DEFERRABLE INITIALLY DEFERRED, n int);
 CREATE TABLE note (id int PRIMARY KEY, account int REFERENCES account (id), n int);
+CREATE TABLE audited (id int PRIMARY KEY, n int);
+CREATE TABLE part (id int PRIMARY KEY, audited int REFERENCES audited (id) ON DELETE CASCADE);
+CREATE TABLE log (what text, id int);
+CREATE VIEW rich AS SELECT id, name FROM account WHERE n > 2;
+CREATE SEQUENCE number;
+CREATE OR REPLACE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO log VALUES (TG_OP, NEW.id);
+  RETURN NEW;
+END $$;
+CREATE TRIGGER audit AFTER INSERT OR UPDATE ON audited FOR EACH ROW EXECUTE FUNCTION audit();
 INSERT INTO account SELECT i, 'name' || i, i FROM generate_series(1, 4) i;
 INSERT INTO item SELECT i, i, i FROM generate_series(1, 3) i;
 INSERT INTO note VALUES (1, 1, 1);
+INSERT INTO audited VALUES (1, 1), (2, 2);
+INSERT INTO part VALUES (1, 1), (2, 2);
+DELETE FROM log;
 """
-RESTORE = "DELETE FROM note; DELETE FROM item; DELETE FROM account;" + SCHEMA[SCHEMA.index("INSERT") :]
-RECREATE = "DROP TABLE IF EXISTS extra; DROP TABLE account, item, note CASCADE;" + SCHEMA
+TABLES = ("part", "audited", "log", "note", "item", "account")
+RESTORE = "".join(f"DELETE FROM {table};" for table in TABLES) + SCHEMA[SCHEMA.index("INSERT INTO account") :]
+RESTORE += "SELECT setval('number', 1, false);"
+RECREATE = f"DROP TABLE IF EXISTS extra; DROP TABLE {', '.join(TABLES)} CASCADE; DROP SEQUENCE number;" + SCHEMA
 
 # Each: statement and how many arguments of which kind ("i": a small id, "s": a short name, "n": a number).
 STATEMENTS: dict[str, tuple[str, str]] = {
@@ -55,6 +77,7 @@ STATEMENTS: dict[str, tuple[str, str]] = {
     "select one": ("SELECT id, name, n FROM account WHERE id = %s", "i"),
     "select item": ("SELECT id, account, n FROM item WHERE account = %s", "i"),
     "select all": ("SELECT id, name, n FROM account ORDER BY id", ""),
+    "items": ("SELECT id, account, n FROM item", ""),
     "count": ("SELECT count(*) FROM item", ""),
     "join": ("SELECT a.id, i.id FROM account a JOIN item i ON i.account = a.id ORDER BY 1, 2", ""),
     "lock": ("SELECT id FROM account WHERE id = %s FOR UPDATE", "i"),
@@ -67,6 +90,51 @@ STATEMENTS: dict[str, tuple[str, str]] = {
     "alter": ("ALTER TABLE note ADD COLUMN more int", ""),
     "select note": ("SELECT * FROM note ORDER BY id", ""),
 }
+# Statements of the other half of the programs. Those with "{}" get their arguments as text.
+WIDE: dict[str, tuple[str, str]] = {
+    "truncate": ("TRUNCATE note", ""),
+    "index": ("CREATE INDEX by_n ON item (n)", ""),
+    "lock table": ("LOCK TABLE item", ""),
+    "lock share": ("LOCK TABLE item IN SHARE MODE", ""),
+    "for share": ("SELECT id FROM account WHERE id = %s FOR SHARE", "i"),
+    "for key share": ("SELECT id FROM account WHERE id = %s FOR KEY SHARE", "i"),
+    "nowait": ("SELECT id FROM account WHERE id = %s FOR UPDATE NOWAIT", "i"),
+    "skip locked": ("SELECT id FROM account WHERE n = %s FOR UPDATE SKIP LOCKED", "n"),
+    "temp": ("CREATE TEMP TABLE scratch (id int)", ""),
+    "temp drop": ("CREATE TEMP TABLE scratch (id int) ON COMMIT DROP", ""),
+    "temp delete": ("CREATE TEMP TABLE scratch (id int) ON COMMIT DELETE ROWS", ""),
+    "use temp": ("INSERT INTO scratch VALUES (%s)", "n"),
+    "select temp": ("SELECT id FROM scratch", ""),
+    "try lock": ("SELECT pg_try_advisory_lock(%s)", "i"),
+    "try xact lock": ("SELECT pg_try_advisory_xact_lock(%s)", "i"),
+    "advisory lock": ("SELECT pg_advisory_xact_lock(%s)", "i"),
+    "unlock": ("SELECT pg_advisory_unlock(%s)", "i"),
+    "set": ("SET statement_timeout = '1{}s'", "n"),
+    "set local": ("SET LOCAL statement_timeout = '1{}s'", "n"),
+    "show": ("SHOW statement_timeout", ""),
+    "nextval": ("SELECT nextval('number')", ""),
+    "returning": ("INSERT INTO account (id, name) VALUES (%s, %s) RETURNING id, n", "is"),
+    "update from": ("UPDATE item SET n = a.n FROM account a WHERE a.id = item.account AND a.id = %s", "i"),
+    "cte": ("WITH gone AS (DELETE FROM note WHERE id = %s RETURNING id) SELECT id FROM gone", "i"),
+    "audited": ("INSERT INTO audited VALUES (%s, %s)", "in"),
+    "update audited": ("UPDATE audited SET n = %s WHERE id = %s", "ni"),
+    "delete audited": ("DELETE FROM audited WHERE id = %s", "i"),
+    "audits": ("SELECT id, n FROM audited", ""),
+    "log": ("SELECT what, id FROM log", ""),
+    "parts": ("SELECT id, audited FROM part", ""),
+    "add part": ("INSERT INTO part VALUES (%s, %s)", "ii"),
+    "rich": ("SELECT id, name FROM rich", ""),
+    "many": ("INSERT INTO note (id, account) VALUES (%s, %s)", "iiii"),
+    "declare": ("DECLARE reader CURSOR FOR SELECT id, n FROM item ORDER BY id", ""),
+    "declare hold": ("DECLARE reader CURSOR WITH HOLD FOR SELECT id, n FROM item ORDER BY id", ""),
+    "fetch": ("FETCH 2 FROM reader", ""),
+    "close cursor": ("CLOSE reader", ""),
+    "prepare": ("PREPARE grow (int) AS UPDATE account SET n = n + 1 WHERE id = $1", ""),
+    "execute": ("EXECUTE grow ({})", "i"),
+    "deallocate": ("DEALLOCATE grow", ""),
+}
+MODES = ("AUTOCOMMIT", "REPEATABLE READ", "SERIALIZABLE", "READ COMMITTED")
+ALL = STATEMENTS | WIDE
 RARE = {"create", "drop", "use extra", "alter", "null", "update all", "delete items", "join", "select note", "upsert"}
 ENDS = ("commit", "rollback", "close")
 SAVEPOINTS = ("SAVEPOINT", "RELEASE", "ROLLBACK TO")
@@ -75,10 +143,18 @@ Step = tuple[int, str, tuple[Any, ...]]
 Result = Any
 
 
-def random_step(dice: random.Random, connections: int) -> Step:
-    """Return a step that is likely enough to meet others."""
+def random_step(dice: random.Random, connections: int, more: tuple[str, ...] = ()) -> Step:
+    """Return a step that is likely enough to meet others.
+
+    Args:
+        more: Kinds beside the plain ones, which get half of the statements.
+    """
     connection = dice.randrange(connections)
     roll = dice.random()
+    if more and roll > 0.96:
+        return connection, dice.choice(MODES), ()
+    if more and roll > 0.6:
+        return connection, (kind := dice.choice(more)), arguments_of(kind, dice)
     if roll < 0.22:
         return connection, dice.choices(ENDS, (5, 3, 1))[0], ()
     if roll < 0.36:
@@ -88,17 +164,23 @@ def random_step(dice: random.Random, connections: int) -> Step:
 
 
 def arguments_of(kind: str, dice: random.Random) -> tuple[Any, ...]:
-    letters = STATEMENTS[kind][1]
+    letters = ALL[kind][1]
     return tuple(f"name{dice.randint(1, 7)}" if letter == "s" else dice.randint(1, 6) for letter in letters)
 
 
 def random_program(dice: random.Random) -> list[Step]:
     connections = dice.randint(2, 4)
-    return [random_step(dice, connections) for _ in range(dice.randint(3, 16))]
+    # A few kinds per program, so that they meet each other.
+    more = tuple(dice.sample(sorted(WIDE), 6)) if dice.random() < 0.5 else ()
+    if set(more) & {"use temp", "select temp", "fetch", "execute", "set", "declare", "temp drop", "temp delete"}:
+        more += ("temp", "declare", "prepare", "execute", "fetch", "show")
+    return [random_step(dice, connections, more) for _ in range(dice.randint(3, 16))]
 
 
 class Side:
     """Runs programs and notes what each step gave."""
+
+    levels: dict[str, Any]
 
     def connect(self) -> Any:
         raise NotImplementedError
@@ -126,23 +208,38 @@ class Side:
                 getattr(connection, kind)()
             elif kind in SAVEPOINTS:
                 connection.cursor().execute(f"{kind} {arguments[0]}")
+            elif kind in MODES:
+                self.set_mode(connection, kind)
+            elif kind == "many":
+                connection.cursor().executemany(ALL[kind][0], [arguments[:2], arguments[2:]])
             else:
-                cursor = connection.cursor()
-                cursor.execute(STATEMENTS[kind][0], arguments)
+                cursor, sql = connection.cursor(), ALL[kind][0]
+                if "{}" in sql:
+                    cursor.execute(sql.format(*arguments))
+                else:
+                    cursor.execute(sql, arguments or None)
+                if not cursor.description and kind in WIDE and cursor.rowcount <= 0:
+                    return None
                 return sorted(cursor.fetchall(), key=repr) if cursor.description else cursor.rowcount
         except DBTestCaseError as error:
             return type(error).__name__
         except Exception as error:
             state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
             detail = getattr(getattr(error, "diag", None), "message_detail", None)
-            return (state, detail) if detail else state or repr(error)
+            return (state, detail) if detail else state or type(error).__name__
         return None
+
+    def set_mode(self, connection: Any, mode: str) -> None:
+        connection.autocommit = mode == "AUTOCOMMIT"
+        if mode != "AUTOCOMMIT":
+            connection.isolation_level = self.levels[mode]
 
     def rows(self) -> list[Any]:
         connection = self.connect()
         try:
             return [
-                self.step({0: connection}, 0, kind, ()) for kind in ("select all", "count", "join", "select note")
+                self.step({0: connection}, 0, kind, ())
+                for kind in ("select all", "items", "select note", "audits", "log", "parts", "nextval")
             ] + [self.step({0: connection}, 0, "use extra", (1,))]
         finally:
             self.close(connection)
@@ -153,19 +250,30 @@ class RealSide(Side):
         self.engine = sa.create_engine(url, poolclass=sa.NullPool)
         self._dialect: Any = self.engine.dialect
         self._arguments, self._parameters = self._dialect.create_connect_args(url)
-        self.has_ddl = False
+        self.levels = levels_of(self._dialect)
+        self.has_ddl = self.is_wide = False
         self._spare: list[Any] = []
 
     def connect(self) -> Any:
         if self._spare:
             return self._spare.pop()
         connection = self._dialect.connect(*self._arguments, **self._parameters)
+        self._prepare(connection)
+        return connection
+
+    def _prepare(self, connection: Any) -> None:
         connection.cursor().execute("SET lock_timeout = '3ms'")
         connection.commit()
-        return connection
 
     def close(self, connection: Any) -> None:
         connection.rollback()
+        if self.is_wide:
+            # As good as new.
+            connection.autocommit = True
+            connection.cursor().execute("DISCARD ALL")
+            connection.autocommit = False
+            connection.isolation_level = None
+            self._prepare(connection)
         self._spare.append(connection)
 
     def restore(self) -> None:
@@ -182,9 +290,21 @@ class RealSide(Side):
 class SandboxSide(Side):
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
+        self.levels = levels_of(sandbox.engine.dialect)
+        self.is_wide = False
 
     def connect(self) -> Any:
-        return self.sandbox.engine.raw_connection()
+        connection: Any = self.sandbox.engine.raw_connection()
+        if self.is_wide:
+            connection.detach()  # closing it is the end of it
+            return connection.dbapi_connection
+        return connection
+
+
+def levels_of(dialect: Any) -> dict[str, Any]:
+    if dialect.driver == "psycopg":
+        return {mode: psycopg.IsolationLevel[mode.replace(" ", "_")] for mode in MODES[1:]}
+    return {mode: mode for mode in MODES[1:]}
 
 
 @dataclass
@@ -204,7 +324,8 @@ class Oracle:
     def judge(self, program: list[Step]) -> Outcome:
         """Run a program on both sides and compare."""
         self.real.restore()
-        self.real.has_ddl = any(kind in ("create", "drop", "alter") for _, kind, _ in program)
+        self.real.has_ddl = any(kind in ("create", "drop", "alter", "index") for _, kind, _ in program)
+        self.real.is_wide = self.virtual.is_wide = any(kind in WIDE or kind in MODES for _, kind, _ in program)
         expected = list(self.real.run(program))
         wait = next((i for i, result in enumerate(expected) if result == "55P03"), None)
         rows = self.real.rows() if wait is None else None
@@ -240,7 +361,7 @@ class Oracle:
         if not flags:
             return Outcome("equal")
         if any(isinstance(problem, LostCommit) for problem in problems):
-            return Outcome("lost commit")
+            return Outcome("lost commit", flags=flags)
         return Outcome("FALSE ALARM", flags=flags)
 
 
@@ -255,6 +376,8 @@ def running_oracle(driver: str = "psycopg2") -> Iterator[Oracle]:
             with engine.begin() as connection:
                 connection.exec_driver_sql(SCHEMA)
         sandbox = Sandbox(url, owner="Oracle")
+        with closing(instance.connect("test")) as connection:
+            sandbox.restart_sequences(connection)
         real = RealSide(url.set(database="real"))
         try:
             yield Oracle(real, SandboxSide(sandbox))
@@ -266,21 +389,42 @@ def running_oracle(driver: str = "psycopg2") -> Iterator[Oracle]:
 def show(program: list[Step]) -> str:
     lines = []
     for index, (number, kind, arguments) in enumerate(program):
-        text = STATEMENTS[kind][0] % tuple(map(repr, arguments)) if kind in STATEMENTS else " ".join((kind, *arguments))
+        text = " ".join((kind, *arguments)) if kind not in ALL else ALL[kind][0].format(*arguments)
+        if kind in ALL and arguments and "{}" not in ALL[kind][0]:
+            text += f" {arguments!r}"
         lines.append(f"  {index:2} connection {number}: {text}")
     return "\n".join(lines)
 
 
-def shrink(oracle: Oracle, program: list[Step], verdict: str) -> list[Step]:
+def shrink(oracle: Oracle, program: list[Step], outcome: Outcome) -> tuple[list[Step], Outcome]:
     """Leave out steps for as long as the verdict stays."""
     index = 0
     while index < len(program):
         shorter = program[:index] + program[index + 1 :]
-        if oracle.judge(shorter).verdict == verdict:
-            program = shorter
+        if (found := oracle.judge(shorter)).verdict == outcome.verdict:
+            program, outcome = shorter, found
         else:
             index += 1
-    return program
+    return program, outcome
+
+
+def run_programs(options: argparse.Namespace, part: int) -> Counter[str]:
+    """Run every n-th of the programs, where n is the number of processes; print the first bad ones."""
+    dice = random.Random(options.seed)
+    verdicts: Counter[str] = Counter()
+    shown = 0
+    with running_oracle(options.driver) as oracle:
+        for number in range(options.programs):
+            program = random_program(dice)
+            if number % options.processes != part:
+                continue
+            outcome = oracle.judge(program)
+            verdicts[outcome.verdict] += 1
+            if outcome.verdict.isupper() and shown < options.show:
+                shown += 1
+                program, outcome = shrink(oracle, program, outcome)
+                print(f"{outcome.verdict} {outcome.detail}\n{show(program)}\n" + "\n".join(outcome.flags), flush=True)
+    return verdicts
 
 
 def main() -> int:
@@ -288,22 +432,17 @@ def main() -> int:
     parser.add_argument("--programs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--driver", default="psycopg2")
-    parser.add_argument("--show", type=int, default=3, help="how many bad programs to print")
+    parser.add_argument("--show", type=int, default=3, help="how many bad programs to print, for each process")
+    parser.add_argument("--processes", type=int, default=1, help="how many share the programs")
     options = parser.parse_args()
-    dice = random.Random(options.seed)
-    verdicts: Counter[str] = Counter()
-    began, shown = time.monotonic(), 0
-    with running_oracle(options.driver) as oracle:
-        for _ in range(options.programs):
-            program = random_program(dice)
-            outcome = oracle.judge(program)
-            verdicts[outcome.verdict] += 1
-            if outcome.verdict.isupper() and shown < options.show:
-                shown += 1
-                program = shrink(oracle, program, outcome.verdict)
-                outcome = oracle.judge(program)
-                print(f"{outcome.verdict} {outcome.detail}\n{show(program)}\n" + "\n".join(outcome.flags), flush=True)
-    print(f"{options.programs} programs, seed {options.seed}, {time.monotonic() - began:.0f} s: {dict(verdicts)}")
+    began = time.monotonic()
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+        parts = pool.map(run_programs, [options] * options.processes, range(options.processes))
+        verdicts = sum(parts, Counter())
+    print(
+        f"{options.programs} programs, seed {options.seed}, {options.driver}, SQLAlchemy {sa.__version__}, "
+        f"{time.monotonic() - began:.0f} s: {dict(verdicts)}"
+    )
     return any(verdict.isupper() for verdict in verdicts)
 
 

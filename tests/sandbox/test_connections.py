@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import logging
 import unittest
 
 import psycopg
@@ -45,6 +46,29 @@ class SQLAlchemyFeatureTests(SandboxCase):
                     connection.execute(sa.delete(Shop))
                     connection.execute(sa.insert(Shop).values(name="a"))
                 self.assertEqual(self.names(), ["a"])
+
+    def test_engine_with_an_isolation_level_of_its_own(self):
+        for level in ("SERIALIZABLE", "REPEATABLE READ"):
+            engine = sa.create_engine(self.sandbox.url, isolation_level=level)
+            with self.in_test(), self.caught() as caught:
+                with engine.begin() as connection:
+                    connection.execute(sa.insert(Shop).values(name="a"))
+                    self.assertEqual(connection.get_isolation_level(), level)
+                self.assertEqual(self.names(), ["a"])
+                self.assertEqual(caught, [])
+
+    def test_echo_and_any_pool_class(self):
+        loud, silent = logging.getLogger("sqlalchemy.engine.Engine"), logging.NullHandler()
+        loud.addHandler(silent)  # or SQLAlchemy adds one that prints
+        self.addCleanup(loud.removeHandler, silent)
+        self.addCleanup(loud.setLevel, loud.level)
+        with self.in_test():
+            for number, pool in enumerate((sa.NullPool, sa.StaticPool, sa.QueuePool)):
+                engine = sa.create_engine(self.sandbox.url, echo=True, poolclass=pool)
+                with self.assertLogs("sqlalchemy.engine", "INFO") as logs, engine.begin() as connection:
+                    connection.execute(sa.insert(Shop).values(id=number))
+                self.assertIn("INSERT INTO shop", "".join(logs.output))
+            self.assertEqual(len(self.names()), 3)
 
     def test_isolation_levels_are_accepted_and_told(self):
         with self.in_test():
@@ -296,6 +320,17 @@ class Psycopg2Tests(SandboxCase):
             cursor.executemany("DELETE FROM shop WHERE id = %s", [(12,), (13,)])
         self.assertEqual(raw(self.connection, "SELECT count(*), sum(size) FROM shop"), [(13, 33)])
 
+    def test_executemany_in_autocommit_mode_keeps_what_went_well(self):
+        self.connection.commit()
+        self.connection.autocommit = True
+        cursor = self.connection.cursor()
+        cursor.executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(21,), (22,)])
+        self.assertEqual(cursor.rowcount, 2)
+        with self.assertRaises(psycopg2.errors.UniqueViolation):
+            cursor.executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(23,), (21,)])
+
+        self.assertEqual(raw(self.connection, "SELECT id FROM shop WHERE id > 20 ORDER BY id"), [(21,), (22,), (23,)])
+
     def test_cursor_classes(self):
         for factory, key in (
             (psycopg2.extras.RealDictCursor, "id"),
@@ -440,6 +475,16 @@ class Psycopg3Tests(SandboxCase):
             )
             self.assertEqual([r.fetchone() for r in cursor.results()], [(20,), (21,)])
             self.assertEqual(len(list(cursor.stream("SELECT id FROM shop"))), 12)
+
+    def test_executemany_in_autocommit_mode_is_one_transaction(self):
+        self.connection.commit()
+        self.connection.autocommit = True
+        with self.engine.connect() as other:
+            other.execute(sa.select(Shop))  # a transaction that is open meanwhile
+            with self.assertRaises(psycopg.errors.UniqueViolation):
+                self.connection.cursor().executemany("INSERT INTO shop (id, size) VALUES (%s, 0)", [(23,), (23,)])
+
+        self.assertEqual(raw(self.connection, "SELECT id FROM shop WHERE id > 20"), [])
 
     def test_failed_executemany_fails_the_transaction_only(self):
         self.connection.commit()

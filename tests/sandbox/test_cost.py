@@ -62,6 +62,13 @@ class CostTests(SandboxCase):
         self.assertTrue(self.ours[0].startswith("BEGIN; SAVEPOINT"))
         self.assertTrue(self.ours[1].startswith("ROLLBACK TO"))
 
+    def test_one_insert_through_the_commit_is_one_statement(self):
+        with self.in_test(), Session(self.engine) as session:
+            session.add(Shop(name="a"))
+            session.commit()
+
+        self.assertEqual(len(self.log.statements), 1)
+
     def test_commit_and_next_transaction_pay_one(self):
         with self.in_test(), Session(self.engine) as session:
             session.add(Shop(name="a"))

@@ -165,6 +165,89 @@ class InterleavingTests(SandboxCase):
 
         self.assertEqual(len(self.flags(caught)), 1)
 
+    def test_write_skew_of_serializable_transactions_is_named(self):
+        with self.in_test(), self.caught() as caught:
+            one, two = self.open(), self.open()
+            for connection in (one, two):
+                self.make_serializable(connection)
+                raw(connection, "SELECT count(*) FROM shop")
+            raw(one, INSERT, (1, "a"))
+            one.commit()
+            raw(two, INSERT, (2, "b"))
+
+        self.assertIn("fail to serialize", self.flags(caught)[0])
+
+    def make_serializable(self, connection: Any) -> None:
+        raw(connection, "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+
+    def test_rows_written_by_a_trigger_are_not_shown_silently(self):
+        with self.plain.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE FUNCTION grow() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN INSERT INTO sale VALUES (1, NEW.id); RETURN NEW; END $$"
+            )
+            connection.exec_driver_sql("CREATE TRIGGER grow AFTER INSERT ON shop FOR EACH ROW EXECUTE FUNCTION grow()")
+        try:
+            with self.in_test(), self.caught() as caught:
+                one, two = self.open(), self.open()
+                raw(one, INSERT, (1, "a"))  # before anybody knew of a second connection
+                raw(two, "SELECT * FROM sale")
+                self.assertEqual(len(self.flags(caught)), 1)
+        finally:
+            with self.plain.begin() as connection:
+                connection.exec_driver_sql("DROP FUNCTION grow CASCADE")
+
+    def test_locks_that_go_together_say_nothing(self):
+        with self.in_test(), self.caught() as caught:
+            one, two = self.open(), self.open()
+            raw(one, INSERT, (1, "a"))
+            one.commit()
+            for connection in (one, two):
+                raw(connection, "SELECT * FROM shop FOR SHARE")
+                raw(connection, "LOCK TABLE sale IN SHARE MODE")
+            self.assertEqual(self.flags(caught), [])
+            raw(two, "SELECT * FROM shop FOR UPDATE")
+            self.assertEqual(len(self.flags(caught)), 1)
+
+    def test_each_row_of_executemany_is_compared_even_if_a_later_one_fails(self):
+        with self.in_test(), self.caught() as caught:
+            one, two = self.open(), self.open()
+            raw(one, INSERT, (1, "a"))
+            with self.assertRaises(Exception):  # noqa: B017
+                two.cursor().executemany(INSERT, [(2, "a"), (3, None), (3, None)])
+            self.assertEqual(len(self.flags(caught)), 1)
+
+    def test_row_that_is_locked_twice_does_not_confuse_the_ids(self):
+        with self.in_test(), self.caught() as caught:
+            one, two = self.open(), self.open()
+            raw(one, INSERT, (1, "a"))
+            raw(one, INSERT, (2, "b"))
+            one.commit()
+            raw(one, "SELECT id FROM shop WHERE id = 1 FOR UPDATE")
+            raw(two, "INSERT INTO sale VALUES (1, 2)")
+            raw(one, "SELECT id FROM shop WHERE id = 1 FOR UPDATE")
+            two.commit()
+            self.assertEqual(self.flags(caught), [])
+
+    def test_lock_that_does_not_wait_reads_what_was_there(self):
+        with self.in_test(), self.caught() as caught:
+            one, two = self.open(), self.open()
+            raw(one, INSERT, (1, "a"))
+            one.commit()
+            raw(two, "SELECT 1")
+            raw(one, "UPDATE shop SET size = 1")
+            self.assertEqual(raw(two, "SELECT id FROM shop FOR KEY SHARE"), [(1,)])
+            self.assertEqual(self.flags(caught), [])
+            raw(two, "SELECT size FROM shop FOR KEY SHARE")
+            self.assertEqual(len(self.flags(caught)), 1)
+
+    def test_table_named_with_its_schema_is_compared_too(self):
+        with self.in_test(), self.caught() as caught:
+            one, two = self.open(), self.open()
+            raw(one, INSERT, (1, "a"))
+            raw(two, "SELECT name FROM public.shop")
+            self.assertEqual(len(self.flags(caught)), 1)
+
     def test_commit_of_one_is_not_failed_by_another_ones_pending_violation(self):
         with self.in_test(), self.caught():
             one, two = self.open(), self.open()

@@ -65,6 +65,17 @@ class IsolationTests(SandboxCase):
 
             self.assertEqual(self.names(), [])
 
+    def test_rollback_of_a_connection_neither_recurses_nor_ends_the_isolation(self):
+        with self.in_test(), self.engine.connect() as connection:
+            connection.execute(sa.insert(Shop).values(name="kept"))
+            connection.commit()
+            for _ in range(3):
+                connection.execute(sa.insert(Shop).values(name="dropped"))
+                connection.rollback()
+                connection.rollback()
+
+            self.assertEqual(self.names(), ["kept"])
+
     def test_integrity_error_leaves_earlier_commits_and_lets_the_test_go_on(self):
         with self.in_test(), Session(self.engine) as session:
             session.add(Shop(name="a"))

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.sandbox.oracle import (
+    ALL,
     ENDS,
+    MODES,
     SAVEPOINTS,
-    STATEMENTS,
     Oracle,
     Step,
     running_oracle,
@@ -22,13 +23,13 @@ _values = {"i": st.integers(1, 6), "n": st.integers(1, 6), "s": st.integers(1, 7
 
 
 def _statement(kind: str) -> st.SearchStrategy[Step]:
-    arguments = st.tuples(*(_values[letter] for letter in STATEMENTS[kind][1]))
+    arguments = st.tuples(*(_values[letter] for letter in ALL[kind][1]))
     return st.tuples(_connections, st.just(kind), arguments)
 
 
 _steps = st.one_of(
-    *(_statement(kind) for kind in STATEMENTS),
-    st.tuples(_connections, st.sampled_from(ENDS), st.just(())),
+    *(_statement(kind) for kind in ALL),
+    st.tuples(_connections, st.sampled_from(ENDS + MODES), st.just(())),
     st.tuples(_connections, st.sampled_from(SAVEPOINTS), st.tuples(st.sampled_from("ab"))),
 )
 

@@ -8,6 +8,7 @@ from dbtestcase.sandbox.lexer import read
 from dbtestcase.sandbox.settings import InForce, options_as_settings, setting_of
 from dbtestcase.sandbox.shape import shape_of
 from dbtestcase.sandbox.transactions import (
+    GUARD,
     OPEN_SQL,
     Change,
     Doomed,
@@ -33,29 +34,31 @@ class TransactionsTests(unittest.TestCase):
         return sql
 
     def test_first_statement_opens_the_transaction_and_a_savepoint(self):
-        self.assertEqual(self.run_statement(self.a), [OPEN_SQL, "SAVEPOINT dbtestcase_1"])
+        self.assertEqual(self.run_statement(self.a), [OPEN_SQL])
         self.assertEqual(self.run_statement(self.a), [])
 
     def test_savepoint_of_a_reader_is_passed_on(self):
         self.run_statement(self.a)
 
         self.assertEqual(self.run_statement(self.b, writes=True), [])
-        self.assertEqual(self.run_statement(self.a), ["SAVEPOINT dbtestcase_2"])
+        self.assertEqual(self.run_statement(self.a), ["SAVEPOINT dbtestcase_1"])
         self.assertEqual(self.rules.rollback(self.a), ([], []))
 
     def test_commit_sends_nothing_and_the_next_transaction_merges(self):
         self.run_statement(self.a, writes=True)
         self.rules.commit(self.a)
 
-        self.assertEqual(self.run_statement(self.b), ["RELEASE dbtestcase_1", "SAVEPOINT dbtestcase_2"])
-        self.assertEqual(len(self.rules.stack), 1)
+        self.assertEqual(self.run_statement(self.b, writes=True), ["SAVEPOINT dbtestcase_1"])
+        self.rules.commit(self.b)
+        self.assertEqual(self.run_statement(self.a), ["RELEASE dbtestcase_1", "SAVEPOINT dbtestcase_2"])
+        self.assertEqual(len(self.rules.stack), 2)
 
     def test_rollback_returns_to_where_the_transaction_wrote_first(self):
         self.run_statement(self.a, writes=True)
         self.run_statement(self.b)
         self.run_statement(self.a, writes=True)
 
-        self.assertEqual(self.rules.rollback(self.a), (["ROLLBACK TO dbtestcase_1"], []))
+        self.assertEqual(self.rules.rollback(self.a), ([f"ROLLBACK TO {GUARD}"], []))
         self.assertEqual(self.run_statement(self.b), [])
 
     def test_rollback_beneath_a_commit_names_the_loss(self):
@@ -89,11 +92,11 @@ class TransactionsTests(unittest.TestCase):
     def test_levels_of_the_user_are_undone_alone(self):
         self.run_statement(self.a, writes=True)
         self.rules.savepoint(self.a, "x")
-        self.assertEqual(self.run_statement(self.a, writes=True), ["SAVEPOINT dbtestcase_2"])
+        self.assertEqual(self.run_statement(self.a, writes=True), ["SAVEPOINT dbtestcase_1"])
         self.rules.savepoint(self.a, "y")
         self.run_statement(self.a, writes=True)
 
-        self.assertEqual(self.rules.rollback_to(self.a, "x"), (["ROLLBACK TO dbtestcase_2"], []))
+        self.assertEqual(self.rules.rollback_to(self.a, "x"), (["ROLLBACK TO dbtestcase_1"], []))
         self.assertEqual(self.a.levels, ["x"])
         self.rules.release(self.a, "x")
         with self.assertRaises(NoSuchSavepoint):
