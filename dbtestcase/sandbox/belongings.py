@@ -170,6 +170,10 @@ class Belongings:
             and (table.on_commit != "DROP" or table.made_in is transaction)
         ]
 
+    def cursors_of(self, transaction: VirtualTransaction) -> list[str]:
+        """Return the names of the cursors that a transaction opened and that end with it."""
+        return [name for name, cursor in self.cursors.items() if cursor.transaction is transaction]
+
     def notifications_of(self, transaction: VirtualTransaction) -> list[str]:
         """Return the statements that send what a transaction wants to be heard."""
         return [sql for sender, _, sql in self.notifications if sender is transaction]

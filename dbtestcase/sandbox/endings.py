@@ -109,11 +109,15 @@ class Endings(Wire):
             for notification in run.belongings.notifications_of(transaction):
                 # The test's own connection never commits, so whoever listens hears it from another one.
                 self.query_aside(notification)
-            closed = run.belongings.ended(transaction, is_kept=True)
-            self.send(run, "; ".join(f"CLOSE {quoted(name)}" for name in closed if self.has_cursor(name)))
+            self._close(run, run.belongings.ended(transaction, is_kept=True))
             return
         channel.transaction = None
+        cursors = run.belongings.cursors_of(transaction)
         run.belongings.ended(transaction, is_kept=False)
+        if cursors and run.transactions.only_reads_below_others(transaction):
+            # Nothing has to be undone but the cursors, and to undo these would take along what others did meanwhile.
+            self._close(run, cursors)
+            run.transactions.unpin(transaction)
         sql, losses = run.transactions.rollback(transaction)
         self._undo(run, sql, losses)
 
@@ -125,6 +129,9 @@ class Endings(Wire):
             if run.has_ddl and self.physical is not None:
                 self.physical.forget_plans()
                 self.forget_schema()
+
+    def _close(self, run: Run, cursors: list[str]) -> None:
+        self.send(run, "; ".join(f"CLOSE {quoted(name)}" for name in cursors if self.has_cursor(name)))
 
     def fail_as(self, channel: Channel, run: Run, sqlstate: str, message: str) -> Exception:
         """Fail the transaction as an error of the server does; return the error."""

@@ -294,6 +294,20 @@ class Transactions:
         """Whether a commit would have something to keep."""
         return any(segment.dirty for segment in self._segments_of(transaction))
 
+    def only_reads_below_others(self, transaction: VirtualTransaction) -> bool:
+        """Whether it wrote nothing, and another has worked since it began."""
+        mine = [index for index, segment in enumerate(self.stack) if segment.owner is transaction]
+        return (
+            bool(mine)
+            and not any(self.stack[index].dirty for index in mine)
+            and any(segment.owner is not transaction for segment in self.stack[mine[0] :])
+        )
+
+    def unpin(self, transaction: VirtualTransaction) -> None:
+        """Note that the cursors in its segments have been closed."""
+        for segment in self._segments_of(transaction):
+            segment.pinned = False
+
     def is_on_top(self, transaction: VirtualTransaction) -> bool:
         """Whether the top segment is the transaction's, so that nothing more is needed to work in it."""
         return bool(self.stack) and self.stack[-1].owner is transaction

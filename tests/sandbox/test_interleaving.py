@@ -34,6 +34,35 @@ class InterleavingTests(SandboxCase):
 
             self.assertEqual(self.names(), ["one", "two"])
 
+    def test_a_stream_that_ends_while_others_commit_takes_nothing_with_it(self):
+        with self.in_test():
+            with Session(self.engine) as session:
+                session.add_all(Shop(id=number, name=f"old {number}") for number in range(6))
+                session.commit()
+            with Session(self.engine) as reader, Session(self.engine) as writer:
+                for shop in reader.scalars(sa.select(Shop).order_by(Shop.id).execution_options(yield_per=2)):
+                    writer.add(Shop(id=shop.id + 10, name=f"new {shop.id}"))
+                    writer.commit()
+
+            self.assertEqual(len(self.names()), 12)
+            with self.engine.connect() as connection:
+                self.assertEqual(connection.scalar(sa.text("SELECT count(*) FROM pg_cursors")), 0)
+
+    def test_a_stream_that_was_given_up_in_the_middle_takes_nothing_with_it(self):
+        with self.in_test():
+            with Session(self.engine) as session:
+                session.add_all(Shop(id=number, name=f"old {number}") for number in range(6))
+                session.commit()
+            reader = self.engine.connect()
+            rows = reader.execution_options(yield_per=2).execute(sa.select(Shop.id).order_by(Shop.id))
+            self.assertEqual(next(rows), (0,))
+            with self.engine.begin() as writer:
+                writer.execute(sa.insert(Shop).values(id=99, name="new"))
+            reader.rollback()
+            reader.close()
+
+            self.assertEqual(len(self.names()), 7)
+
     def test_rollback_of_a_reader_takes_nothing_with_it(self):
         with self.in_test():
             reader, writer = self.open(), self.open()
