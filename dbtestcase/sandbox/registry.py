@@ -103,6 +103,11 @@ def add_late(engine: sa.Engine) -> None:
         _let_take_part(engine)
 
 
+def is_late(engine: sa.Engine) -> bool:
+    """Whether an engine was made from the late-bound URL, and so for no driver in particular."""
+    return engine in _late_engines
+
+
 def _let_take_part(engine: sa.Engine) -> None:
     # An engine for a database that only other classes have raises when it is used, not because it exists.
     if not engine.url.database or engine.url.database in _running:

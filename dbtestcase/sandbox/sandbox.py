@@ -162,9 +162,10 @@ class Sandbox:
 
     def _agree_on_driver(self, engine: sa.Engine) -> None:
         driver = f"{engine.dialect.name}+{engine.dialect.driver}"
-        if driver not in SUPPORTED or driver == self._real_url.drivername:
+        if driver not in SUPPORTED or driver == self._real_url.drivername or registry.is_late(engine):
             return
-        others = [known for known in self._taken if known is not getattr(self, "engine", None)]
+        own = getattr(self, "engine", None)
+        others = [known for known in self._taken if known is not own and not registry.is_late(known)]
         # Before the first test only the class's own engine can have connected, to make the class data.
         is_free = not self._real.has_connected or (not self._in_test and self._real.close_idle())
         if others or self._core.physical is not None or not is_free:
@@ -176,6 +177,9 @@ class Sandbox:
         self._drop_ready_connection()
         self._real_url = self._real_url.set(drivername=drivername)
         self._core.driver = self._make_driver()
+        for late in [known for known in self._taken if registry.is_late(known)]:
+            self.restore(late)
+            self.redirect(late)
         own = getattr(self, "engine", None)
         if own is None:
             return

@@ -214,6 +214,23 @@ class LateURLTests(SandboxCase):
             scoped.execute(sa.text("SELECT 1"))
         scoped.remove()
 
+    def test_it_is_of_no_driver_in_particular(self):
+        late = sa.create_engine(LATE_URL)
+        sandbox = Sandbox(self.real_url, owner="Late")
+        self.addCleanup(sandbox.close)
+        activate({"test": sandbox})
+        self.addCleanup(deactivate)
+        app = sa.create_engine("postgresql+psycopg://nobody@db.example.com/prod")
+
+        sandbox.redirect(app)
+        sandbox.begin_test("t")
+        with app.begin() as connection:
+            connection.execute(sa.insert(Shop).values(name="a"))
+
+        self.assertEqual(late.dialect.driver, "psycopg")
+        self.assertEqual(self.names(late), ["a"])
+        self.assertEqual(sandbox.end_test(), [])
+
     def test_engine_that_is_forgotten_is_not_kept(self):
         engine = sa.create_engine(LATE_URL)
         reference = __import__("weakref").ref(engine)
