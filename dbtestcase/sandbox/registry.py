@@ -53,7 +53,9 @@ def find(url: sa.URL) -> Sandbox | None:
     if sandbox is None:
         raise DBTestCaseError(
             f"no test class runs the database {url.render_as_string()!r} any more (or yet). A class's 'url' is good "
-            "while the class runs; for an engine that is made once and used by several classes, use dbtestcase.URL."
+            "while the class runs; for an engine that is made once and used by several classes, use dbtestcase.URL.\n"
+            'In another process, with isolation = "clone", use instance.url(database=...) with the name that SELECT '
+            "current_database() gives in the test."
         )
     return sandbox
 
