@@ -152,7 +152,7 @@ class KeepTests(unittest.TestCase):
         kept = re.findall(r"^  test_failing\.ShopTests\.(\w+): python -m dbtestcase start", tests.stderr, re.M)
         self.assertEqual(kept, ["test_1_fails", "test_2_fails_in_a_clone"])
         self.assertEqual(tests.stderr.count("SQL sent: 1 statement"), 2)
-        self.assertIn("(--level=class)", one_by_one.stderr)
+        self.assertIn("--level class", one_by_one.stderr)
 
     def test_a_value_that_means_nothing_is_said_so(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -152,6 +152,16 @@ class RealConnections:
         self._opened = [opened for opened in self._opened if opened not in idle]
         return [opened.detach() for opened in idle]
 
+    def close_cursors(self, when: str) -> None:
+        """Close the cursors that are open on connections that were given back, and warn of them."""
+        for one in self._opened:
+            if one.is_open and not one.is_held:
+                self._close_cursors(one, when)
+
+    def _close_cursors(self, one: _Opened, when: str) -> None:
+        for origin in close_cursors(one.connection):
+            warn_left_open(cursor_left(self._sandbox.owner, origin, when=when), origin)
+
     def close_idle(self) -> bool:
         """Close the connections that lie idle; return whether these were all."""
         for connection in self.give_up_idle():
@@ -173,12 +183,10 @@ class RealConnections:
         for one in opened:
             if not one.is_open:
                 continue
-            cursors = close_cursors(one.connection)
             if warn and not one.is_held:
-                for origin in cursors:
-                    warn_left_open(cursor_left(self._sandbox.owner, origin, when=when), origin)
+                self._close_cursors(one, when)
             if one.is_held and warn:
-                details = self._details(one.connection) + words.with_cursors(cursors)
+                details = self._details(one.connection) + words.with_cursors(close_cursors(one.connection))
                 if must_keep and self._has_uncommitted_changes(one.connection):
                     lost.append(words.uncommitted(self._sandbox.owner, str(one.origin)))
                 else:

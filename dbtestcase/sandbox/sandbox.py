@@ -305,6 +305,7 @@ class Sandbox:
         problems = self._core.end_test()
         if self.isolation == "clone":
             # Not all, because they take the place of connections that the next test may open.
+            self._real.close_cursors("in the test")
             self._idle += self._real.give_up_idle(at_most=MOST)
             self._real.close_all("in the test", warn=True)
             self._real.habits.next_test()
