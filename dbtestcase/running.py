@@ -181,6 +181,8 @@ class RunningClass:
     def add_database(self, database: str) -> None:
         """Create an empty database that the schema did not name, and its sandbox."""
         quoted = database.replace('"', '""')
+        for each in self._sandboxes.values():
+            each.expect_commit()
         self.instance.execute(f'CREATE DATABASE "{quoted}"')
         self._add_sandbox(database, self._undo)
 
@@ -377,6 +379,7 @@ class RunningClass:
             observer=self.explanations.log,
             locks=self.explanations.locks,
             kind=(self._class.postgres, self._plan.token, database),
+            watches_commits=not self._may_clone and self._class.postgres.tells_commits,
         )
         undo.callback(added.close)
         added.before_use = self.begin

@@ -5,9 +5,11 @@ import os
 import signal
 import time
 import unittest
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
+import psycopg2
 from sqlalchemy import (
     Column,
     Connection,
@@ -305,6 +307,78 @@ class IsolationTests(unittest.TestCase):
 
         self.assertEqual(problems(result), [])
         self.assertEqual(result.testsRun, 2)
+
+    def test_a_commit_on_a_connection_of_one_s_own_is_an_error_and_the_next_test_is_clean(self):
+        def commit_for_real(test):
+            with closing(psycopg2.connect(**test.instance.dsn())) as own, own, own.cursor() as cursor:
+                cursor.execute("INSERT INTO customer (name) VALUES ('for real')")
+
+        for driver in ("psycopg2", "psycopg"):
+            with self.subTest(driver=driver):
+                app_engine = create_engine(f"postgresql+{driver}://nobody@matters.invalid/production")
+
+                class Shop(ShopTestCase):
+                    app_engines = [app_engine]
+
+                    def test_1_is_fine(self):
+                        self.session.add(Customer(name="Ada"))
+                        self.session.commit()
+
+                    def test_2_goes_round_us(self):
+                        self.assertRowCount(Customer, 0)
+                        commit_for_real(self)
+
+                    def test_3_is_clean(self):
+                        self.assertRowCount(Customer, 0)
+
+                    def test_4_only_looks(self):
+                        with closing(psycopg2.connect(**self.instance.dsn())) as own, own.cursor() as cursor:
+                            cursor.execute("SELECT count(*) FROM customer")
+                        self.assertRowCount(Customer, 0)
+
+                result = run_case(Shop)
+
+                self.assertEqual(len(problems(result)), 1, problems(result))
+                problem = problems(result)[0]
+                self.assertIn("test_2_goes_round_us", str(result.errors[0][0]))
+                for words in ("IsolationBroken", "Shop", "instance.dsn()", 'isolation = "clone"'):
+                    self.assertIn(words, problem)
+
+    def test_a_commit_while_no_test_used_the_database_is_told_by_the_next_one_that_does(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                self.assertRowCount(Customer, 0)
+
+            def test_2_never_asks_us(self):
+                self.instance.execute("INSERT INTO customer (name) VALUES ('for real')", database="test")
+
+            def test_3_meets_it(self):
+                self.assertRowCount(Customer, 1)
+
+            def test_4_is_clean(self):
+                self.assertRowCount(Customer, 0)
+
+        result = run_case(Shop)
+
+        self.assertEqual([test.id().rpartition(".")[2] for test, _ in result.errors], ["test_3_meets_it"])
+
+    def test_sequences_set_back_and_notifications_are_no_commits_of_others(self):
+        class Shop(ShopTestCase):
+            restart_identities = True
+
+            def numbered(self):
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+                self.assertEqual(self.session.scalars(select(Customer.id)).all(), [1])
+
+            def notified(self):
+                self.session.execute(text("NOTIFY shop, 'open'"))
+                self.session.commit()
+
+            test_1 = test_2 = test_5 = numbered
+            test_3 = test_4 = notified
+
+        self.assertEqual(problems(run_case(Shop)), [])
 
     def test_a_rollback_keeps_what_was_committed_before(self):
         class Shop(ShopTestCase):

@@ -45,6 +45,8 @@ _DEFAULTS: Mapping[str, str] = MappingProxyType(
         "wal_recycle": "off",
         # Processes that a short-lived server can do without: each costs at start and at stop.
         "autovacuum": "off",
+        # Tells who committed last, and so whether anybody went round the transaction of a test.
+        "track_commit_timestamp": "on",
         "max_logical_replication_workers": "0",
         # Fewer wake-ups of the processes that stay.
         "bgwriter_delay": "10s",
@@ -167,6 +169,11 @@ class ThrowawayPostgres:
         lines += ["unix_socket_permissions = 0700"]
         lines += [f"{name} = {_written(value)}" for name, value in self._settings]
         return "\n".join(lines) + "\n"
+
+    @property
+    def tells_commits(self) -> bool:
+        """Whether the server notes who committed last, and has no processes of its own that commit."""
+        return not {name.lower() for name, _ in self._settings} & {"track_commit_timestamp", "autovacuum"}
 
     def content(self) -> str:
         """Return what must be equal for two servers to be able to share a prepared cluster, beside the programs."""

@@ -28,7 +28,7 @@ from dbtestcase.postgres.user import launch_for
 __all__ = ["Recipe", "begin_boot", "boot", "make_template"]
 
 # Part of every key: raise it when what a template holds, or how it is made, changes.
-LAYOUT = 3
+LAYOUT = 4
 # What initdb needs before its cluster is packed.
 _UNPACKED_GUESS = 48 * 1024 * 1024
 

@@ -108,6 +108,7 @@ class Endings(Wire):
             channel.transaction = None
             for notification in run.belongings.notifications_of(transaction):
                 # The test's own connection never commits, so whoever listens hears it from another one.
+                self.expect_commit()
                 self.query_aside(notification)
             self._close(run, run.belongings.ended(transaction, is_kept=True))
             return

@@ -53,6 +53,11 @@ class Psycopg2Physical:
             self.connection.autocommit = True
             del self.connection.notices[:]
 
+    def last(self, sql: str) -> str | None:
+        self.send(sql)
+        row = self._cursor.fetchone()
+        return None if row is None else row[0]
+
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         self._cursor.execute(sql)
         return self._cursor.fetchall()

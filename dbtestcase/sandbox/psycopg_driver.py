@@ -59,10 +59,17 @@ class PsycopgPhysical:
                 handler(notice)
 
     def send(self, sql: str) -> None:
-        pgconn = self.connection.pgconn
-        result = pgconn.exec_(sql.encode())
+        self._sent(sql)
+
+    def last(self, sql: str) -> str | None:
+        value = self._sent(sql).get_value(0, 0)
+        return value.decode() if value is not None else None
+
+    def _sent(self, sql: str) -> Any:
+        result = self.connection.pgconn.exec_(sql.encode())
         if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
             raise errors.error_from_result(result, encoding="utf-8")
+        return result
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as cursor:

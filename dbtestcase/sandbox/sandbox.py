@@ -41,6 +41,8 @@ class Sandbox:
         observer: Is told of each statement of the code under test.
         kind: Equal for databases that are copies of one template; None if that is not known.
         locks: Ends statements on real connections that wait too long for a lock.
+        watches_commits: Find out at the end of a test whether anybody has committed for real; the server must have
+            ``track_commit_timestamp`` on.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Sandbox:
         observer: Observer | None = None,
         locks: LockWatch | None = None,
         kind: Hashable = None,
+        watches_commits: bool = False,
     ) -> None:
         self.owner = owner
         self._kind = kind
@@ -67,6 +70,7 @@ class Sandbox:
         # Called before a connection is given: whoever runs the tests may begin one only now.
         self.before_use: Callable[[], None] = _nothing
         self._core = Core(self._make_driver(), owner=owner, observer=observer, locks=locks)
+        self._core.watches_commits = watches_commits
         self._real = RealConnections(self)
         self._register()
         sessions.listen()
@@ -117,6 +121,10 @@ class Sandbox:
     @observer.setter
     def observer(self, observer: Observer | None) -> None:
         self._core.observer = observer
+
+    def expect_commit(self) -> None:
+        """Something of ours is committed for real during the present test."""
+        self._core.expect_commit()
 
     def restart_sequences(self, connection: Any) -> None:
         """Let every test begin with the sequences as they are now.

@@ -20,6 +20,11 @@ from .quoting import quoted
 from .run import Run
 from .transactions import CLOSE_SQL, Loss, VirtualTransaction
 
+# The ids of the transaction that the server committed last, "0" if none, and of the one that is being committed with
+# this, because it sets sequences back. https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-COMMIT-TIMESTAMP
+LAST_COMMIT_SQL = (
+    "SELECT concat_ws(' ', coalesce((SELECT xid::text FROM pg_last_committed_xact()), '0'), txid_current_if_assigned())"
+)
 # How long end_test() waits for a statement of another thread, first as it is, then once it was cancelled.
 PATIENCE = 2.0
 
@@ -31,6 +36,9 @@ class Physical(Protocol):
 
     def send(self, sql: str) -> None:
         """Send statements in one round trip; their results are dropped."""
+
+    def last(self, sql: str) -> str | None:
+        """Send statements in one round trip; return the only value of the last one's only row, a text."""
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Send one statement and return its rows."""
@@ -106,6 +114,10 @@ class Wire:
         self.needs_fresh_database = False
         # Sent when a test's transaction is over, in the same round trip: what a rollback does not undo.
         self.restoring_sql = ""
+        # Whether nobody but the tests, which never commit, has anything to commit: then the server's last commit tells
+        # of those who go round us.
+        self.watches_commits = False
+        self._last_commit: str | None = None
         self.deferred = DeferredConstraints()
         self._catalog: Catalog | None = None
         self._lock = threading.RLock()
@@ -148,7 +160,13 @@ class Wire:
         """Return the physical connection, opened now if it is not yet."""
         if self.physical is None:
             self.physical = self.driver.connect()
+            if self.watches_commits:
+                self._last_commit = self.physical.last(LAST_COMMIT_SQL)
         return self.physical
+
+    def expect_commit(self) -> None:
+        """Somebody who may do so commits during the present test."""
+        self._last_commit = None
 
     def known_catalog(self) -> Catalog:
         """Return what is to be known of the schema, asked for now if it is not known yet."""
@@ -282,7 +300,10 @@ class Wire:
         if self.restoring_sql:
             extra.append(self.restoring_sql)
         try:
-            physical.send("; ".join([CLOSE_SQL, *extra]))
+            if self.watches_commits:
+                self._look_for_commit(run, physical.last("; ".join([CLOSE_SQL, *extra, LAST_COMMIT_SQL])))
+            else:
+                physical.send("; ".join([CLOSE_SQL, *extra]))
             if run.has_ddl:
                 physical.forget_plans()
                 self.forget_schema()
@@ -303,6 +324,14 @@ class Wire:
             if run.broken is None:
                 run.record(IsolationBroken(words.ended(self.owner, run, error)))
         self.close()
+
+    def _look_for_commit(self, run: Run, last: str | None) -> None:
+        assert last is not None
+        before, now = self._last_commit, last.split()
+        self._last_commit = now[-1]
+        if before is not None and now[0] != before:
+            self.needs_fresh_database = True
+            run.record(IsolationBroken(words.committed_elsewhere(self.owner)))
 
     def _answers(self) -> bool:
         """Whether the server takes connections: it may have been stopped, or be starting again."""

@@ -200,3 +200,13 @@ def kept(owner: str) -> str:
         f"{owner}: the test had failed, and its database was kept as it was then (DBTESTCASE_KEEP). Nothing more is "
         "sent to it, by tearDown or others."
     )
+
+
+def committed_elsewhere(owner: str) -> str:
+    return (
+        f"{owner}: somebody has committed a transaction in the class's instance for real, in this test or since the "
+        "one before: over a connection of their own, made from instance.url() or instance.dsn(), say, or in another "
+        "process. Nothing undoes that, so the next test gets a fresh instance.\n"
+        f'Give the code under test {owner}.url or an engine of app_engines; or set isolation = "clone", then each '
+        "test has a database of its own and everybody may commit."
+    )
