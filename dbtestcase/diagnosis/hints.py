@@ -93,6 +93,11 @@ def _undefined_table(facts: Facts) -> str:
             f"the database has no tables. Does the class's 'schema' name what creates {wanted!r}, and was the module "
             "with the models imported before? A model is in its MetaData only once its module has been imported."
         )
+    if wanted in there:
+        return (
+            f"there is a table {wanted!r}, but not where the connection looks for it: its schema is not in search_path. "
+            "Name the schema, as in MetaData(schema=...), or set the search_path."
+        )
     same = [name for name in there if name.lower() == wanted.lower()]
     if same:
         return (

@@ -204,7 +204,7 @@ class _Rendering:
             )
         if token.kind in ("space", "comment"):
             return " "
-        return "%" if token.kind == "percent" and self._parameters else token.text
+        return token.text.replace("%%", "%") if self._parameters else token.text
 
     def _value(self, name: str | None) -> tuple[bool, Any]:
         given = self._parameters

@@ -23,6 +23,12 @@ class HintTests(LoggedTests):
     def test_wrong_table_name_gets_the_nearest_names(self):
         self.assertIn("Is one of these meant: customer?", self.hint("SELECT * FROM costumer"))
 
+    def test_a_table_outside_of_the_search_path_is_told_to_be_named_with_its_schema(self):
+        hint = self.hint("SET search_path TO pg_catalog", "SELECT * FROM customer")
+
+        self.assertIn("search_path", hint)
+        self.assertNotIn("double quotes", hint)
+
     def test_table_name_with_capitals_is_told_to_be_quoted(self):
         self.assertIn('Write "Shop" with double quotes', self.hint("SELECT * FROM Shop"))
 

@@ -41,6 +41,11 @@ class NoteTests(LoggedTests):
         self.assertRegex(note, r"1 row, \d+\.\d ms, tests/diagnosis/test_statements\.py:\d+ in test_note_numbers")
         self.assertIn("2. SELECT customer.name FROM customer", note)
 
+    def test_a_percent_sign_in_a_name_is_shown_as_the_server_reads_it(self):
+        self.session.execute(text('SELECT :n AS "per%cent"'), {"n": 1})
+
+        self.assertIn('AS "per%cent"', self.note())
+
     def test_test_without_statements_gets_no_note(self):
         self.assertEqual(self.note(), "")
 
