@@ -95,7 +95,7 @@ def _undefined_table(facts: Facts) -> str:
         )
     if wanted in there:
         return (
-            f"there is a table {wanted!r}, but not where the connection looks for it: its schema is not in search_path. "
+            f"there is a table {wanted!r}, but its schema is not in search_path, where names are looked for. "
             "Name the schema, as in MetaData(schema=...), or set the search_path."
         )
     same = [name for name in there if name.lower() == wanted.lower()]
