@@ -297,23 +297,25 @@ class Core(Ownership):
         if status == "idle":
             raise self.break_off(run, words.ended(self.owner, run)) from error
         transaction = channel.begin()
-        if run.belongings.cursors:
-            self.meets_cursor(channel, run, sql, error)
+        in_the_way = self.cursor_in_the_way(channel, run, error) if run.belongings.cursors else None
         if text is self._whole:
             text, sql, parameters = self._effect
         if status == "inerror":
             self.send(run, "; ".join(run.transactions.after_error()))
-            if run.transactions.is_contested(transaction):
+            if in_the_way is None and run.transactions.is_contested(transaction):
                 Conflicts(self, run, transaction).after_error(sql, error, text=text, parameters=parameters)
             self.fail_transaction(run, transaction)
         elif transaction.read_only and not text.pins:
             self.send(run, "ROLLBACK TO dbtestcase_ro; RELEASE dbtestcase_ro")
         if channel.commits_each:
             self.end_transaction(channel, run, commit=False)
-            if self.driver.sqlstate(error) in ("25001", "2D000", "25P01"):
-                problem = IsolationBroken(words.needs_own_transaction(self.owner, sql, str(error)))
-                run.record(problem)
-                raise problem from error
+        if in_the_way is not None:
+            name, owner = in_the_way
+            self.refuse_sharing(channel, run, sql, "cursor", name, owner)
+        if channel.commits_each and self.driver.sqlstate(error) in ("25001", "2D000", "25P01"):
+            problem = IsolationBroken(words.needs_own_transaction(self.owner, sql, str(error)))
+            run.record(problem)
+            raise problem from error
 
     def _instead(self, channel: Channel, text: Text, sql: str) -> str | None:
         if text.verb == "SHOW" and len(text.statements) == 1:

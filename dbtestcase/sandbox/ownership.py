@@ -81,16 +81,14 @@ class Ownership(Endings):
                 return read(body), body, None
         return text, sql, parameters
 
-    def meets_cursor(self, channel: Channel, run: Run, sql: str, error: BaseException) -> None:
-        """Say so if a statement failed because of a cursor that another connection has open, or an earlier transaction.
-
-        Raises:
-            IsolationBroken: It did.
-        """
-        if self.driver.sqlstate(error) == "55006":
-            for name, cursor in run.belongings.cursors.items():
-                if cursor.owner is not channel or cursor.transaction is not channel.transaction:
-                    self._refuse_sharing(channel, run, sql, "cursor", name, cursor.owner)
+    def cursor_in_the_way(self, channel: Channel, run: Run, error: BaseException) -> tuple[str, Channel] | None:
+        """Return name and owner of the cursor of somebody else, or of an earlier transaction, that forbade a statement."""
+        if self.driver.sqlstate(error) != "55006":
+            return None
+        for name, cursor in run.belongings.cursors.items():
+            if cursor.owner is not channel or cursor.transaction is not channel.transaction:
+                return name, cursor.owner
+        return None
 
     def note_ownership(self, channel: Channel, run: Run, transaction: VirtualTransaction, text: Text, sql: str) -> None:
         """Remember what a statement that went well has made or taken."""
@@ -109,7 +107,7 @@ class Ownership(Endings):
             # It went with its connection.
             self.send(run, f"DROP {table.kind} pg_temp.{quoted(table.name)} CASCADE")
         else:
-            self._refuse_sharing(channel, run, sql, "temporary table", table.name, table.owner)
+            self.refuse_sharing(channel, run, sql, "temporary table", table.name, table.owner)
 
     def _meet(self, channel: Channel, run: Run, statement: Statement, sql: str) -> str | None:
         """Deal with one statement about plans and cursors."""
@@ -120,7 +118,7 @@ class Ownership(Endings):
             known = mine.cursors.get(name)
             if known is not None and not mine.sees_cursor(channel, name) and self.has_cursor(name):
                 if not known.owner.closed:
-                    self._refuse_sharing(channel, run, sql, "cursor", name, known.owner)
+                    self.refuse_sharing(channel, run, sql, "cursor", name, known.owner)
                 self.send(run, f"CLOSE {quoted(name)}")
         elif statement.verb in ("FETCH", "MOVE", "CLOSE") and not mine.sees_cursor(channel, name):
             raise self.fail_as(channel, run, "34000", f'cursor "{name}" does not exist')
@@ -131,12 +129,12 @@ class Ownership(Endings):
         elif statement.verb == "CLOSE" and statement.words[1:] == ("all",):
             theirs = [name for name in mine.cursors if not mine.sees_cursor(channel, name)]
             if theirs:
-                self._refuse_sharing(channel, run, sql, "cursor", theirs[0], mine.cursors[theirs[0]].owner)
+                self.refuse_sharing(channel, run, sql, "cursor", theirs[0], mine.cursors[theirs[0]].owner)
             mine.cursors.clear()
         elif statement.verb == "DISCARD" and statement.words[1:] != ("plans",):
             for table in mine.tables.values():
                 if table.owner is not channel:
-                    self._refuse_sharing(channel, run, sql, "temporary table", table.name, table.owner)
+                    self.refuse_sharing(channel, run, sql, "temporary table", table.name, table.owner)
             mine.tables.clear()
         return None
 
@@ -153,11 +151,11 @@ class Ownership(Endings):
         if statement.verb != "PREPARE":
             raise self.fail_as(channel, run, "26000", f'prepared statement "{name}" does not exist')
         if not plan.owner.closed:
-            self._refuse_sharing(channel, run, sql, "prepared statement", name, plan.owner)
+            self.refuse_sharing(channel, run, sql, "prepared statement", name, plan.owner)
         self.send(run, f"DEALLOCATE {quoted(name)}")
         return None
 
-    def _refuse_sharing(self, channel: Channel, run: Run, sql: str, what: str, name: str, owner: Channel) -> None:
+    def refuse_sharing(self, channel: Channel, run: Run, sql: str, what: str, name: str, owner: Channel) -> None:
         problem = IsolationBroken(words.not_shared(self.owner, channel, owner, sql, f"{what} {name!r}", user_origin()))
         run.record(problem)
         raise problem
@@ -199,7 +197,7 @@ class Ownership(Endings):
             return None
         if call.is_alone:
             return f"SELECT false AS {call.name}"
-        self._refuse_sharing(channel, run, sql, "advisory lock", str(key), other.owner)
+        self.refuse_sharing(channel, run, sql, "advisory lock", str(key), other.owner)
         return None
 
     def _would_wait(self, run: Run, channel: Channel, other: AdvisoryLock, sql: str) -> None:

@@ -32,6 +32,19 @@ class BelongingsTests(SandboxCase):
             raw(connection, sql)
         return self.sandbox._core.driver.sqlstate(caught.exception)
 
+    def test_a_statement_that_a_cursor_of_another_forbids_is_undone_and_the_others_go_on(self):
+        with self.in_test(problems=1):
+            one, two = self.open(), self.open()
+            raw(one, "DECLARE reader CURSOR FOR SELECT id FROM shop")
+
+            with self.assertRaisesRegex(IsolationBroken, "cursor 'reader' of connection 1"):
+                raw(two, "CREATE INDEX by_size ON shop (size)")
+
+            two.rollback()
+            self.assertEqual(raw(one, "FETCH ALL FROM reader"), [])
+            one.rollback()
+            self.assertEqual(raw(two, "SELECT 1"), [(1,)])
+
     # -- temporary tables
 
     def test_temporary_table_of_another_connection_is_refused_with_the_way_out(self):
