@@ -82,7 +82,7 @@ class Ownership(Endings):
         return text, sql, parameters
 
     def cursor_in_the_way(self, channel: Channel, run: Run, error: BaseException) -> tuple[str, Channel] | None:
-        """Return name and owner of the cursor of somebody else, or of an earlier transaction, that forbade a statement."""
+        """Return name and owner of the cursor of somebody else, or of an earlier transaction, that stood in the way."""
         if self.driver.sqlstate(error) != "55006":
             return None
         for name, cursor in run.belongings.cursors.items():
