@@ -41,13 +41,16 @@ def counts(physical: Physical) -> dict[str, int]:
     return {table: int(number) for table, number in physical.query(_COUNTS_SQL)}
 
 
-def _written(evidence: Evidence) -> dict[str, int]:
-    """Return the tables with rows that were written or replaced in this test."""
+def _written(evidence: Evidence, known: list[Change]) -> dict[str, int]:
+    """Return the tables with more rows that were written or replaced in this test than the known changes did."""
     found = {}
     first = evidence.first_id()
     for table, name in evidence.probe(_WRITTEN_SQL) or ():
-        is_written = evidence.finds(f"SELECT 1 FROM {name} WHERE xmin::text::bigint >= {first} LIMIT 1")
-        if is_written or evidence.finds_aside(f"SELECT 1 FROM {name} WHERE xmax::text::bigint >= {first} LIMIT 1"):
+        told = sum(max(change.rowcount, 0) for change in known if table in change.tables and not change.locked_only)
+        is_written = evidence.finds(f"SELECT 1 FROM {name} WHERE xmin::text::bigint >= {first} OFFSET {told} LIMIT 1")
+        if is_written or evidence.finds_aside(
+            f"SELECT 1 FROM {name} WHERE xmax::text::bigint >= {first} OFFSET {told} LIMIT 1"
+        ):
             found[str(table)] = 1
     return found
 
@@ -61,10 +64,11 @@ def effect(before: dict[str, int], after: dict[str, int], sql: str, named: froze
 def settle(evidence: Evidence, transactions: Transactions) -> None:
     """Find out what was written before there was a second connection, and nobody had to know."""
     found: dict[str, int] | None = None
+    known = [change for segment in transactions.stack for change in segment.changes]
     for segment in transactions.stack:
         for change in list(segment.changes):
             if not change.locked_only and may_write_more(evidence.catalog, read(change.sql)):
-                found = _written(evidence) if found is None else found
+                found = _written(evidence, known) if found is None else found
                 more = effect({}, found, change.sql, change.tables)
                 if more is not None:
                     segment.changes.append(more)

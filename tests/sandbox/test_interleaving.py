@@ -213,18 +213,26 @@ class InterleavingTests(SandboxCase):
         with self.plain.begin() as connection:
             connection.exec_driver_sql(
                 "CREATE FUNCTION grow() RETURNS trigger LANGUAGE plpgsql AS "
-                "$$ BEGIN INSERT INTO sale VALUES (1, NEW.id); RETURN NEW; END $$"
+                "$$ BEGIN INSERT INTO sale VALUES (NEW.id, NEW.id); RETURN NEW; END $$"
             )
             connection.exec_driver_sql("CREATE TRIGGER grow AFTER INSERT ON shop FOR EACH ROW EXECUTE FUNCTION grow()")
+            connection.exec_driver_sql("CREATE TABLE town (id int PRIMARY KEY)")
         try:
             with self.in_test(), self.caught() as caught:
                 one, two = self.open(), self.open()
                 raw(one, INSERT, (1, "a"))  # before anybody knew of a second connection
                 raw(two, "SELECT * FROM sale")
                 self.assertEqual(len(self.flags(caught)), 1)
+            with self.in_test(), self.caught() as caught:
+                one, two = self.open(), self.open()
+                raw(one, "INSERT INTO town VALUES (1)")
+                raw(one, INSERT, (2, "b"))
+                # Its trigger wrote to sale only: what is new in town was written by what said so.
+                raw(two, "UPDATE town SET id = 9 WHERE id = 8")
+                self.assertEqual(self.flags(caught), [])
         finally:
             with self.plain.begin() as connection:
-                connection.exec_driver_sql("DROP FUNCTION grow CASCADE")
+                connection.exec_driver_sql("DROP FUNCTION grow CASCADE; DROP TABLE town")
 
     def test_locks_that_go_together_say_nothing(self):
         with self.in_test(), self.caught() as caught:
