@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from dbtestcase.diagnosis.leftovers import cursor_left, warn_left_open
 from dbtestcase.diagnosis.locks import LockWatch
@@ -405,12 +405,9 @@ class Sandbox:
     def _register(self) -> None:
         registry.enter(self, self._real_url)
 
-    def origin(self) -> Origin:
-        return user_origin()
-
 
 def _nothing() -> None:
     pass
 
 
-__all__ = ["NullPool", "Sandbox"]
+__all__ = ["Sandbox"]
