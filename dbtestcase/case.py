@@ -7,7 +7,7 @@ and that it is undone from :mod:`dbtestcase.sandbox`.
 from __future__ import annotations
 
 import unittest
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -172,42 +172,48 @@ class DatabaseTestCase(DatabaseAssertions):
         """Run the test inside its sandbox, around ``setUp`` and ``tearDown`` whether or not these call ``super()``."""
         result = result or self.defaultTestResult()
         running = type(self).__dict__.get("_dbtestcase")
-        explained: Any = result if running is None else running.explained(result)
-        self._isolated(lambda: super(DatabaseTestCase, self).run(explained))
+        explained = result if running is None else running.explained(result)
+        if not self._begin(running) or running is None:
+            super().run(explained)
+            return result
+        try:
+            if report.is_wanted():
+                with report.span("test", self.id()):
+                    super().run(explained)
+            else:
+                super().run(explained)
+        finally:
+            running.drop_test(self)
         return result
 
     def debug(self) -> None:
         """Run the test without collecting errors, in its sandbox as :meth:`run` does."""
+        running = type(self).__dict__.get("_dbtestcase")
+        has_begun = self._begin(running)
         try:
-            self._isolated(super().debug)
+            super().debug()
         except Exception as error:
-            self._explain(error)
+            if running is not None:
+                running.explain(self, error)
             raise
+        finally:
+            if has_begun and running is not None:
+                running.drop_test(self)
 
     @property
     def _dbtestcase_log(self) -> StatementLog:
         return self._running().explanations.log
 
-    def _explain(self, error: BaseException) -> None:
-        running = type(self).__dict__.get("_dbtestcase")
-        if running is not None:
-            running.explain(self, error)
-
-    def _isolated(self, run: Callable[[], Any]) -> Any:
+    def _begin(self, running: RunningClass | None) -> bool:
+        """Begin the test in its class; False if that went wrong, and the test is an error now whoever runs it."""
         try:
-            running = self._running()
-            running.begin_test(self)
+            (running or self._running()).begin_test(self)
         except Exception as error:
-            return self._erroneous(error, run)
-        try:
-            if not report.is_wanted():
-                return run()
-            with report.span("test", self.id()):
-                return run()
-        finally:
-            running.drop_test(self)
+            self._fail_with(error)
+            return False
+        return True
 
-    def _erroneous(self, error: Exception, run: Callable[[], Any]) -> Any:
+    def _fail_with(self, error: Exception) -> None:
         """Let the test be an error instead of running it, reported as any other."""
 
         def raise_it() -> NoReturn:
@@ -215,7 +221,6 @@ class DatabaseTestCase(DatabaseAssertions):
 
         self.setUp = self.tearDown = lambda: None  # type: ignore[method-assign]
         setattr(self, self._testMethodName, raise_it)
-        return run()
 
     @classmethod
     def _running(cls) -> RunningClass:

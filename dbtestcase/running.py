@@ -208,8 +208,13 @@ class RunningClass:
         self._is_between_tests, self._runner = False, threading.get_ident()
         self._threads.begin()  # those of setUpClass are no test's: a server that runs for the whole class, say
         self._told.clear()
-        if self._begins_at_once or any(each.has_real_connections for each in self._sandboxes.values()):
+        if self._begins_at_once:
             self.begin()
+        else:
+            for each in self._sandboxes.values():
+                if each.has_real_connections:
+                    self.begin()
+                    break
 
     def begin(self) -> None:
         """Begin the present test in earnest, if that has not been done.
@@ -301,6 +306,9 @@ class RunningClass:
         if self._test is not test:
             return
         self._test = None
+        self.explanations.cease()
+        for each in self._sandboxes.values():
+            each.cease()
         self.leave_test(test)
         for text in self._threads.end():
             warn_left_open(text)
@@ -332,19 +340,17 @@ class RunningClass:
     def drop_test(self, test: DatabaseTestCase) -> None:
         """Leave a test for good; also end it, if its cleanups never ran, as those of a skipped test."""
         try:
-            self._drop_test(test)
+            if self._has_begun:
+                if self._test is test:
+                    self.end_test(test)
+                self.explanations.end_test()
+            else:
+                self._test = None
+                if self._class_data or "session" in test.__dict__:
+                    self.leave_test(test)
+                self._threads.pass_over()
         finally:
             self._is_between_tests = True
-
-    def _drop_test(self, test: DatabaseTestCase) -> None:
-        if not self._has_begun:
-            self._test = None
-            self.leave_test(test)
-            self._threads.pass_over()
-            return
-        if self._test is test:
-            self.end_test(test)
-        self.explanations.end_test()
 
     def present_session(self, test: DatabaseTestCase) -> Session | None:
         """Return the test's session if it has one."""

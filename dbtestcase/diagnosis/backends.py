@@ -6,27 +6,25 @@ code it was opened and where its transaction began; that only we can know, and n
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
-from types import FrameType
 from typing import Any
 
 import psycopg2
 from sqlalchemy import URL
+from sqlalchemy.orm import session
 
 from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS
-from dbtestcase.diagnosis.origin import UNKNOWN, Origin
+from dbtestcase.diagnosis.origin import UNKNOWN, Origin, comes_from
 from dbtestcase.diagnosis.sqltext import render
 from dbtestcase.diagnosis.statements import duration
 
 _PATIENCE = 2  # seconds; longest time that asking the server may take
 
-_SESSION_MODULE = os.path.join("sqlalchemy", "orm", "session.py")
+_SESSION_MODULE = session.__file__
 
 _ACTIVITY = """
 SELECT a.pid, a.state, a.query, a.application_name, a.datname, a.backend_type,
@@ -47,7 +45,7 @@ class Backend:
     began: Origin = UNKNOWN
     began_at: float = 0.0
     kind: str = "connection"
-    thread: str = ""
+    thread: threading.Thread | None = None
     sql: Any = None
     parameters: Any = None
 
@@ -92,16 +90,21 @@ class Backends:
         """The connection is gone; process ids are used again."""
         self._known.pop(pid, None)
 
-    def sends(self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool) -> None:
-        """The connection sends a statement; ``begins``: it was in no transaction before."""
+    def sends(self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool, kind: str = "") -> None:
+        """The connection sends a statement.
+
+        Args:
+            begins: It was in no transaction before.
+            kind: Whose it is then, "session" or "connection"; if empty, the frames tell.
+        """
         known = self._known.get(pid)
         if known is None:
             known = self._known[pid] = Backend(pid, "connection", origin)
         known.sql, known.parameters = sql, parameters
         if begins:
             known.began, known.began_at = origin, monotonic()
-            known.thread = threading.current_thread().name
-            known.kind = _kind()
+            known.thread = threading.current_thread()
+            known.kind = kind or ("session" if comes_from(_SESSION_MODULE) else "connection")
 
     def get(self, pid: int) -> Backend | None:
         """Return what is known of a process."""
@@ -126,7 +129,9 @@ class Backends:
         if known is None:
             lines.append(_stranger(activity))
         else:
-            thread = "" if known.thread in ("", "MainThread") else f", in thread {known.thread!r}"
+            thread = ""
+            if known.thread is not None and known.thread is not threading.main_thread():
+                thread = f", in thread {known.thread.name!r}"
             lines.append(f"  opened at {known.opened}{thread}")
             if known.began is not UNKNOWN:
                 lines.append(f"  its transaction began at {known.began}")
@@ -203,15 +208,3 @@ def idle_in_transaction(url: URL, backends: Backends) -> list[str]:
 def _stranger(activity: Activity | None) -> str:
     told = f" (application {activity.application!r})" if activity is not None and activity.application else ""
     return f"  not opened through an engine of the class{told}"
-
-
-def _kind() -> str:
-    """Tell a session's connection from others by the frames between the driver and the user's line."""
-    frame: FrameType | None = sys._getframe(2)
-    for _ in range(40):
-        if frame is None:
-            break
-        if frame.f_code.co_filename.endswith(_SESSION_MODULE):
-            return "session"
-        frame = frame.f_back
-    return "connection"

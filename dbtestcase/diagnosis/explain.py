@@ -71,6 +71,10 @@ class Explanations:
         self.log.begin_test(name)
         self._columns.clear()
 
+    def cease(self) -> None:
+        """The test is over: what happens to its objects now is our own tidying up."""
+        states.cease()
+
     def end_test(self) -> None:
         """Print the test's statements if that is wanted for all tests; forget them."""
         self.log.end_test()

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
+from dbtestcase.diagnosis.origin import UNKNOWN, Origin, origin_of_caller, user_origin
 from dbtestcase.diagnosis.states import describe
 
 _seen: dict[Any, Any] = {}
@@ -77,22 +77,27 @@ def cursor_left(owner: str, opened: Origin, *, when: str) -> str:
 
 
 class OpenCursors:
-    """The cursors that somebody still holds, and the lines that opened them."""
+    """The cursors that somebody still holds. Each knows the line that opened it, as ``_opened_at``.
+
+    One that SQLAlchemy opens is sent something at once, and by whom is found out then anyway: whoever sends notes that
+    line on it, because to find it out twice costs every statement.
+    """
 
     def __init__(self) -> None:
-        self._opened: weakref.WeakKeyDictionary[Any, Origin] = weakref.WeakKeyDictionary()
+        self._cursors: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def add(self, cursor: Any) -> None:
-        """Note a cursor that is given to the user's present line."""
-        self._opened[cursor] = user_origin()
+        """Note a cursor that ``cursor()``, which calls this, or ``__init__()``, gives to the user's present line."""
+        cursor._opened_at = origin_of_caller(2)
+        self._cursors.add(cursor)
 
     def close_all(self) -> list[tuple[Any, Origin]]:
         """Close those that are open; return them, each with the line that opened it, as far as it is known."""
-        left = [(cursor, opened) for cursor, opened in list(self._opened.items()) if not cursor.closed]
-        for cursor, _ in left:
+        left = [cursor for cursor in list(self._cursors) if not cursor.closed]
+        for cursor in left:
             with suppress(Exception):  # its transaction is over, and took it along
                 cursor.close()
-        return [(cursor, opened) for cursor, opened in left if opened is not UNKNOWN]
+        return [(cursor, cursor._opened_at) for cursor in left if cursor._opened_at not in (None, UNKNOWN)]
 
 
 class ThreadWatch:
@@ -108,10 +113,11 @@ class ThreadWatch:
     def begin(self) -> None:
         """Remember which threads there are, and what the workers among them are at."""
         threads = threading.enumerate()
-        if threads != self._before:  # most tests start none, and are not to pay for this
-            self._before = threads
-            self._workers = [each for each in threads if _is_worker(each)]
-        self._work_before = {_work_of(each) for each in self._workers} if self._workers else set()
+        if threads == self._before and not self._workers:
+            return  # most tests start none, and are not to pay for this
+        self._before = threads
+        self._workers = [each for each in threads if _is_worker(each)]
+        self._work_before = {_work_of(each) for each in self._workers}
 
     def end(self, bound: float = 0.5) -> list[str]:
         """Wait briefly for the threads that are new, and return a text for each that goes on.
@@ -120,7 +126,7 @@ class ThreadWatch:
             bound: Longest wait for all of them together, in seconds; a fifth of it for daemon threads, which often
                 go on for ever, but may as well be about to end, as that of a request which a server has answered.
         """
-        if threading.active_count() <= 1:
+        if not self._workers and threading.enumerate() == self._before:
             return []
         new = self._new_threads()
         begun = monotonic()

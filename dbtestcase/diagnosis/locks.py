@@ -12,9 +12,8 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from time import monotonic
 
 import psycopg2
@@ -41,12 +40,23 @@ _NEEDS_TABLE_ALONE = re.compile(
 )
 
 
-@dataclass(slots=True)
 class _Running:
-    pid: int
-    started: float
-    thread: str
-    scene: str | None = None
+    """A statement that is being executed; a class, because each statement enters one."""
+
+    __slots__ = ("_watch", "pid", "scene", "started", "thread")
+
+    def __init__(self, watch: LockWatch, pid: int) -> None:
+        self._watch = watch
+        self.pid = pid
+        self.thread = threading.current_thread()
+        self.started = monotonic()
+        self.scene: str | None = None
+
+    def __enter__(self) -> None:
+        self._watch._begun(self)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._watch._ended(self, error)
 
 
 class LockWatch:
@@ -67,37 +77,40 @@ class LockWatch:
         self._owner = owner
         self._running: dict[int, _Running] = {}
         self._lock = threading.Lock()
+        # The watcher's watches, once this is one of them; a forked child has others.
+        self.watched_among: object = None
 
-    @contextmanager
-    def statement(self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool) -> Iterator[None]:
+    def statement(
+        self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool, kind: str = ""
+    ) -> AbstractContextManager[None]:
         """Watch what is sent in the block by the connection whose server process is ``pid``.
 
         Args:
             begins: The connection was in no transaction before.
+            kind: Whose it is then, "session" or "connection"; found out if empty.
 
         Raises:
             LockWait: It waited too long for a lock.
         """
-        self.backends.sends(pid, sql, parameters, origin, begins=begins)
-        running = _Running(pid, monotonic(), threading.current_thread().name)
+        self.backends.sends(pid, sql, parameters, origin, begins=begins, kind=kind)
+        return _Running(self, pid)
+
+    def _begun(self, running: _Running) -> None:
         if self.limit:
-            self._running[pid] = running
+            self._running[running.pid] = running
             _watcher.look_after(self)
-        try:
-            yield
-        except Exception as error:
+
+    def _ended(self, running: _Running, error: BaseException | None) -> None:
+        if running.pid in self._running:
             # Never before a cancellation that is on its way has been sent: it would hit the next statement.
             with self._lock:
-                self._running.pop(pid, None)
-            if running.scene is not None and _sqlstate(error) == _CANCELED:
-                raise LockWait(running.scene) from error
-            if _sqlstate(error) == _DEADLOCK:
-                error.add_note(self._deadlock(error))
-            raise
-        finally:
-            if pid in self._running:
-                with self._lock:
-                    self._running.pop(pid, None)
+                self._running.pop(running.pid, None)
+        if not isinstance(error, Exception):
+            return
+        if running.scene is not None and _sqlstate(error) == _CANCELED:
+            raise LockWait(running.scene) from error
+        if _sqlstate(error) == _DEADLOCK:
+            error.add_note(self._deadlock(error))
 
     # -- by the watcher's thread
 
@@ -179,7 +192,7 @@ class LockWatch:
                 "What to do: the blocking statement is still running; wait for its thread before this one, "
                 "or commit earlier there."
             )
-        if any((known := self.backends.get(each.pid)) is not None and known.thread == running.thread for each in idle):
+        if any((known := self.backends.get(each.pid)) is not None and known.thread is running.thread for each in idle):
             told.append("Both belong to one thread, so this wait would never have ended.")
         if _NEEDS_TABLE_ALONE.match(sql):
             told.append(
@@ -237,10 +250,11 @@ class _Watcher:
         self._awake = False
 
     def look_after(self, watch: LockWatch) -> None:
-        if self._awake and watch in self._watches:
+        if self._awake and watch.watched_among is self._watches:
             return
         with self._start:
             self._watches.add(watch)
+            watch.watched_among = self._watches
             self._awake = True
             self._wake.set()
             if self._thread is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from dataclasses import dataclass
 from types import FrameType, TracebackType
+from typing import NamedTuple
 
 _STDLIB = tuple({sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep})
 _SITE_PACKAGES = f"{os.sep}site-packages{os.sep}"
@@ -19,8 +19,7 @@ _FOREIGN = tuple(f"{_SITE_PACKAGES}{name}{os.sep}" for name in _LIBRARIES)
 _known: dict[str, bool] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """A line of the user's code; ``str()`` gives ``shop/service.py:42 in rename``."""
 
     filename: str
@@ -48,6 +47,30 @@ def user_origin(frame: FrameType | None = None) -> Origin:
             return Origin(filename, current.f_lineno, code.co_name)
         current = current.f_back
     return UNKNOWN
+
+
+def origin_of_caller(depth: int = 1) -> Origin | None:
+    """Return the line that called our caller if it is the user's, ``None`` if a library stands between.
+
+    Args:
+        depth: How many callers up to look.
+    """
+    frame = sys._getframe(depth + 1)
+    code = frame.f_code
+    return Origin(code.co_filename, frame.f_lineno, code.co_name) if _is_users(code.co_filename) else None
+
+
+def comes_from(filename: str) -> bool:
+    """Whether a file is at work between the user's line and our caller."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        passed = frame.f_code.co_filename
+        if passed == filename:
+            return True
+        if _is_users(passed):
+            break
+        frame = frame.f_back
+    return False
 
 
 def user_origin_of(traceback: TracebackType | None) -> Origin | None:

@@ -38,6 +38,10 @@ class ExplainedResult:
         self.__dict__["_result"] = result
         self.__dict__["_explain"] = explain
         self.__dict__["_is_aftermath"] = is_aftermath
+        # unittest asks for each test whether a result has it at all, and reports subtests another way if not.
+        known = getattr(result, "addSubTest", None)
+        if known is not None:
+            self.__dict__["addSubTest"] = self._add_subtest
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._result, name)
@@ -58,12 +62,6 @@ class ExplainedResult:
 
     def _add_subtest(self, test: Any, subtest: Any, err: Any) -> Any:
         return self._result.addSubTest(test, subtest, err if err is None else self._note(test, err))
-
-    @property
-    def addSubTest(self) -> Any:
-        # unittest asks whether a result has it at all, and reports subtests another way if not.
-        known = self._result.addSubTest
-        return self._add_subtest if known is not None else None
 
     def _note(self, test: Any, err: Any) -> Any:
         error = err[1] if isinstance(err, tuple) else getattr(err, "value", err)

@@ -6,14 +6,16 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from sqlalchemy import event, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import InstanceState, Session
+from sqlalchemy.orm.attributes import instance_state
 
 from dbtestcase.diagnosis.hidden import REPLACEMENT, is_hidden, present
-from dbtestcase.diagnosis.origin import Origin, user_origin
+from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
 
 STATES = ("transient", "pending", "persistent", "deleted", "detached")
 
@@ -73,6 +75,12 @@ def describe(instance: object) -> str:
     return f"{name} object"
 
 
+def cease() -> None:
+    """Note nothing more until the next test."""
+    global _left
+    _left = 0
+
+
 def begin_test() -> None:
     """Forget what was seen in the test before."""
     global _left
@@ -108,20 +116,21 @@ def _listener(to: str) -> Callable[[Session, object], None]:
         if _left <= 0:
             return
         _left -= 1
-        _history[_instance_state(instance)] = (_session_call(), user_origin())
+        _history[instance_state(instance)] = _session_call()
 
     moved.__name__ = f"moved_to_{to}"
     return moved
 
 
-def _session_call() -> str:
-    """Return the name of the session's method that the user's line called."""
-    frame, name = sys._getframe(2), ""
+def _session_call() -> tuple[str, Origin]:
+    """Return the name of the session's method that the user's line called, and that line."""
+    frame: FrameType | None = sys._getframe(2)
+    name = ""
     while frame is not None and "sqlalchemy" in frame.f_code.co_filename:
         if not frame.f_code.co_name.startswith(("_", "do")):
             name = frame.f_code.co_name
-        frame = frame.f_back  # type: ignore[assignment]
-    return name
+        frame = frame.f_back
+    return name, user_origin(frame) if frame is not None else UNKNOWN
 
 
 def _because(state: InstanceState[Any], actual: str) -> str:

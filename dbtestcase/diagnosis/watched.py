@@ -78,6 +78,8 @@ def _reported(cursor: Any, sql: Any, parameters: Any) -> Iterator[None]:
         yield
         return
     origin = user_origin()
+    if cursor._opened_at is None:
+        cursor._opened_at = origin
     observer, locks = watched.observer(), watched.locks
     if observer is not None:
         observer.statement_started(watched.label, origin, sql, parameters)
@@ -107,6 +109,8 @@ def _reporting(base: Any) -> Any:
     """Return a cursor class like ``base`` that reports; works for both drivers, whose methods have the same shape."""
 
     class ReportingCursor(base):  # type: ignore[misc]
+        _opened_at: Origin | None = None
+
         def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(connection, *args, **kwargs)
             watched = _watched.get(connection)

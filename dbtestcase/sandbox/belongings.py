@@ -124,6 +124,8 @@ class Belongings:
 
     def ended(self, transaction: VirtualTransaction, *, is_kept: bool) -> list[str]:
         """Let go what a transaction held until its end; return the cursors that a commit closes."""
+        if not self.are_any():
+            return []
         closed = []
         self.locks = [lock for lock in self.locks if lock.transaction is not transaction]
         self.notifications = [found for found in self.notifications if found[0] is not transaction]

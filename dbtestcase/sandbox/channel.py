@@ -22,10 +22,11 @@ class Channel:
 
     record: weakref.ref[Any] | None = None
     run: Run | None = None
-    number: int = 0
+    label: str = "connection 0"
     opened: Origin | None = None
     sent_from: Origin | None = None
     is_new: bool = False
+    serves_session: bool = False
     transaction: VirtualTransaction | None = None
     autocommit: bool = False
     explicit: bool = False
@@ -39,17 +40,13 @@ class Channel:
     _as_made: tuple[Any, ...] | None = None
     _handed_out_in: Run | None = None
 
-    @property
-    def label(self) -> str:
-        return f"connection {self.number}"
-
     def bind(self, run: Run) -> None:
         """Begin to take part in a test."""
         self.run = run
         self.transaction = None
         self.two_phase = None
         self.explicit = False
-        self.number = run.add(self)
+        self.label = f"connection {run.add(self)}"
 
     @property
     def in_transaction(self) -> bool:

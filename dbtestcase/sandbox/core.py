@@ -20,6 +20,7 @@ from .conflicts import MANY, Conflicts
 from .effects import counts, effect, may_write_more, settle
 from .evidence import Evidence, Many
 from .lexer import Text, read
+from .observer import Observer
 from .ownership import Ownership
 from .problems import IsolationBroken
 from .run import Run
@@ -30,6 +31,24 @@ T = TypeVar("T")
 
 _UNWATCHED: AbstractContextManager[None] = nullcontext()
 NO_EFFECT = "SAVEPOINT dbtestcase_noop; RELEASE dbtestcase_noop"
+
+
+class Observed:
+    """Tells how a statement ended; a class, because each statement enters one."""
+
+    __slots__ = ("_label", "_observer", "_rowcount")
+
+    def __init__(self, observer: Observer, label: str, rowcount: Callable[[], int] | None) -> None:
+        self._observer = observer
+        self._label = label
+        self._rowcount = rowcount
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        rowcount = self._rowcount() if error is None and self._rowcount is not None else -1
+        self._observer.statement_finished(self._label, rowcount, error)
 
 
 class Core(Ownership):
@@ -66,17 +85,17 @@ class Core(Ownership):
         """
         with self.turn(channel) as run:
             text = read(sql)
-            if text.ending is not None or text.mixed_savepoints or text.verb == "LISTEN":
-                self._refuse(channel, run, text, sql)
-            if text.savepoint is not None:
-                with self.observed(channel, sql, parameters):
-                    send = self.savepoint(channel, run, *text.savepoint, sql)
-                return call(send or NO_EFFECT) if send or not is_fresh else None
-            if text.setting is not None and self._sets_transaction(channel, text):
-                return None if is_fresh else call(NO_EFFECT)
-            with self.observed(channel, sql, parameters, rowcount) if self.observer is not None else _UNWATCHED:
-                is_alone = not run.transactions.open - {channel.transaction}
-                if each is None or is_alone or channel.commits_each:
+            if not text.is_ordinary:
+                if text.ending is not None or text.mixed_savepoints or text.verb == "LISTEN":
+                    self._refuse(channel, run, text, sql)
+                if text.savepoint is not None:
+                    with self.observed(channel, sql, parameters):
+                        send = self.savepoint(channel, run, *text.savepoint, sql)
+                    return call(send or NO_EFFECT) if send or not is_fresh else None
+                if self._sets_transaction(channel, text):
+                    return None if is_fresh else call(NO_EFFECT)
+            with self.observed(channel, sql, parameters, rowcount):
+                if each is None or channel.commits_each or not run.transactions.open - {channel.transaction}:
                     return self._send_through(channel, run, text, sql, parameters, call, rowcount)
                 for one in parameters:
                     self._send_one(channel, run, text, sql, one, each)
@@ -141,25 +160,18 @@ class Core(Ownership):
             return _UNWATCHED
         begins = channel.transaction is None or not channel.transaction.statements
         origin = channel.sent_from or user_origin()
-        return self.locks.statement(self.physical.pid, sql, parameters, origin, begins=begins)
+        kind = "session" if channel.serves_session else "connection"
+        return self.locks.statement(self.physical.pid, sql, parameters, origin, begins=begins, kind=kind)
 
-    @contextmanager
     def observed(
         self, channel: Channel, sql: str, parameters: Any, rowcount: Callable[[], int] | None = None
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Tell the observer of a statement, but for those by which SQLAlchemy gets to know a new connection."""
-        observer = self.observer
-        if observer is None or not channel.is_checked_out():
-            yield
-            return
+        if self.observer is None or not channel.is_checked_out():
+            return _UNWATCHED
         channel.sent_from = user_origin()
-        observer.statement_started(channel.label, channel.sent_from, sql, parameters)
-        try:
-            yield
-        except BaseException as error:
-            observer.statement_finished(channel.label, -1, error)
-            raise
-        observer.statement_finished(channel.label, rowcount() if rowcount is not None else -1, None)
+        self.observer.statement_started(channel.label, channel.sent_from, sql, parameters)
+        return Observed(self.observer, channel.label, rowcount)
 
     def before(self, channel: Channel, run: Run, text: Text, sql: str, parameters: Any = None) -> str | None:
         """Make the physical connection ready for a statement; return the text to send instead, if any."""

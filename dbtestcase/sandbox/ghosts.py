@@ -43,7 +43,11 @@ class Ghosts:
             if any(row.get(column) == literals[column] for row in shape.rows):
                 return True
         same = same_keys(shape, indexes)
-        return bool(same) and self._evidence.finds(f"SELECT 1 FROM {rows_of(theirs)} x WHERE {' OR '.join(same)}")
+        # What the insert itself has just written is none of the other's rows.
+        rows = rows_of(
+            theirs, but=None if shape.kind == "upsert" else self._evidence.written_by(self._mine, theirs.alias)
+        )
+        return bool(same) and self._evidence.finds(f"SELECT 1 FROM {rows} x WHERE {' OR '.join(same)}")
 
     def _indexes_used(self, shape: Shape, indexes: list[frozenset[str]], theirs: Shape) -> list[frozenset[str]]:
         """Return the keys that an insert with ON CONFLICT looks at: one alone, if it finds its row there."""

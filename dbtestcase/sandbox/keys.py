@@ -159,7 +159,13 @@ def same_keys(shape: Shape, indexes: Iterable[frozenset[str]]) -> list[str]:
     ]
 
 
-def rows_of(shape: Shape) -> str:
-    """Return the rows that a statement is about, as something to select from."""
-    where = f" WHERE {shape.where}" if shape.where else ""
+def rows_of(shape: Shape, *, but: str | None = None) -> str:
+    """Return the rows that a statement is about, as something to select from.
+
+    Args:
+        but: A condition for rows to leave out.
+    """
+    conditions = [f"({shape.where})"] if shape.where else []
+    conditions += [f"NOT ({but})"] if but is not None else []
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return f"(SELECT {shape.alias}.* FROM {shape.table}{where})"

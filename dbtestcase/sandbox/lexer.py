@@ -104,10 +104,9 @@ class Text:
     recalls_sequences: bool
     table_locks: frozenset[tuple[str, str]]
     may_do_anything: bool
-
-    @property
-    def verb(self) -> str:
-        return self.statements[0].verb if self.statements else ""
+    verb: str
+    # Whether it goes to the server as it is, neither ending nor dividing a transaction nor setting anything.
+    is_ordinary: bool
 
     @property
     def row_lock(self) -> str:
@@ -163,6 +162,9 @@ def read(sql: str) -> Text:
     statements = tuple(_statement(tokens) for tokens in _split(sql))
     savepoints = [found for found in map(_savepoint, statements) if found is not None]
     single = savepoints[0] if savepoints and len(statements) == 1 else None
+    ending = next((statement for statement in statements if _ends(statement)), None)
+    setting = next((statement for statement in statements if statement.verb in ("SET", "RESET", "DISCARD")), None)
+    verb = statements[0].verb if statements else ""
     return Text(
         statements=statements,
         writes=any(statement.writes for statement in statements),
@@ -170,13 +172,13 @@ def read(sql: str) -> Text:
         names=frozenset().union(*(statement.names for statement in statements)),
         tables=frozenset().union(*(statement.tables for statement in statements)),
         functions=frozenset().union(*(statement.functions for statement in statements)),
-        ending=next((statement for statement in statements if _ends(statement)), None),
+        ending=ending,
         savepoint=single,
         mixed_savepoints=bool(savepoints) and single is None,
         pins=any(statement.verb == "DECLARE" for statement in statements),
         is_ddl=any(statement.is_ddl for statement in statements),
         locks_rows=any(statement.locks_rows for statement in statements),
-        setting=next((statement for statement in statements if statement.verb in ("SET", "RESET", "DISCARD")), None),
+        setting=setting,
         is_private=any(statement.is_private for statement in statements),
         is_bare_call=_is_bare_call(sql),
         moves_sequences=any(
@@ -188,6 +190,8 @@ def read(sql: str) -> Text:
         may_do_anything=not all(
             name in HARMLESS_FUNCTIONS or is_private(name) for statement in statements for name in statement.functions
         ),
+        verb=verb,
+        is_ordinary=not (ending or savepoints or setting or verb == "LISTEN"),
     )
 
 

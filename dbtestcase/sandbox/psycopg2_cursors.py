@@ -10,6 +10,8 @@ import psycopg2
 import psycopg2.extensions as ext
 from psycopg2.sql import Composable
 
+from dbtestcase.diagnosis.origin import Origin
+
 from . import words
 from .evidence import Many
 from .problems import IsolationBroken
@@ -20,6 +22,7 @@ class _Gate:
 
     _virtual: Any = None
     _run: Any = None
+    _opened_at: Origin | None = None
     # Of an executemany() that was sent as several statements.
     _rowcount: int | None = None
 
@@ -43,15 +46,19 @@ class _Gate:
         if self._run is not virtual._core.run:
             raise IsolationBroken(words.outlived(virtual._core.owner, virtual._channel))
         this: Any = self
-        return virtual._core.execute(
-            virtual._channel,
-            sql,
-            parameters,
-            call,
-            (lambda: int(this.rowcount)) if counted else None,
-            is_fresh=this.query is None,
-            each=each,
-        )
+        try:
+            return virtual._core.execute(
+                virtual._channel,
+                sql,
+                parameters,
+                call,
+                (lambda: int(this.rowcount)) if counted else None,
+                is_fresh=this.query is None,
+                each=each,
+            )
+        finally:
+            if self._opened_at is None:
+                self._opened_at = virtual._channel.sent_from
 
     def execute(self, query: Any, vars: Any = None) -> Any:
         upper: Any = super()

@@ -10,6 +10,8 @@ from typing import Any
 from psycopg import errors
 from psycopg.sql import Composable
 
+from dbtestcase.diagnosis.origin import Origin
+
 from . import words
 from .evidence import Many
 from .problems import IsolationBroken
@@ -20,6 +22,7 @@ class _Gate:
 
     _conn: Any
     _run: Any = None
+    _opened_at: Origin | None = None
 
     def _check_run(self) -> None:
         virtual = self._conn
@@ -44,15 +47,19 @@ class _Gate:
             return call(other)
 
         this: Any = self
-        return virtual._core.execute(
-            virtual._channel,
-            sql,
-            parameters,
-            send,
-            (lambda: int(this.rowcount)) if counted else None,
-            is_fresh=this.pgresult is None,
-            each=each,
-        )
+        try:
+            return virtual._core.execute(
+                virtual._channel,
+                sql,
+                parameters,
+                send,
+                (lambda: int(this.rowcount)) if counted else None,
+                is_fresh=this.pgresult is None,
+                each=each,
+            )
+        finally:
+            if self._opened_at is None:
+                self._opened_at = virtual._channel.sent_from
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         upper: Any = super()

@@ -252,7 +252,7 @@ class Sandbox:
         if isinstance(channel, Channel):
             if not channel.hand_out(self._core.run):
                 raise sa.exc.DisconnectionError("an earlier test has left settings on the connection")
-            channel.opened, channel.is_new = user_origin(), True
+            channel.opened, channel.is_new, channel.serves_session = user_origin(), True, False
         else:
             self._real.checked_out(connection)
 
@@ -295,6 +295,12 @@ class Sandbox:
         if lost:
             raise IsolationBroken(lost[0])
 
+    def cease(self) -> None:
+        """The test is over: nothing more is sent for it, and what is rolled back or closed now changes nothing."""
+        run = self._core.run
+        if run is not None and self._in_test and self.isolation == "savepoint":
+            run.over = True
+
     def end_test(self) -> list[Exception]:
         """End the test: close what it left open and undo everything.
 
@@ -303,8 +309,7 @@ class Sandbox:
         run = self._core.run
         if run is None:
             return []
-        if self._in_test and self.isolation == "savepoint":
-            run.over = True
+        self.cease()
         try:
             sessions.close_all(run)
             self._let_go(run)

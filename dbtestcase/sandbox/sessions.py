@@ -40,6 +40,9 @@ def _after_begin(session: Session, transaction: Any, connection: sa.Connection) 
     sandbox = owner() if owner is not None else None
     if sandbox is not None and sandbox._core.run is not None:
         sandbox._core.run.sessions.add(session)
+        channel = getattr(connection.connection.dbapi_connection, "_channel", None)
+        if channel is not None:
+            channel.serves_session = True
 
 
 def close_all(run: Run) -> None:

@@ -20,11 +20,11 @@ from .quoting import quoted
 from .run import Run
 from .transactions import CLOSE_SQL, Loss, VirtualTransaction
 
-# The ids of the transaction that the server committed last, "0" if none, and of the one that is being committed with
-# this, because it sets sequences back. https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-COMMIT-TIMESTAMP
-LAST_COMMIT_SQL = (
-    "SELECT concat_ws(' ', coalesce((SELECT xid::text FROM pg_last_committed_xact()), '0'), txid_current_if_assigned())"
-)
+# The transaction that the server committed last, as "(id,time,...)". Not in pieces: the server would plan a subquery.
+# https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-COMMIT-TIMESTAMP
+LAST_COMMIT_SQL = "SELECT pg_last_committed_xact()::text"
+# The same, and the id of the transaction that is being committed with this, because it sets sequences back.
+LAST_AND_OWN_COMMIT_SQL = "SELECT concat_ws(' ', pg_last_committed_xact(), txid_current_if_assigned())"
 # How long end_test() waits for a statement of another thread, first as it is, then once it was cancelled.
 PATIENCE = 2.0
 
@@ -161,7 +161,7 @@ class Wire:
         if self.physical is None:
             self.physical = self.driver.connect()
             if self.watches_commits:
-                self._last_commit = self.physical.last(LAST_COMMIT_SQL)
+                self._last_commit = _ids_of_commits(self.physical.last(LAST_COMMIT_SQL))[0]
         return self.physical
 
     def expect_commit(self) -> None:
@@ -301,7 +301,8 @@ class Wire:
             extra.append(self.restoring_sql)
         try:
             if self.watches_commits:
-                self._look_for_commit(run, physical.last("; ".join([CLOSE_SQL, *extra, LAST_COMMIT_SQL])))
+                asks = LAST_AND_OWN_COMMIT_SQL if self.restoring_sql else LAST_COMMIT_SQL
+                self._look_for_commit(run, physical.last("; ".join([CLOSE_SQL, *extra, asks])))
             else:
                 physical.send("; ".join([CLOSE_SQL, *extra]))
             if run.has_ddl:
@@ -326,10 +327,9 @@ class Wire:
         self.close()
 
     def _look_for_commit(self, run: Run, last: str | None) -> None:
-        assert last is not None
-        before, now = self._last_commit, last.split()
-        self._last_commit = now[-1]
-        if before is not None and now[0] != before:
+        before, (found, own) = self._last_commit, _ids_of_commits(last)
+        self._last_commit = own or found
+        if before is not None and found != before:
             self.needs_fresh_database = True
             run.record(IsolationBroken(words.committed_elsewhere(self.owner)))
 
@@ -350,3 +350,10 @@ class Wire:
         aside, self._aside = self._aside, None
         if aside is not None:
             aside.close()
+
+
+def _ids_of_commits(answer: str | None) -> tuple[str, str]:
+    """Return the id of the server's last commit and of the one that is being made; "" for none."""
+    assert answer is not None
+    last, _, own = answer.rpartition(")")
+    return last[1:].partition(",")[0], own.strip()

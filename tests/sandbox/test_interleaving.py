@@ -302,6 +302,16 @@ class InterleavingTests(SandboxCase):
             with self.assertRaisesRegex(Exception, "sale_shop_id_fkey"):
                 one.commit()
 
+    def test_an_insert_is_not_taken_for_a_row_whose_change_was_lost(self):
+        with self.in_test(), self.caught() as caught:
+            below, lost, other = self.open(), self.open(), self.open()
+            raw(below, "INSERT INTO sale (id) VALUES (1)")
+            raw(lost, "UPDATE shop SET size = size + 1")
+            below.rollback()
+            raw(other, INSERT, (5, "e"))
+
+        self.assertEqual(self.flags(caught), [])
+
     def test_many_commits_above_an_open_reader_go_on(self):
         with self.in_test():
             reader, writer = self.open(), self.open()
