@@ -44,9 +44,8 @@ class Ghosts:
                 return True
         same = same_keys(shape, indexes)
         # What the insert itself has just written is none of the other's rows.
-        rows = rows_of(
-            theirs, but=None if shape.kind == "upsert" else self._evidence.written_by(self._mine, theirs.alias)
-        )
+        own = None if shape.kind == "upsert" else self._evidence.written_by(self._mine, theirs.alias)
+        rows = rows_of(theirs, but=own)
         return bool(same) and self._evidence.finds(f"SELECT 1 FROM {rows} x WHERE {' OR '.join(same)}")
 
     def _indexes_used(self, shape: Shape, indexes: list[frozenset[str]], theirs: Shape) -> list[frozenset[str]]:

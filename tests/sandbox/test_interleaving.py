@@ -304,8 +304,10 @@ class InterleavingTests(SandboxCase):
 
     def test_an_insert_is_not_taken_for_a_row_whose_change_was_lost(self):
         with self.in_test(), self.caught() as caught:
-            below, lost, other = self.open(), self.open(), self.open()
-            raw(below, "INSERT INTO sale (id) VALUES (1)")
+            first, below, lost, other = self.open(), self.open(), self.open(), self.open()
+            raw(first, INSERT, (1, "a"))
+            first.commit()
+            raw(below, "INSERT INTO sale (id, shop_id) VALUES (1, 1)")
             raw(lost, "UPDATE shop SET size = size + 1")
             below.rollback()
             raw(other, INSERT, (5, "e"))
