@@ -2,7 +2,7 @@
 
 Or else the sandbox must have said so. Each step's result (rows, row count, SQLSTATE and detail) is compared, then the
 rows that are left. A lock wait on the real side is a difference that the sandbox must have flagged by then. Where all
-is equal, the sandbox must have been silent.
+is equal, the sandbox must have been silent. An exception that is no answer of the database is a verdict too: CRASHED.
 
 Half of the programs use plain statements only; the other half also what belongs to a connection (temporary tables,
 PREPARE, cursors, settings, advisory locks), locks, triggers, cascades, autocommit and other isolation levels.
@@ -17,11 +17,12 @@ import multiprocessing
 import random
 import sys
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,6 +182,8 @@ class Side:
     """Runs programs and notes what each step gave."""
 
     levels: dict[str, Any]
+    # What the driver raises. Anything else is a fault of the sandbox, or of this module, and is not caught.
+    database_error: type[Exception]
 
     def connect(self) -> Any:
         raise NotImplementedError
@@ -223,7 +226,7 @@ class Side:
                 return sorted(cursor.fetchall(), key=repr) if cursor.description else cursor.rowcount
         except DBTestCaseError as error:
             return type(error).__name__
-        except Exception as error:
+        except self.database_error as error:
             state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
             detail = getattr(getattr(error, "diag", None), "message_detail", None)
             return (state, detail) if detail else state or type(error).__name__
@@ -251,6 +254,7 @@ class RealSide(Side):
         self._dialect: Any = self.engine.dialect
         self._arguments, self._parameters = self._dialect.create_connect_args(url)
         self.levels = levels_of(self._dialect)
+        self.database_error = self._dialect.loaded_dbapi.Error
         self.has_ddl = self.is_wide = False
         self._spare: list[Any] = []
 
@@ -291,6 +295,7 @@ class SandboxSide(Side):
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
         self.levels = levels_of(sandbox.engine.dialect)
+        self.database_error = sandbox.engine.dialect.loaded_dbapi.Error
         self.is_wide = False
 
     def connect(self) -> Any:
@@ -315,14 +320,51 @@ class Outcome:
 
 
 class Oracle:
-    """Both sides, ready to run programs."""
+    """Both sides, ready to run programs: a server with a private database for each."""
 
-    def __init__(self, real: RealSide, virtual: SandboxSide) -> None:
-        self.real = real
-        self.virtual = virtual
+    real: RealSide
+    virtual: SandboxSide
+
+    def __init__(self, driver: str) -> None:
+        self._driver = driver
+        self._running = ExitStack()
+        self._start()
+
+    def _start(self) -> None:
+        with ExitStack() as running:
+            instance = running.enter_context(running_instance(ThrowawayPostgres(), owner="oracle"))
+            url = sa.make_url(instance.url()).set(drivername=f"postgresql+{self._driver}")
+            instance.execute("CREATE DATABASE real")
+            for each in (url, url.set(database="real")):
+                engine = sa.create_engine(each, poolclass=sa.NullPool)
+                with engine.begin() as connection:
+                    connection.exec_driver_sql(SCHEMA)
+            self.real = RealSide(url.set(database="real"))
+            running.callback(self.real.dispose)
+            sandbox = Sandbox(url, owner="Oracle")
+            running.callback(sandbox.close)
+            with closing(instance.connect("test")) as connection:
+                sandbox.restart_sequences(connection)
+            self.virtual = SandboxSide(sandbox)
+            self._running = running.pop_all()
+
+    def close(self) -> None:
+        self._running.close()
 
     def judge(self, program: list[Step]) -> Outcome:
-        """Run a program on both sides and compare."""
+        """Run a program on both sides and compare; after a crash, be as good as new."""
+        try:
+            return self._judge(program)
+        except Exception:
+            outcome = Outcome("CRASHED", traceback.format_exc())
+        # Whatever state the crash left the sides in, it must not decide about the next program, or about this one's
+        # shrinking; nor is it to hide the crash by failing once more.
+        with suppress(Exception):
+            self.close()
+        self._start()
+        return outcome
+
+    def _judge(self, program: list[Step]) -> Outcome:
         self.real.restore()
         self.real.has_ddl = any(kind in ("create", "drop", "alter", "index") for _, kind, _ in program)
         self.real.is_wide = self.virtual.is_wide = any(kind in WIDE or kind in MODES for _, kind, _ in program)
@@ -367,29 +409,15 @@ class Oracle:
 
 @contextmanager
 def running_oracle(driver: str = "psycopg2") -> Iterator[Oracle]:
-    """Start a server with a private database for each side."""
-    with running_instance(ThrowawayPostgres(), owner="oracle") as instance:
-        url = sa.make_url(instance.url()).set(drivername=f"postgresql+{driver}")
-        instance.execute("CREATE DATABASE real")
-        for each in (url, url.set(database="real")):
-            engine = sa.create_engine(each, poolclass=sa.NullPool)
-            with engine.begin() as connection:
-                connection.exec_driver_sql(SCHEMA)
-        sandbox = Sandbox(url, owner="Oracle")
-        with closing(instance.connect("test")) as connection:
-            sandbox.restart_sequences(connection)
-        real = RealSide(url.set(database="real"))
-        try:
-            yield Oracle(real, SandboxSide(sandbox))
-        finally:
-            sandbox.close()
-            real.dispose()
+    """Start an oracle, and its server with it."""
+    with closing(Oracle(driver)) as oracle:
+        yield oracle
 
 
 def show(program: list[Step]) -> str:
     lines = []
     for index, (number, kind, arguments) in enumerate(program):
-        text = " ".join((kind, *arguments)) if kind not in ALL else ALL[kind][0].format(*arguments)
+        text = " ".join((kind, *map(str, arguments))) if kind not in ALL else ALL[kind][0].format(*arguments)
         if kind in ALL and arguments and "{}" not in ALL[kind][0]:
             text += f" {arguments!r}"
         lines.append(f"  {index:2} connection {number}: {text}")
@@ -416,6 +444,8 @@ def run_programs(options: argparse.Namespace, part: int) -> Counter[str]:
     with running_oracle(options.driver) as oracle:
         for number in range(options.programs):
             program = random_program(dice)
+            if number and number % 1000 == 0 and part == 0 and sys.stderr.isatty():
+                print(f"{number} of {options.programs} programs", file=sys.stderr, flush=True)
             if number % options.processes != part:
                 continue
             outcome = oracle.judge(program)

@@ -57,6 +57,14 @@ class OracleTests(unittest.TestCase):
 
         run()
 
+    def test_a_crash_is_a_verdict_and_the_next_program_is_judged_as_ever(self):
+        crashed = self.oracle.judge([(0, "insert item", (7, 1, 1)), (0, "no such kind", ())])
+        after = self.oracle.judge([(0, "items", ()), (1, "items", ())])
+
+        self.assertEqual(crashed.verdict, "CRASHED")
+        self.assertIn("KeyError: 'no such kind'", crashed.detail)
+        self.assertEqual(after.verdict, "equal", after)
+
 
 class PsycopgOracleTests(OracleTests):
     driver = "psycopg"
