@@ -258,14 +258,16 @@ class LifeCycleTests(unittest.TestCase):
         self.assertEqual(problems(run_case(Shop)), [])
 
     def test_an_attribute_that_cannot_be_what_it_says_is_named_before_anything_starts(self):
-        wrong = {
-            "postgres": ThrowawayPostgres,
-            "app_engines": create_engine("postgresql+psycopg2://production.invalid/shop"),
-            "hidden_columns": "iban",
-            "lock_wait": "5",
-        }
-        for attribute, value in wrong.items():
-            with self.subTest(attribute):
+        wrong = (
+            ("postgres", ThrowawayPostgres),
+            ("postgres", None),
+            ("app_engines", create_engine("postgresql+psycopg2://production.invalid/shop")),
+            ("hidden_columns", "iban"),
+            ("lock_wait", "5"),
+            ("lock_wait", -1),
+        )
+        for attribute, value in wrong:
+            with self.subTest(attribute, value=value):
                 one = type("Shop", (DatabaseTestCase,), {attribute: value, "test_1": lambda self: None})
 
                 ((_, text),) = run_case(one).errors

@@ -112,12 +112,25 @@ class ThrowawayPostgres:
     ) -> None:
         if isinstance(extensions, str):
             extensions = (extensions,)
-        self._settings = _checked(settings or {})
+        self._settings = _checked({} if settings is None else settings)
+        if not isinstance(bin_dir, str | Path | None):
+            raise DBTestCaseError(
+                f"ThrowawayPostgres(bin_dir=...): {bin_dir!r} is not a folder; "
+                "give the path of the one that holds 'initdb' and 'postgres', or leave it out."
+            )
         self._bin_dir = None if bin_dir is None else Path(os.path.expanduser(bin_dir))
+        if not isinstance(extensions, Iterable):
+            raise DBTestCaseError(
+                f"ThrowawayPostgres(extensions=...): {extensions!r} is not a list of names; "
+                'give one such as ["pgcrypto"].'
+            )
         self._extensions = tuple(extensions)
         for name in self._extensions:
             if not isinstance(name, str) or not name:
-                raise DBTestCaseError(f"ThrowawayPostgres(extensions=...): {name!r} is not the name of an extension.")
+                raise DBTestCaseError(
+                    f"ThrowawayPostgres(extensions=...): {name!r} is not the name of an extension; "
+                    'give names such as "pgcrypto".'
+                )
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -191,7 +204,9 @@ def _checked(settings: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
         ) from None
     for name, value in items:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise DBTestCaseError(f"ThrowawayPostgres(settings=...): {name!r} is not the name of a setting.")
+            raise DBTestCaseError(
+                f'ThrowawayPostgres(settings=...): {name!r} is not the name of a setting such as "work_mem".'
+            )
         if name.lower() in _OURS:
             raise DBTestCaseError(
                 f"ThrowawayPostgres(settings=...): {name!r} is set by dbtestcase itself; leave it out. "

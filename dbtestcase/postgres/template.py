@@ -181,6 +181,9 @@ def _major(programs: Programs) -> int:
 
 def _initdb(programs: Programs, lodging: Lodging) -> None:
     more = ["--no-data-checksums"] if _major(programs) >= 18 else []
+    if _major(programs) >= 16:
+        # In files of the data folder: segments of the default kind outlive an initdb that is killed.
+        more += ["-c", "dynamic_shared_memory_type=mmap"]
     common = [*more, "--no-sync", "-E", "UTF8", "--wal-segsize=1", "-A", "trust", "-U", "postgres"]
     output = ""
     # C.UTF-8 sorts like C and knows upper and lower case beyond ASCII; not every system has it.

@@ -248,6 +248,12 @@ class OptionsTests(unittest.TestCase):
             with self.subTest(settings), self.assertRaisesRegex(DBTestCaseError, "settings"):
                 ThrowawayPostgres(settings=settings)
 
+    def test_options_of_a_wrong_kind_are_named_with_their_value(self):
+        wrong = (("bin_dir", 5), ("extensions", 5), ("extensions", [5]), ("settings", []), ("settings", {1: 2, "a": 3}))
+        for option, value in wrong:
+            with self.subTest(option, value=value), self.assertRaisesRegex(DBTestCaseError, rf"{option}=.*[15\[]"):
+                ThrowawayPostgres(**{option: value})
+
     def test_a_wrong_bin_dir_is_named(self):
         with self.assertRaisesRegex(PostgresNotFound, "bin_dir is '/nonesuch'"):
             Instance(ThrowawayPostgres(bin_dir="/nonesuch"))

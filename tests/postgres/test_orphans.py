@@ -49,6 +49,11 @@ connection.cursor().execute("SELECT count(*) FROM generate_series(1, 100000000) 
 )
 
 
+def segments():
+    """Return the names of all shared memory segments of PostgreSQL servers."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith("PostgreSQL.")}
+
+
 class OrphanTestCase(ScratchTestCase):
     def assertNoServers(self):
         self.assertSoon(lambda: not self.servers(), 2, "a server outlives its test process")
@@ -116,6 +121,29 @@ class KilledTests(OrphanTestCase):
         process.wait(5)
 
         self.assertNoServers()
+        self.assertNextStartCleansUp()
+
+    @unittest.skipUnless(os.path.isdir("/dev/shm"), "the segments can be seen on Linux only")
+    def test_kills_while_a_cluster_is_made_leave_no_shared_memory(self):
+        seed = random.randrange(10**6)
+        chance = random.Random(seed)
+        code = "from dbtestcase.postgres import *\nprint('started', flush=True)\nInstance()"
+        for number in range(KILLS // 3):
+            with self.subTest(number=number, seed=seed):
+                # Other runs may begin and end servers meanwhile: theirs come and go, one that is left stays.
+                before = segments()
+                process = subprocess.Popen(
+                    self.command(code), env=self.environment(DBTESTCASE_CACHE="off"), stdout=subprocess.DEVNULL
+                )
+                self.addCleanup(process.kill)
+                self.assertSoon(lambda: any(s.name() == "initdb" for s in self.servers()), 10, "no initdb came up")
+                time.sleep(chance.random())
+
+                process.kill()
+                process.wait(5)
+
+                self.assertNoServers()
+                self.assertSoon(lambda before=before: segments() <= before, 2, "a segment is left")
         self.assertNextStartCleansUp()
 
     def test_a_process_that_becomes_another_program_leaves_nothing(self):

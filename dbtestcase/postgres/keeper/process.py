@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 _TICK = 0.001
 _IDLE_TICK = 0.5
 _LAST_WORDS = 5.0
-_SIGQUIT, _SIGKILL = 3, 9
+_SIGQUIT, _SIGKILL, _SIGTERM = 3, 9, 15
+# A program that makes a cluster is asked to end, then all of its processes are, then they are killed.
+_HURRY_AFTER = 0.7
+_KILL_SERVER_AFTER, _KILL_PROGRAM_AFTER = 1.0, 1.6
 _MOST_USED = 2
 _SOON = 1.0
 
@@ -302,7 +305,9 @@ class Keeper:
         if lodging.status is not None and lodging.silent:
             self._ended(lodging)
         elif lodging.stop_orders or lodging.is_doomed:
-            if time.monotonic() > lodging.kill_at:
+            if not lodging.is_server:
+                self._press(lodging)
+            elif time.monotonic() > lodging.kill_at:
                 self._signal(lodging, _SIGKILL)
                 if lodging.status is not None:
                     self._ended(lodging)  # a program that the server started holds its pipe; it is not ours
@@ -351,8 +356,27 @@ class Keeper:
         else:
             self._answer(order, status=lodging.status)
 
+    def _press(self, lodging: Lodging) -> None:
+        """Remind a program that was told to end, and all that it has started, with growing force.
+
+        The processes are not done before its pipe has ended; the folder must not vanish under one of them.
+        """
+        assert lodging.child is not None
+        now = time.monotonic()
+        if now < lodging.hurry_at:
+            return
+        lodging.hurry_at = now + 0.1
+        try:
+            os.killpg(lodging.child.pid, _SIGKILL if now > lodging.kill_at else _SIGTERM)
+        except ProcessLookupError:
+            return  # its end is about to be heard
+
     def _signal(self, lodging: Lodging, number: int) -> None:
         if lodging.child is not None and lodging.status is None:
+            if not lodging.is_server:
+                # initdb alone at first: it lets the server that it is running finish its step. That one, in its
+                # bootstrap mode, would die of the signal at once and leave its shared memory behind.
+                number, lodging.hurry_at = _SIGTERM, time.monotonic() + _HURRY_AFTER
             try:
                 os.kill(lodging.child.pid, number)
             except ProcessLookupError:
@@ -424,7 +448,8 @@ class Keeper:
         for lodging in self._lodgings.values():
             lodging.order = None
             if lodging.child is not None:
-                lodging.is_doomed, lodging.kill_at = True, time.monotonic() + 1.0
+                patience = _KILL_SERVER_AFTER if lodging.is_server else _KILL_PROGRAM_AFTER
+                lodging.is_doomed, lodging.kill_at = True, time.monotonic() + patience
                 self._signal(lodging, _SIGQUIT)
         while any(lodging.child is not None for lodging in self._lodgings.values()) and time.monotonic() < until:
             for descriptor, _ in self._poll.poll(_TICK * 1000):
