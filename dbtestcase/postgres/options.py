@@ -113,7 +113,7 @@ class ThrowawayPostgres:
         if isinstance(extensions, str):
             extensions = (extensions,)
         self._settings = _checked({} if settings is None else settings)
-        if not isinstance(bin_dir, str | Path | None):
+        if not isinstance(bin_dir, str | os.PathLike | None):
             raise DBTestCaseError(
                 f"ThrowawayPostgres(bin_dir=...): {bin_dir!r} is not a folder; "
                 "give the path of the one that holds 'initdb' and 'postgres', or leave it out."
