@@ -159,7 +159,7 @@ def _is_first_connect(listener: Any) -> bool:
 
 
 # What create_engine(connect_args=...) may say that does not depend on the server.
-_KEPT_ARGUMENTS = ("options", "application_name", "cursor_factory", "row_factory", "prepare_threshold")
+_KEPT_ARGUMENTS = ("options", "application_name", "autocommit", "cursor_factory", "row_factory", "prepare_threshold")
 
 
 def _connect_args(pool: Pool) -> dict[str, Any]:
@@ -179,6 +179,7 @@ def _option_engines(engine: sa.Engine) -> Iterator[OptionEngine]:
             owner = next((o for o in gc.get_referrers(found) if isinstance(o, OptionEngine)), None)
         if owner is not None and owner._proxied is engine:
             yield owner
+            yield from _option_engines(owner)
 
 
 def refuse_async(engine: sa.Engine, owner: str) -> None:

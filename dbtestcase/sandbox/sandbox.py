@@ -229,7 +229,7 @@ class Sandbox:
         if "application_name" in given:
             channel.settings["application_name"] = f"SET application_name = {string(given['application_name'])}"
         connection: Any = self._core.driver.virtual_connection(self._core, channel, engine)
-        for name in ("cursor_factory", "row_factory", "prepare_threshold"):
+        for name in ("autocommit", "cursor_factory", "row_factory", "prepare_threshold"):
             if name in given:
                 setattr(connection, name, given[name])
         return connection

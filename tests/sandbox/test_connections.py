@@ -186,6 +186,17 @@ class SQLAlchemyFeatureTests(SandboxCase):
                 self.assertEqual(connection.exec_driver_sql("SHOW search_path").scalar(), "public,elsewhere")
                 self.assertEqual(connection.exec_driver_sql("SHOW statement_timeout").scalar(), "5s")
 
+    def test_an_engine_made_with_autocommit_commits_each_statement(self):
+        if self.driver != "psycopg":
+            self.skipTest("psycopg2 has no such argument")
+        engine = sa.create_engine("postgresql+psycopg://db.example.com/prod", connect_args={"autocommit": True})
+        self.sandbox.redirect(engine)
+        for _ in range(2):
+            with self.in_test():
+                with engine.connect() as connection:
+                    connection.execute(sa.insert(Shop).values(name="a"))
+                self.assertEqual(self.names(), ["a"])
+
     def test_what_a_test_sets_on_a_connection_is_not_met_by_the_next_test(self):
         def set_and_return(engine):
             with engine.begin() as connection:
