@@ -84,16 +84,18 @@ class OpenCursors:
     """
 
     def __init__(self) -> None:
-        self._cursors: weakref.WeakSet[Any] = weakref.WeakSet()
+        # By id(), which a later one may take over from one that is gone.
+        self._cursors: dict[int, weakref.ref[Any]] = {}
 
     def add(self, cursor: Any) -> None:
         """Note a cursor that ``cursor()``, which calls this, or ``__init__()``, gives to the user's present line."""
         cursor._opened_at = origin_of_caller(2)
-        self._cursors.add(cursor)
+        self._cursors[id(cursor)] = weakref.ref(cursor)
 
     def close_all(self) -> list[tuple[Any, Origin]]:
         """Close those that are open; return them, each with the line that opened it, as far as it is known."""
-        left = [cursor for cursor in list(self._cursors) if not cursor.closed]
+        known = [reference() for reference in list(self._cursors.values())]
+        left = [cursor for cursor in known if cursor is not None and not cursor.closed]
         for cursor in left:
             with suppress(Exception):  # its transaction is over, and took it along
                 cursor.close()

@@ -170,6 +170,7 @@ class Core(Ownership):
         if self.observer is None or not channel.is_checked_out():
             return _UNWATCHED
         channel.sent_from = user_origin()
+        channel.opened = channel.opened or channel.sent_from
         self.observer.statement_started(channel.label, channel.sent_from, sql, parameters)
         return Observed(self.observer, channel.label, rowcount)
 

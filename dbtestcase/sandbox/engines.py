@@ -7,14 +7,19 @@ working. An engine of another database, or of another PostgreSQL driver, gets a 
 from __future__ import annotations
 
 import gc
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
+from types import FrameType
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event, util
 from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.orm import session as session_module
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
+
+from dbtestcase.diagnosis.origin import Origin, user_origin
 
 from .introductions import introduced
 from .problems import IsolationBroken
@@ -170,6 +175,35 @@ def _connect_args(pool: Pool) -> dict[str, Any]:
         return {}
     parameters = creator.__closure__[code.co_freevars.index("cparams")].cell_contents
     return {name: parameters[name] for name in _KEPT_ARGUMENTS if name in parameters}
+
+
+_connect_at = 0  # how many frames below line_of_connect() Engine.connect() was the last time
+
+
+def line_of_connect() -> Origin | None:
+    """Return the user's line that checks a connection out now; ``None`` if it is a session that does so.
+
+    A session connects when it sends its first statement, whose line is found out anyway.
+    """
+    global _connect_at
+    frame = _frame_of_connect(_connect_at)
+    if frame is None:
+        _connect_at = next((at for at in range(1, 20) if _frame_of_connect(at + 1) is not None), 0)
+        frame = _frame_of_connect(_connect_at)
+    caller = frame.f_back if frame is not None else None
+    if caller is None:
+        return user_origin()
+    code = caller.f_code
+    is_session = code.co_name == "_connection_for_bind" and code.co_filename == session_module.__file__
+    return None if is_session else user_origin(caller)
+
+
+def _frame_of_connect(depth: int) -> FrameType | None:
+    try:
+        frame = sys._getframe(depth + 1)
+    except ValueError:
+        return None
+    return frame if frame.f_code is sa.Engine.connect.__code__ else None
 
 
 def _option_engines(engine: sa.Engine) -> Iterator[OptionEngine]:

@@ -27,7 +27,8 @@ class Run:
         self.name = name
         self.transactions = Transactions()
         self.problems: list[Exception] = []
-        self.sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+        # By id(), which a later one may take over from one that is gone: cheaper than a WeakSet for each test.
+        self._sessions: dict[int, weakref.ref[Any]] = {}
         self.over = False
         self.broken: Exception | None = None
         self.is_kept = False
@@ -44,7 +45,7 @@ class Run:
         self.prepared: dict[str, VirtualTransaction] = {}
         self.shapes: dict[Change, Shape | None] = {}
         self.warned: set[tuple[Any, ...]] = set()
-        self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+        self._channels: list[weakref.ref[Channel]] = []
         self._count = 0
 
     @property
@@ -54,12 +55,27 @@ class Run:
 
     def add(self, channel: Channel) -> int:
         """Take a virtual connection in and return its number."""
-        self._channels.add(channel)
+        self._channels.append(weakref.ref(channel))
         self._count += 1
         return self._count
 
     def channels(self) -> Iterator[Channel]:
-        yield from list(self._channels)
+        """Yield the virtual connections that are still there."""
+        for known in list(self._channels):
+            channel = known()
+            if channel is not None:
+                yield channel
+
+    def has_session(self, session: Any) -> None:
+        """Note an ORM session that works in the test."""
+        self._sessions[id(session)] = weakref.ref(session)
+
+    def sessions(self) -> Iterator[Any]:
+        """Yield the ORM sessions that are still there."""
+        for known in list(self._sessions.values()):
+            session = known()
+            if session is not None:
+                yield session
 
     def record(self, problem: Exception) -> None:
         """Remember a problem, so that the test is an error even if the code under test swallows the exception."""

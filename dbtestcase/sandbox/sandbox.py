@@ -19,7 +19,7 @@ from .ahead import MOST, ConnectionsAhead
 from .channel import Channel
 from .core import Core
 from .drivers import SUPPORTED, driver_for
-from .engines import TakenEngine, refuse_async, root
+from .engines import TakenEngine, line_of_connect, refuse_async, root
 from .observer import Observer
 from .problems import IsolationBroken
 from .quoting import string
@@ -252,7 +252,7 @@ class Sandbox:
         if isinstance(channel, Channel):
             if not channel.hand_out(self._core.run):
                 raise sa.exc.DisconnectionError("an earlier test has left settings on the connection")
-            channel.opened, channel.is_new, channel.serves_session = user_origin(), True, False
+            channel.opened, channel.is_new, channel.serves_session = line_of_connect(), True, False
         else:
             self._real.checked_out(connection)
 

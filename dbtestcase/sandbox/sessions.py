@@ -39,7 +39,7 @@ def _after_begin(session: Session, transaction: Any, connection: sa.Connection) 
     owner = _owners.get(root(connection.engine))
     sandbox = owner() if owner is not None else None
     if sandbox is not None and sandbox._core.run is not None:
-        sandbox._core.run.sessions.add(session)
+        sandbox._core.run.has_session(session)
         channel = getattr(connection.connection.dbapi_connection, "_channel", None)
         if channel is not None:
             channel.serves_session = True
@@ -47,7 +47,7 @@ def _after_begin(session: Session, transaction: Any, connection: sa.Connection) 
 
 def close_all(run: Run) -> None:
     """Close the sessions of a test. Their transactions are undone anyway; a fault of one must not stop the others."""
-    for session in list(run.sessions):
+    for session in run.sessions():
         try:
             session.close()
         except Exception as error:
