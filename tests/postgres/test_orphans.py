@@ -60,7 +60,8 @@ class OrphanTestCase(ScratchTestCase):
 
     def assertNextStartCleansUp(self):
         self.run_well("from dbtestcase.postgres import *\nInstance().stop()")
-        self.assertEqual(self.folders(), [])
+        # The keeper of who was killed may be at it, too, and on a busy machine it gives way to others.
+        self.assertSoon(lambda: not self.folders(), 5, f"the next start leaves {self.folders()}")
 
 
 class KilledTests(OrphanTestCase):
@@ -90,7 +91,7 @@ class KilledTests(OrphanTestCase):
         process.wait(5)
 
         self.assertNoServers()
-        self.assertSoon(lambda: not self.folders(), 2, "a folder is left")
+        self.assertSoon(lambda: not self.folders(), 5, "a folder is left")
 
     def test_a_server_busy_with_a_query_does_not_outlive_a_kill(self):
         process = self.start(BUSY)
@@ -108,7 +109,7 @@ class KilledTests(OrphanTestCase):
         process.wait(10)
 
         self.assertNoServers()
-        self.assertSoon(lambda: not self.folders(), 2, "a folder is left")
+        self.assertSoon(lambda: not self.folders(), 5, "a folder is left")
 
     def test_a_kill_during_initdb_leaves_nothing(self):
         process = subprocess.Popen(

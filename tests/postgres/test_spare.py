@@ -24,7 +24,8 @@ class SpareTests(ScratchTestCase):
         self.addCleanup(forget_spare)
 
     def assertAllGone(self):
-        self.assertSoon(lambda: not self.servers() and not self.folders(), 3, "something is left")
+        # Folders are deleted by a process of low priority, which on a busy machine takes its time.
+        self.assertSoon(lambda: not self.servers() and not self.folders(), 10, "something is left")
 
     def test_what_was_expected_is_taken(self):
         with running_instance(OPTIONS):
