@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from contextlib import closing
 
@@ -25,7 +26,7 @@ class SpareTests(ScratchTestCase):
 
     def assertAllGone(self):
         # Folders are deleted by a process of low priority, which on a busy machine takes its time.
-        self.assertSoon(lambda: not self.servers() and not self.folders(), 10, "something is left")
+        self.assertSoon(lambda: not self.servers() and not self.folders(), 5, "something is left")
 
     def test_what_was_expected_is_taken(self):
         with running_instance(OPTIONS):
@@ -86,6 +87,29 @@ class SpareTests(ScratchTestCase):
         forget_spare()
 
         self.assertAllGone()
+
+    def test_a_spare_is_forgotten_in_a_background_job_of_a_shell_too(self):
+        # There SIGQUIT is ignored, and whoever is started inherits that.
+        process = self.start(
+            "import signal, sys, time\n"
+            "signal.signal(signal.SIGQUIT, signal.SIG_IGN)\n"
+            "from dbtestcase.postgres import *\n"
+            "from dbtestcase.postgres import forget_spare\n"
+            "with running_instance(ThrowawayPostgres()):\n"
+            "    pass\n"
+            "for number in range(16):\n"
+            "    expect(ThrowawayPostgres(), EMPTY)\n"
+            "    time.sleep(number / 500)\n"  # in all stages of its boot
+            "    forget_spare()\n"
+            "print(flush=True)\n"
+            "sys.stdin.readline()\n",
+            stdin=subprocess.PIPE,
+        )
+        self.addCleanup(process.stdin.close)
+        process.stdout.readline()
+
+        self.assertSoon(lambda: not self.servers() and not self.folders(), 5, "something is left")
+        self.assertIsNone(process.poll())
 
     def test_contents_are_prepared_in_the_background(self):
         threads = []

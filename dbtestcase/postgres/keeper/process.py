@@ -23,6 +23,7 @@ without an order is told as ``{"ended": id of the order that started it, "status
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # has no stubs; the module signal would add to the start
 import os
 import select
 import sys
@@ -508,9 +509,16 @@ def _described(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {exc} (at {', '.join(places)})"
 
 
+def _listen_to_signals() -> None:
+    """Undo what we inherit: a shell has its background jobs ignore SIGQUIT, and so would a server that is starting."""
+    for number in (_SIGQUIT, _SIGTERM):
+        _signal.signal(number, _signal.SIG_DFL)
+
+
 def main() -> None:
     """Serve the process that started this one over the descriptor named first on the command line."""
     channel, parent = int(sys.argv[1]), int(sys.argv[2])
     os.chdir("/")
+    _listen_to_signals()
     if os.getppid() == parent:
         Keeper(channel, parent).serve()
