@@ -48,7 +48,7 @@ class RedirectTests(SandboxCase):
     def test_engine_of_sqlite_and_its_options_made_before(self):
         engine = self.engine_for("sqlite://")
         autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
-        logged = autocommit.execution_options(logging_token="a")
+        marked = autocommit.execution_options(mark="a")
         known = autocommit.dialect
         self.sandbox.redirect(engine)
 
@@ -58,12 +58,12 @@ class RedirectTests(SandboxCase):
                 connection.execute(sa.insert(Shop).values(name="b"))
             self.assertEqual(self.names(), ["b"])
         with self.in_test():
-            with logged.connect() as connection:
+            with marked.connect() as connection:
                 connection.execute(sa.insert(Shop).values(name="b"))
             self.assertEqual(self.names(), ["b"])
         self.sandbox.restore(engine)
         self.assertIs(autocommit.dialect, known)
-        self.assertIs(logged.dialect, known)
+        self.assertIs(marked.dialect, known)
 
     def test_engine_of_sqlite_works_again_afterwards(self):
         engine = sa.create_engine("sqlite://")
