@@ -19,7 +19,8 @@ from benchmarks import suite, workload
 from benchmarks.servers import create_all, pg_ctl
 
 
-def _load(host: str, port: int, user: str, dbname: str, password: str | None) -> None:
+def _load(host: str, port: int, user: str, dbname: str, **_: Any) -> None:
+    """Make the tables. Which other keywords a loader is given differs between versions of the plugin."""
     create_all(
         workload.schema(suite.TABLES),
         URL.create("postgresql+psycopg2", user, host=host, port=port, database=dbname),
