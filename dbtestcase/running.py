@@ -251,7 +251,8 @@ class RunningClass:
 
     def _open_sandboxes(self, test: DatabaseTestCase) -> None:
         kind = isolation_of(test) if self._may_clone else "savepoint"
-        self.explanations.begin_test(test.id())
+        name = test.id()
+        self.explanations.begin_test(name)
         for each in self._sandboxes.values():
             each.use_isolation(kind)
             each.leave_class_phase()
@@ -262,7 +263,7 @@ class RunningClass:
                 self._copies().begin_test(following=upcoming.begin_test(self._class))
             self._class.url = self.url
         for each in self._sandboxes.values():
-            each.begin_test(test.id())
+            each.begin_test(name)
 
     def explained(self, result: unittest.TestResult) -> ExplainedResult:
         """Return what stands in for a result and explains its failures; the same one for all tests."""

@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 from types import FrameType, TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _STDLIB = tuple({sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep})
 _SITE_PACKAGES = f"{os.sep}site-packages{os.sep}"
@@ -16,7 +16,17 @@ _LIBRARIES = (
     "psycopg2", "sqlalchemy", "sqlalchemy_utils", "werkzeug", "greenlet",
 )  # fmt: skip
 _FOREIGN = tuple(f"{_SITE_PACKAGES}{name}{os.sep}" for name in _LIBRARIES)
-_known: dict[str, bool] = {}
+
+
+class _Foreign(dict[str, bool]):
+    """Whether a file is foreign, by name, found out once: whoever asks needs no call for what is known."""
+
+    def __missing__(self, filename: str) -> bool:
+        self[filename] = is_foreign = _is_foreign(filename)
+        return is_foreign
+
+
+_foreign = _Foreign()
 
 
 class Origin(NamedTuple):
@@ -35,18 +45,31 @@ UNKNOWN = Origin("<unknown>", 0, "<unknown>")
 
 def user_origin(frame: FrameType | None = None) -> Origin:
     """Return the nearest caller outside this library, SQLAlchemy, Flask, the drivers and the standard library."""
-    current: FrameType | None = frame if frame is not None else sys._getframe(1)
-    known = _known
-    while current is not None:
-        code = current.f_code
-        filename = code.co_filename
-        is_users = known.get(filename)
-        if is_users is None:
-            is_users = known[filename] = not _is_foreign(filename)
-        if is_users:
-            return Origin(filename, current.f_lineno, code.co_name)
-        current = current.f_back
-    return UNKNOWN
+    current: Any = frame if frame is not None else sys._getframe(1)
+    foreign = _foreign
+    # Over all frames of SQLAlchemy, several times in a test: as few operations as can be.
+    try:
+        while foreign[current.f_code.co_filename]:
+            current = current.f_back
+    except AttributeError:  # of None, above the outermost frame
+        return UNKNOWN
+    code = current.f_code
+    return Origin(code.co_filename, current.f_lineno, code.co_name)
+
+
+def call_of_user(frame: FrameType) -> tuple[FrameType, Origin]:
+    """Return the frame that the nearest line of the user's code has called, and that line."""
+    current: Any = frame
+    called = frame
+    foreign = _foreign
+    try:
+        while foreign[current.f_code.co_filename]:
+            called = current
+            current = current.f_back
+    except AttributeError:
+        return called, UNKNOWN
+    code = current.f_code
+    return called, Origin(code.co_filename, current.f_lineno, code.co_name)
 
 
 def origin_of_caller(depth: int = 1) -> Origin | None:
@@ -57,7 +80,7 @@ def origin_of_caller(depth: int = 1) -> Origin | None:
     """
     frame = sys._getframe(depth + 1)
     code = frame.f_code
-    return Origin(code.co_filename, frame.f_lineno, code.co_name) if _is_users(code.co_filename) else None
+    return None if _foreign[code.co_filename] else Origin(code.co_filename, frame.f_lineno, code.co_name)
 
 
 def comes_from(filename: str) -> bool:
@@ -67,7 +90,7 @@ def comes_from(filename: str) -> bool:
         passed = frame.f_code.co_filename
         if passed == filename:
             return True
-        if _is_users(passed):
+        if not _foreign[passed]:
             break
         frame = frame.f_back
     return False
@@ -78,17 +101,10 @@ def user_origin_of(traceback: TracebackType | None) -> Origin | None:
     found = None
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if _is_users(code.co_filename):
+        if not _foreign[code.co_filename]:
             found = Origin(code.co_filename, traceback.tb_lineno, code.co_name)
         traceback = traceback.tb_next
     return found
-
-
-def _is_users(filename: str) -> bool:
-    known = _known.get(filename)
-    if known is None:
-        known = _known[filename] = not _is_foreign(filename)
-    return known
 
 
 def _is_foreign(filename: str) -> bool:

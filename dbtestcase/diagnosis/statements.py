@@ -195,7 +195,7 @@ class StatementLog:
         self._name = name
         self._first: list[Statement] = []
         self._last: deque[Statement] = deque(maxlen=_KEPT_LAST)
-        self._sent = 0
+        self._later = 0
         self._explained = -1
 
     def end_test(self) -> None:
@@ -261,18 +261,19 @@ class StatementLog:
     # -- inside
 
     def _remember(self, statement: Statement) -> None:
+        # No lock for these: threads that come here at once at most make it some more.
+        if len(self._first) < _KEPT_FIRST:
+            self._first.append(statement)
+            return
         with self._lock:
-            self._sent += 1
-            if len(self._first) < _KEPT_FIRST:
-                self._first.append(statement)
-            else:
-                self._last.append(statement)
+            self._later += 1
+            self._last.append(statement)
 
     def _kept(self) -> list[Statement]:
         return [*self._first, *self._last]
 
     def _text(self, statements: list[Statement], since: str = "") -> str:
-        dropped = self._sent - len(self._first) - len(self._last)
+        dropped = self._later - len(self._last)
         counted = sum(not each.is_control for each in statements) + (0 if since else dropped)
         took = sum(each.seconds or 0.0 for each in statements)
         head = f"SQL sent{since}: {counted} statement{'' if counted == 1 else 's'}, {duration(took)}"
@@ -342,7 +343,7 @@ def _reason(error: BaseException | None) -> str:
 
 def _copy(parameters: Any) -> Any:
     """Copy what the caller may change later, and let go of very long values."""
-    if isinstance(parameters, Mapping):
+    if type(parameters) is dict or isinstance(parameters, Mapping):
         copy = dict(parameters)
         for name, value in copy.items():
             if type(value) in (str, bytes) and len(value) > _LONGEST_VALUE:

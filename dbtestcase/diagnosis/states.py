@@ -15,7 +15,7 @@ from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
 
 from dbtestcase.diagnosis.hidden import REPLACEMENT, is_hidden, present
-from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
+from dbtestcase.diagnosis.origin import Origin, call_of_user
 
 STATES = ("transient", "pending", "persistent", "deleted", "detached")
 
@@ -38,7 +38,8 @@ _MEANING = {
     "deleted": "its deletion was flushed, but not committed",
     "detached": "it has an identity, but no session",
 }
-_history: weakref.WeakKeyDictionary[InstanceState[Any], tuple[str, Origin]] = weakref.WeakKeyDictionary()
+# By id(), which a later one may take over from one that is gone.
+_history: dict[int, tuple[weakref.ref[InstanceState[Any]], str, Origin]] = {}
 _left = 0
 _is_listening = False
 
@@ -116,7 +117,8 @@ def _listener(to: str) -> Callable[[Session, object], None]:
         if _left <= 0:
             return
         _left -= 1
-        _history[instance_state(instance)] = _session_call()
+        state = instance_state(instance)
+        _history[id(state)] = (weakref.ref(state), *_session_call())
 
     moved.__name__ = f"moved_to_{to}"
     return moved
@@ -124,28 +126,40 @@ def _listener(to: str) -> Callable[[Session, object], None]:
 
 def _session_call() -> tuple[str, Origin]:
     """Return the name of the session's method that the user's line called, and that line."""
-    frame: FrameType | None = sys._getframe(2)
+    called, origin = call_of_user(sys._getframe(2))
+    name = called.f_code.co_name
+    return (name if _is_public(called) else _outermost_method(sys._getframe(2))), origin
+
+
+def _outermost_method(frame: FrameType | None) -> str:
     name = ""
     while frame is not None and "sqlalchemy" in frame.f_code.co_filename:
-        if not frame.f_code.co_name.startswith(("_", "do")):
+        if _is_public(frame):
             name = frame.f_code.co_name
         frame = frame.f_back
-    return name, user_origin(frame) if frame is not None else UNKNOWN
+    return name
+
+
+def _is_public(frame: FrameType) -> bool:
+    code = frame.f_code
+    return "sqlalchemy" in code.co_filename and not code.co_name.startswith(("_", "do"))
 
 
 def _because(state: InstanceState[Any], actual: str) -> str:
     reason = _MEANING[actual]
+    seen = _history.get(id(state))
+    if seen is not None and seen[0]() is not state:
+        seen = None
     if actual == "detached":
         reason += (
             "; it was deleted"
             if state.was_deleted
             else "; its session was closed or removed, or it was expunged"
-            if state not in _history
+            if seen is None
             else ""
         )
-    seen = _history.get(state)
-    if seen is not None and seen[0]:
-        call, origin = seen
+    if seen is not None and seen[1]:
+        _, call, origin = seen
         reason += f". It became so by {call}() at {origin}"
     return reason
 

@@ -18,6 +18,7 @@ from .belongings import name_in
 from .channel import LEVELS, Channel
 from .conflicts import MANY, Conflicts
 from .effects import counts, effect, may_write_more, settle
+from .endings import Sending
 from .evidence import Evidence, Many
 from .lexer import Text, read
 from .observer import Observer
@@ -26,6 +27,7 @@ from .problems import IsolationBroken
 from .run import Run
 from .settings import setting_of
 from .transactions import Change, Doomed, Failed, VirtualTransaction
+from .wire import Turn
 
 T = TypeVar("T")
 
@@ -83,7 +85,7 @@ class Core(Ownership):
             rowcount: Returns how many rows were touched; None where that cannot be told.
             is_fresh: The cursor has not executed anything, so nothing need be sent to make it look idle.
         """
-        with self.turn(channel) as run:
+        with Turn(self, channel) as run:
             text = read(sql)
             if not text.is_ordinary:
                 if text.ending is not None or text.mixed_savepoints or text.verb == "LISTEN":
@@ -128,7 +130,7 @@ class Core(Ownership):
         call: Callable[[str | None], T],
         rowcount: Callable[[], int] | None,
     ) -> T:
-        with self.sending(run):
+        with Sending(self, run):
             known = parameters if rowcount is not None or isinstance(parameters, Many) else MANY
             instead = self.before(channel, run, text, sql, known)
             try:
@@ -176,7 +178,7 @@ class Core(Ownership):
 
     def before(self, channel: Channel, run: Run, text: Text, sql: str, parameters: Any = None) -> str | None:
         """Make the physical connection ready for a statement; return the text to send instead, if any."""
-        transaction = channel.begin()
+        transaction = channel.transaction or channel.begin()
         try:
             prelude = run.transactions.before_statement(transaction)
         except Failed:
@@ -234,7 +236,7 @@ class Core(Ownership):
         self, channel: Channel, run: Run, text: Text, sql: str, rowcount: int, parameters: Any = MANY
     ) -> None:
         """Note what a statement did."""
-        transaction = channel.begin()
+        transaction = channel.transaction or channel.begin()
         if text.moves_sequences:
             run.sequence_user = channel
         if text.is_private:
@@ -280,7 +282,7 @@ class Core(Ownership):
 
     def _change(self, run: Run, text: Text, sql: str, rowcount: int, parameters: Any) -> Change | None:
         """Return what a statement wrote or locked, None if nothing."""
-        if text.functions and any("advisory" in name for name in text.functions):
+        if text.locks_advisory:
             run.holds_session_locks = True
         if text.is_ddl:
             run.has_ddl = True
@@ -351,7 +353,7 @@ class Core(Ownership):
         Args:
             busy: The wire is taken until the block ends, and whoever else wants it is told so.
         """
-        with self.turn(channel) as run, self.observed(channel, sql, parameters) if busy else nullcontext():
+        with Turn(self, channel) as run, self.observed(channel, sql, parameters) if busy else nullcontext():
             text = read(sql)
             self.before(channel, run, text, sql)
             try:

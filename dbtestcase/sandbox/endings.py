@@ -11,11 +11,15 @@ from .problems import LostCommit
 from .quoting import quoted, string
 from .run import Run
 from .transactions import Change, Doomed, Failed, Loss, NoSuchSavepoint, VirtualTransaction
-from .wire import Physical, Wire
+from .wire import Physical, Turn, Wire
 
 
 class Sending:
-    """Keeps rollbacks that come out of the blue for later."""
+    """Keeps rollbacks that come out of the blue for later.
+
+    The garbage collector may return a connection at any moment, in any thread. A class, because each statement enters
+    one.
+    """
 
     __slots__ = ("_endings", "_outer", "_run")
 
@@ -39,10 +43,10 @@ class Endings(Wire):
         """Commit as COMMIT would: a failed transaction is rolled back silently, deferred constraints are checked."""
         if self._is_over(channel):
             return
-        with self.turn(channel) as run:
+        with Turn(self, channel) as run:
             if channel.transaction is not None:
                 ended, keeps = channel.transaction, not channel.transaction.failed
-                with self.sending(run):
+                with Sending(self, run):
                     self.end_transaction(channel, run, commit=keeps)
                 self._tell_end(channel, ended, "COMMIT" if keeps else "ROLLBACK")
 
@@ -62,13 +66,9 @@ class Endings(Wire):
                 return
             self.check(channel)
             ended = channel.transaction
-            with self.sending(run):
+            with Sending(self, run):
                 self.end_transaction(channel, run, commit=False)
             self._tell_end(channel, ended, "ROLLBACK")
-
-    def sending(self, run: Run) -> Sending:
-        """Let nothing come between: the garbage collector may return a connection at any moment, in any thread."""
-        return Sending(self, run)
 
     def _settle(self, run: Run) -> None:
         """Roll back what was given up while something else was being sent."""
@@ -244,12 +244,12 @@ class Endings(Wire):
     # -- two-phase transactions: a prepared one is a virtual transaction that no connection holds
 
     def tpc_begin(self, channel: Channel, xid: str) -> None:
-        with self.turn(channel):
+        with Turn(self, channel):
             channel.begin()
             channel.two_phase = (xid, False)
 
     def tpc_prepare(self, channel: Channel) -> None:
-        with self.turn(channel) as run:
+        with Turn(self, channel) as run:
             assert channel.two_phase is not None
             xid, transaction = channel.two_phase[0], channel.transaction
             if transaction is None or transaction.failed:
@@ -262,7 +262,7 @@ class Endings(Wire):
             channel.transaction = None
 
     def tpc_finish(self, channel: Channel, xid: str | None, *, commit: bool) -> None:
-        with self.turn(channel) as run:
+        with Turn(self, channel) as run:
             if xid is None:
                 assert channel.two_phase is not None
                 (xid, is_prepared), channel.two_phase = channel.two_phase, None
@@ -281,5 +281,5 @@ class Endings(Wire):
                 channel.transaction = open_one
 
     def prepared_transactions(self, channel: Channel) -> list[str]:
-        with self.turn(channel) as run:
+        with Turn(self, channel) as run:
             return list(run.prepared)

@@ -102,6 +102,7 @@ class Text:
     is_bare_call: bool
     moves_sequences: bool
     recalls_sequences: bool
+    locks_advisory: bool
     table_locks: frozenset[tuple[str, str]]
     may_do_anything: bool
     verb: str
@@ -185,6 +186,7 @@ def read(sql: str) -> Text:
             statement.verb in ("INSERT", "COPY", "MERGE", "WITH") or "nextval" in statement.functions
             for statement in statements
         ),
+        locks_advisory=any("advisory" in name for statement in statements for name in statement.functions),
         recalls_sequences=any(statement.functions & {"currval", "lastval"} for statement in statements),
         table_locks=frozenset(lock for statement in statements for lock in locks_of(statement)),
         may_do_anything=not all(

@@ -15,6 +15,7 @@ from dbtestcase.diagnosis.origin import Origin
 from . import words
 from .evidence import Many
 from .problems import IsolationBroken
+from .wire import Turn
 
 
 class _Gate:
@@ -36,7 +37,7 @@ class _Gate:
         parameters: Any,
         call: Callable[[str | None], Any],
         *,
-        counted: bool = True,
+        rowcount: Callable[[], int] | None = None,
         each: Callable[[Any], int] | None = None,
     ) -> Any:
         virtual = self._virtual
@@ -52,7 +53,7 @@ class _Gate:
                 sql,
                 parameters,
                 call,
-                (lambda: int(this.rowcount)) if counted else None,
+                rowcount,
                 is_fresh=this.query is None,
                 each=each,
             )
@@ -68,6 +69,7 @@ class _Gate:
             text,
             vars,
             lambda other: upper.execute(query if other is None else other, vars if other is None else None),
+            rowcount=lambda: int(upper.rowcount),
         )
 
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> Any:
@@ -89,7 +91,7 @@ class _Gate:
             self._rowcount = max(self._rowcount or 0, 0) + max(upper.rowcount, 0)
             return int(upper.rowcount)
 
-        return self._through(text, known, lambda other: upper.executemany(text, known), counted=False, each=each)
+        return self._through(text, known, lambda other: upper.executemany(text, known), each=each)
 
     @property
     def rowcount(self) -> int:
@@ -99,25 +101,23 @@ class _Gate:
         upper: Any = super()
         parameters = arguments[0] if arguments else None
         return self._through(
-            f"SELECT * FROM {procname}(", parameters, lambda other: upper.callproc(procname, *arguments), counted=False
+            f"SELECT * FROM {procname}(", parameters, lambda other: upper.callproc(procname, *arguments)
         )
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> Any:
         upper: Any = super()
         text = self._text(sql)
-        return self._through(text, None, lambda other: upper.copy_expert(text, file, size), counted=False)
+        return self._through(text, None, lambda other: upper.copy_expert(text, file, size))
 
     def copy_from(self, file: Any, table: str, *arguments: Any, **options: Any) -> Any:
         upper: Any = super()
         sql = f'COPY "{table}" FROM STDIN'
-        return self._through(
-            sql, None, lambda other: upper.copy_from(file, table, *arguments, **options), counted=False
-        )
+        return self._through(sql, None, lambda other: upper.copy_from(file, table, *arguments, **options))
 
     def copy_to(self, file: Any, table: str, *arguments: Any, **options: Any) -> Any:
         upper: Any = super()
         sql = f'COPY "{table}" TO STDOUT'
-        return self._through(sql, None, lambda other: upper.copy_to(file, table, *arguments, **options), counted=False)
+        return self._through(sql, None, lambda other: upper.copy_to(file, table, *arguments, **options))
 
     def _text(self, query: Any) -> Any:
         if isinstance(query, str):
@@ -150,7 +150,7 @@ class _NamedGate(_Gate):
             return upper.execute(text, vars)
 
         hold = " WITH HOLD" if this.withhold else ""
-        return self._through(f'DECLARE "{this.name}" CURSOR{hold} FOR {text}', vars, declare, counted=False)
+        return self._through(f'DECLARE "{this.name}" CURSOR{hold} FOR {text}', vars, declare)
 
     def _fetch(self, call: Callable[[], Any]) -> Any:
         virtual = self._virtual
@@ -192,7 +192,7 @@ class _NamedGate(_Gate):
             return None
         if self._transaction is not virtual._channel.transaction and not self.withhold:  # type: ignore[attr-defined]
             return None
-        with virtual._core.turn(virtual._channel):
+        with Turn(virtual._core, virtual._channel):
             return upper.close()
 
 

@@ -18,6 +18,7 @@ from .channel import Channel
 from .core import Core
 from .problems import IsolationBroken
 from .psycopg2_cursors import gated
+from .wire import Turn
 
 _STATUS = {
     ext.TRANSACTION_STATUS_IDLE: "idle",
@@ -148,7 +149,7 @@ class VirtualConnection(ext.connection):
     ) -> Any:
         core, channel = self._core, self._channel
         self._check_open()
-        with core.turn(channel) as run:
+        with Turn(core, channel) as run:
             physical = core.connected()
             assert isinstance(physical, Psycopg2Physical)
             factory = gated(cursor_factory or self._cursor_factory or ext.cursor, named=name is not None)
@@ -179,14 +180,16 @@ class VirtualConnection(ext.connection):
 
     def commit(self) -> None:
         self._check_open()
-        self._refuse_in_two_phase("commit")
+        if self._channel.two_phase is not None:
+            self._refuse_in_two_phase("commit")
         self._core.commit(self._channel)
 
     def rollback(self) -> None:
         if self._channel.stale:
             return
         self._check_open()
-        self._refuse_in_two_phase("rollback")
+        if self._channel.two_phase is not None:
+            self._refuse_in_two_phase("rollback")
         self._core.rollback(self._channel)
 
     def close(self) -> None:
@@ -335,9 +338,9 @@ class VirtualConnection(ext.connection):
             )
         self._core.tpc_finish(self._channel, None if xid is None else str(xid), commit=commit)
 
-    def _refuse_in_two_phase(self, what: str) -> None:
-        if self._channel.two_phase is not None:
-            raise psycopg2.ProgrammingError(f"{what} cannot be used during a two-phase transaction")
+    @staticmethod
+    def _refuse_in_two_phase(what: str) -> NoReturn:
+        raise psycopg2.ProgrammingError(f"{what} cannot be used during a two-phase transaction")
 
     # -- what the physical connection knows
 
@@ -419,7 +422,7 @@ class VirtualConnection(ext.connection):
 
     @property
     def _physical(self) -> Psycopg2Physical:
-        with self._core.turn(self._channel):
+        with Turn(self._core, self._channel):
             physical = self._core.connected()
             assert isinstance(physical, Psycopg2Physical)
             return physical

@@ -15,6 +15,7 @@ from dbtestcase.diagnosis.origin import Origin
 from . import words
 from .evidence import Many
 from .problems import IsolationBroken
+from .wire import Turn
 
 
 class _Gate:
@@ -36,7 +37,7 @@ class _Gate:
         parameters: Any,
         call: Callable[[str | None], Any],
         *,
-        counted: bool = True,
+        rowcount: Callable[[], int] | None = None,
         each: Callable[[Any], int] | None = None,
     ) -> Any:
         self._check_run()
@@ -53,7 +54,7 @@ class _Gate:
                 sql,
                 parameters,
                 send,
-                (lambda: int(this.rowcount)) if counted else None,
+                rowcount,
                 is_fresh=this.pgresult is None,
                 each=each,
             )
@@ -67,7 +68,7 @@ class _Gate:
         def call(other: str | None) -> Any:
             return upper.execute(query, params, **options) if other is None else upper.execute(other)
 
-        self._through(_text(query, self._conn), params, call)
+        self._through(_text(query, self._conn), params, call, rowcount=lambda: int(upper.rowcount))
         return self
 
     def executemany(self, query: Any, params_seq: Any, **options: Any) -> Any:
@@ -88,7 +89,6 @@ class _Gate:
             _text(query, self._conn),
             known,
             lambda other: upper.executemany(query, known, **options),
-            counted=False,
             each=None if options.get("returning") else each,
         )
 
@@ -134,7 +134,7 @@ class _ServerGate(_Gate):
             self._transaction = virtual._channel.transaction
             return upper.execute(query, params, **options)
 
-        self._through(sql, params, call, counted=False)
+        self._through(sql, params, call)
         return self
 
     def _fetch(self, call: Callable[[], Any]) -> Any:
@@ -176,7 +176,7 @@ class _ServerGate(_Gate):
         if virtual.closed or virtual._core.run is not self._run or virtual._channel.is_failed or is_gone:
             this._close()
             return
-        with virtual._core.turn(virtual._channel):
+        with Turn(virtual._core, virtual._channel):
             upper.close()
 
 

@@ -21,6 +21,7 @@ from .core import Core
 from .lexer import ENDING, read
 from .problems import IsolationBroken
 from .psycopg_cursors import gated, gated_server
+from .wire import Turn
 
 _STATUS = {
     pq.TransactionStatus.IDLE: "idle",
@@ -149,7 +150,7 @@ class VirtualConnection(psycopg.Connection[Any]):
 
     @property
     def _physical(self) -> PsycopgPhysical:
-        with self._core.turn(self._channel):
+        with Turn(self._core, self._channel):
             physical = self._core.connected()
             assert isinstance(physical, PsycopgPhysical)
             return physical
@@ -287,7 +288,7 @@ class VirtualConnection(psycopg.Connection[Any]):
         if found.savepoint is None and found.verb not in ENDING:
             return (yield from super()._exec_command(command, result_format))
         core, channel = self._core, self._channel
-        with core.turn(channel) as run:
+        with Turn(core, channel) as run:
             if found.savepoint is not None:
                 core.savepoint(channel, run, *found.savepoint, text)
             elif found.verb == "BEGIN":

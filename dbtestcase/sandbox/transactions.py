@@ -155,11 +155,13 @@ class Transactions:
             raise Failed
         self.open.add(transaction)
         top = self.stack[-1] if self.stack else None
-        if top is not None and top.owner is transaction and top.level == transaction.level:
-            return []
-        if top is not None and not (top.dirty or top.pinned or top.changes):
-            top.owner, top.level = transaction, transaction.level
-            return []
+        if top is not None:
+            level = len(transaction.levels)
+            if top.owner is transaction and top.level == level:
+                return []
+            if not (top.dirty or top.pinned or top.changes):
+                top.owner, top.level = transaction, level
+                return []
         return self._push(transaction)
 
     def flatten(self, transaction: VirtualTransaction) -> None:
@@ -205,14 +207,13 @@ class Transactions:
         """
         if transaction.doomed is not None:
             raise Doomed(transaction.doomed)
-        committed: list[Change] = []
-        for segment in self._segments_of(transaction):
-            committed.extend(change for change in segment.changes if not change.locked_only)
-            segment.owner, segment.level = None, 0
         self.open.discard(transaction)
-        for other in self.open:
-            if other.snapshot_stands:
-                other.missed.extend((transaction, change) for change in committed)
+        unaware = [other for other in self.open if other.snapshot_stands]
+        for segment in self.stack:
+            if segment.owner is transaction:
+                segment.owner, segment.level = None, 0
+                for other in unaware:
+                    other.missed += [(transaction, change) for change in segment.changes if not change.locked_only]
 
     def rollback(self, transaction: VirtualTransaction) -> tuple[list[str], list[Loss]]:
         """Undo what the transaction wrote; also say what others lost by it."""
@@ -292,7 +293,7 @@ class Transactions:
 
     def has_work_of(self, transaction: VirtualTransaction) -> bool:
         """Whether a commit would have something to keep."""
-        return any(segment.dirty for segment in self._segments_of(transaction))
+        return any(segment.dirty and segment.owner is transaction for segment in self.stack)
 
     def only_reads_below_others(self, transaction: VirtualTransaction) -> bool:
         """Whether it wrote nothing, and another has worked since it began."""
@@ -373,15 +374,14 @@ class Transactions:
     def _undo(self, transaction: VirtualTransaction, level: int) -> tuple[list[str], list[Loss]]:
         # What it had locked in the meantime is free again.
         transaction.locks = {lock: at for lock, at in transaction.locks.items() if at < level}
-        mine = [i for i, s in enumerate(self.stack) if s.owner is transaction and s.level >= level]
-        lowest = next((i for i in mine if self.stack[i].dirty or self.stack[i].pinned), None)
         losses: list[Loss] = []
         sql: list[str] = []
-        if lowest is not None:
-            losses = self._losses_above(lowest, transaction)
-            sql = self._return_to(lowest)
-        for segment in self.stack:
+        for index, segment in enumerate(self.stack):
             if segment.owner is transaction and segment.level >= level:
+                if segment.dirty or segment.pinned:
+                    losses = self._losses_above(index, transaction)
+                    sql = self._return_to(index)
+                    break
                 segment.owner, segment.level = None, 0
         return sql, losses
 

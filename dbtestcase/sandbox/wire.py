@@ -78,14 +78,20 @@ class Driver(Protocol):
 
 
 class Turn:
-    """Holds the lock of a wire; a class, because it is entered several times per statement."""
+    """Holds the physical connection of a wire for one operation of a channel; gives the test that it takes part in.
+
+    A class, because it is entered several times per statement.
+
+    Raises:
+        IsolationBroken: The connection belongs to a test that is over, or to another process.
+    """
 
     __slots__ = ("_channel", "_lock", "_wire")
 
-    def __init__(self, wire: Wire, channel: Channel, lock: Any) -> None:
+    def __init__(self, wire: Wire, channel: Channel) -> None:
         self._wire = wire
         self._channel = channel
-        self._lock = lock
+        self._lock = wire._lock  # this one is given back, even if the wire has another by then
 
     def __enter__(self) -> Run:
         self._lock.acquire()
@@ -126,12 +132,6 @@ class Wire:
         self._postponed: list[VirtualTransaction] = []
         self._aside: Physical | None = None
         self._pid = os.getpid()
-
-    # -- a turn on the connection
-
-    def turn(self, channel: Channel) -> Turn:
-        """Hold the physical connection for one operation of ``channel``."""
-        return Turn(self, channel, self._lock)
 
     def check(self, channel: Channel) -> Run:
         """Return the test that ``channel`` takes part in.
