@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from dbtestcase import DatabaseTestCase
 from dbtestcase.diagnosis.frames import leave_out_ours
-from dbtestcase.diagnosis.origin import user_origin
+from dbtestcase.diagnosis.origin import origin_of_caller
 from dbtestcase.errors import IsolationBroken
 from tests.support import Base, Customer, run_case
 
@@ -52,8 +52,8 @@ class PrintedTests(unittest.TestCase):
 
     def test_fault_of_this_library_keeps_its_frames(self):
         try:
-            user_origin("no frame")  # type: ignore[arg-type]
-        except AttributeError as fault:
+            origin_of_caller("no number")  # type: ignore[arg-type]
+        except TypeError as fault:
             leave_out_ours(fault)
             printed = "".join(traceback.format_exception(fault))
 
