@@ -30,8 +30,13 @@ def check(test_class: type[DatabaseTestCase]) -> None:
         raise _wrong(test_class, "app_engines", "a list of SQLAlchemy engines, such as [engine]")
     if not _holds(test_class.hidden_columns, lambda name: isinstance(name, str)):
         raise _wrong(test_class, "hidden_columns", "a list of names of columns")
-    if not isinstance(test_class.lock_wait, int | float) or not test_class.lock_wait >= 0:
+    lock_wait = test_class.lock_wait
+    if isinstance(lock_wait, bool) or not isinstance(lock_wait, int | float) or not lock_wait >= 0:
         raise _wrong(test_class, "lock_wait", "a number of seconds, or 0 to wait for ever")
+    for name in ("allow_other_databases", "restart_identities"):
+        # A text such as "no", from the environment say, would be true.
+        if not isinstance(getattr(test_class, name), bool):
+            raise _wrong(test_class, name, "True or False")
 
 
 def _holds(value: object, fits: Any) -> bool:

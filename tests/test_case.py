@@ -265,6 +265,9 @@ class LifeCycleTests(unittest.TestCase):
             ("hidden_columns", "iban"),
             ("lock_wait", "5"),
             ("lock_wait", -1),
+            ("lock_wait", True),
+            ("allow_other_databases", "no"),
+            ("restart_identities", 1),
         )
         for attribute, value in wrong:
             with self.subTest(attribute, value=value):
