@@ -15,7 +15,7 @@ from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
 
 from dbtestcase.diagnosis.hidden import REPLACEMENT, is_hidden, present
-from dbtestcase.diagnosis.origin import Origin, call_of_user
+from dbtestcase.diagnosis.origin import Origin, usual_call
 
 STATES = ("transient", "pending", "persistent", "deleted", "detached")
 
@@ -118,15 +118,15 @@ def _listener(to: str) -> Callable[[Session, object], None]:
             return
         _left -= 1
         state = instance_state(instance)
-        _history[id(state)] = (weakref.ref(state), *_session_call())
+        _history[id(state)] = (weakref.ref(state), *_session_call(moved.__name__))
 
     moved.__name__ = f"moved_to_{to}"
     return moved
 
 
-def _session_call() -> tuple[str, Origin]:
+def _session_call(way: str) -> tuple[str, Origin]:
     """Return the name of the session's method that the user's line called, and that line."""
-    called, origin = call_of_user(sys._getframe(2))
+    called, origin = usual_call(way)
     name = called.f_code.co_name
     return (name if _is_public(called) else _outermost_method(sys._getframe(2))), origin
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from dbtestcase.diagnosis.origin import user_origin
+from dbtestcase.diagnosis.origin import user_origin, usual_origin
 
 from . import words
 from .belongings import name_in
@@ -171,7 +171,7 @@ class Core(Ownership):
         """Tell the observer of a statement, but for those by which SQLAlchemy gets to know a new connection."""
         if self.observer is None or not channel.is_checked_out():
             return _UNWATCHED
-        channel.sent_from = user_origin()
+        channel.sent_from = usual_origin(sql)
         channel.opened = channel.opened or channel.sent_from
         self.observer.statement_started(channel.label, channel.sent_from, sql, parameters)
         return Observed(self.observer, channel.label, rowcount)

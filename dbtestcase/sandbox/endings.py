@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dbtestcase.diagnosis.origin import user_origin
+from dbtestcase.diagnosis.origin import usual_origin
 
 from .belongings import TempTable
 from .channel import Channel
@@ -77,7 +77,7 @@ class Endings(Wire):
 
     def _tell_end(self, channel: Channel, transaction: VirtualTransaction, outcome: str) -> None:
         if self.observer is not None and transaction.statements and channel.is_checked_out():
-            self.observer.transaction_ended(channel.label, user_origin(), outcome)
+            self.observer.transaction_ended(channel.label, usual_origin(outcome), outcome)
 
     def _is_over(self, channel: Channel) -> bool:
         run = self.run

@@ -147,26 +147,23 @@ class VirtualConnection(ext.connection):
         withhold: bool = False,
         scrollable: bool | None = None,
     ) -> Any:
-        core, channel = self._core, self._channel
         self._check_open()
-        with Turn(core, channel) as run:
-            physical = core.connected()
-            assert isinstance(physical, Psycopg2Physical)
-            factory = gated(cursor_factory or self._cursor_factory or ext.cursor, named=name is not None)
-            if name is None:
-                cursor = factory(physical.connection)
-            else:
-                cursor = factory(physical.connection, name)
-                cursor.withhold = withhold
-                cursor.scrollable = scrollable
-            cursor._virtual = self
-            cursor._run = run
-            run.cursors.add(cursor)
-            if self.string_types:
-                cursor.string_types = dict(self.string_types)
-            if self.binary_types:
-                cursor.binary_types = dict(self.binary_types)
-            return cursor
+        run = self._core.check(self._channel)
+        factory = gated(cursor_factory or self._cursor_factory or ext.cursor, named=name is not None)
+        if name is None:
+            cursor = factory(self._physical.connection)
+        else:
+            cursor = factory(self._physical.connection, name)
+            cursor.withhold = withhold
+            cursor.scrollable = scrollable
+        cursor._virtual = self
+        cursor._run = run
+        run.cursors.add(cursor)
+        if self.string_types:
+            cursor.string_types = dict(self.string_types)
+        if self.binary_types:
+            cursor.binary_types = dict(self.binary_types)
+        return cursor
 
     @property
     def cursor_factory(self) -> Any:
@@ -422,10 +419,12 @@ class VirtualConnection(ext.connection):
 
     @property
     def _physical(self) -> Psycopg2Physical:
-        with Turn(self._core, self._channel):
-            physical = self._core.connected()
-            assert isinstance(physical, Psycopg2Physical)
-            return physical
+        physical = self._core.physical
+        if physical is None:
+            with Turn(self._core, self._channel):
+                physical = self._core.connected()
+        assert isinstance(physical, Psycopg2Physical)
+        return physical
 
     @property
     def _real(self) -> ext.connection:

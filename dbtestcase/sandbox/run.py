@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -45,19 +46,19 @@ class Run:
         self.prepared: dict[str, VirtualTransaction] = {}
         self.shapes: dict[Change, Shape | None] = {}
         self.warned: set[tuple[Any, ...]] = set()
+        # Two threads may come with one each at the same moment.
         self._channels: list[weakref.ref[Channel]] = []
-        self._count = 0
+        self._numbers = itertools.count(1)
 
     @property
     def is_shared(self) -> bool:
         """Whether more than one connection took part so far."""
-        return self._count > 1
+        return len(self._channels) > 1
 
     def add(self, channel: Channel) -> int:
         """Take a virtual connection in and return its number."""
         self._channels.append(weakref.ref(channel))
-        self._count += 1
-        return self._count
+        return next(self._numbers)
 
     def channels(self) -> Iterator[Channel]:
         """Yield the virtual connections that are still there."""

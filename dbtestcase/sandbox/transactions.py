@@ -24,25 +24,28 @@ OPEN_SQL = f"BEGIN; SAVEPOINT {GUARD}"
 CLOSE_SQL = f"ROLLBACK TO {GUARD}; ROLLBACK"
 
 
-@dataclass(eq=False, slots=True)
 class VirtualTransaction:
-    """What one connection did since its last commit or rollback."""
+    """What one connection did since its last commit or rollback. No dataclass: its factories cost each test."""
 
-    label: str
-    origin: object = ""
-    begun: float = field(default_factory=monotonic)
-    levels: list[str] = field(default_factory=list)
-    failed: bool = False
-    doomed: Loss | None = None
-    statements: int = 0
-    last_statement: str = ""
-    locks: dict[tuple[str, str], int] = field(default_factory=dict)
-    ghosts: list[Change] = field(default_factory=list)
-    isolation: str = ""
-    read_only: bool = False
-    settings: dict[str, str | None] = field(default_factory=dict)
-    local_settings: dict[str, str | None] = field(default_factory=dict)
-    missed: list[tuple[VirtualTransaction, Change]] = field(default_factory=list)
+    __slots__ = ("begun", "doomed", "failed", "ghosts", "isolation", "label", "last_statement", "levels",
+                 "local_settings", "locks", "missed", "origin", "read_only", "settings", "statements")  # fmt: skip
+
+    def __init__(self, label: str, origin: object = "", *, isolation: str = "", read_only: bool = False) -> None:
+        self.label = label
+        self.origin = origin
+        self.isolation = isolation
+        self.read_only = read_only
+        self.begun = monotonic()
+        self.levels: list[str] = []
+        self.failed = False
+        self.doomed: Loss | None = None
+        self.statements = 0
+        self.last_statement = ""
+        self.locks: dict[tuple[str, str], int] = {}
+        self.ghosts: list[Change] = []
+        self.settings: dict[str, str | None] = {}
+        self.local_settings: dict[str, str | None] = {}
+        self.missed: list[tuple[VirtualTransaction, Change]] = []
 
     @property
     def level(self) -> int:
