@@ -62,6 +62,8 @@ class Core(Ownership):
     # For a cursor: what is to be said once it is read from.
     _warnings: list[Callable[[], None]] | None = None
     _old_rows: str | None = None
+    # What has to be sent before it and goes along with it; "" if that has been sent.
+    _held = ""
     # How many rows had been written before it, by table, if it may write more than it says.
     _counts: dict[str, int] | None = None
 
@@ -75,10 +77,12 @@ class Core(Ownership):
         *,
         is_fresh: bool = False,
         each: Callable[[Any], int] | None = None,
+        join: Callable[[str], T] | None = None,
     ) -> T | None:
         """Let one statement of the user's through.
 
         Args:
+            join: Sends the statement behind something of ours, as one text; None if the driver cannot do that.
             each: For :class:`Many` parameters: sends the statement with one of them and returns how many rows were
                 touched. Used where connections may meet, so that it is seen which of the rows did.
             call: Sends the statement, or the text that it is given instead.
@@ -98,7 +102,7 @@ class Core(Ownership):
                     return None if is_fresh else call(NO_EFFECT)
             with self.observed(channel, sql, parameters, rowcount):
                 if each is None or channel.commits_each or not run.transactions.open - {channel.transaction}:
-                    return self._send_through(channel, run, text, sql, parameters, call, rowcount)
+                    return self._send_through(channel, run, text, sql, parameters, call, rowcount, join)
                 for one in parameters:
                     self._send_one(channel, run, text, sql, one, each)
                 return None
@@ -129,13 +133,14 @@ class Core(Ownership):
         parameters: Any,
         call: Callable[[str | None], T],
         rowcount: Callable[[], int] | None,
+        join: Callable[[str], T] | None = None,
     ) -> T:
         with Sending(self, run):
             known = parameters if rowcount is not None or isinstance(parameters, Many) else MANY
-            instead = self.before(channel, run, text, sql, known)
+            instead = self.before(channel, run, text, sql, known, may_hold=join is not None)
             try:
                 with self.watched(channel, sql, parameters):
-                    result = call(instead)
+                    result = self._send_joined(run, join, call) if self._held and join else call(instead)
             except BaseException as error:
                 self.failed(channel, run, text, sql, error, known)
                 raise
@@ -144,6 +149,27 @@ class Core(Ownership):
             else:
                 self.succeeded(channel, run, text, sql, rowcount(), known)
         return result
+
+    def _send_joined(self, run: Run, join: Callable[[str], T], call: Callable[[str | None], T]) -> T:
+        """Send a statement with what was held back before it."""
+        held, self._held = self._held, ""
+        try:
+            return join(held)
+        except Exception as error:
+            if self.is_lost(error):
+                raise
+            if self.driver.sqlstate(error) is None:
+                self.send(run, held)  # the driver itself has refused it, and sent nothing
+                raise
+            physical = self.connected()
+            if physical.status() == "idle":
+                self.send(run, held)  # the server could not read it, so it did not even begin
+            elif self.driver.points_into_text(error):
+                self.send(run, "; ".join(run.transactions.after_error()))
+            else:
+                raise
+        # Its error says where it is in a text of which the user has written the end: now without the beginning.
+        return call(None)
 
     def _send_one(
         self, channel: Channel, run: Run, text: Text, sql: str, parameters: Any, each: Callable[[Any], int]
@@ -176,8 +202,14 @@ class Core(Ownership):
         self.observer.statement_started(channel.label, channel.sent_from, sql, parameters)
         return Observed(self.observer, channel.label, rowcount)
 
-    def before(self, channel: Channel, run: Run, text: Text, sql: str, parameters: Any = None) -> str | None:
-        """Make the physical connection ready for a statement; return the text to send instead, if any."""
+    def before(
+        self, channel: Channel, run: Run, text: Text, sql: str, parameters: Any = None, *, may_hold: bool = False
+    ) -> str | None:
+        """Make the physical connection ready for a statement; return the text to send instead, if any.
+
+        Args:
+            may_hold: What is to be sent for that may also be left in ``_held``, to go along with the statement.
+        """
         transaction = channel.transaction or channel.begin()
         try:
             prelude = run.transactions.before_statement(transaction)
@@ -186,11 +218,23 @@ class Core(Ownership):
         except Doomed as doomed:
             raise self.lost(run, doomed.loss) from None
         if run.settings.touched or channel.settings or transaction.settings:
+            may_hold = False
             prelude.extend(run.settings.change_to(channel.wanted_settings(transaction)))
         if transaction.read_only and not text.pins:
+            may_hold = False
             prelude.append("SAVEPOINT dbtestcase_ro; SET LOCAL transaction_read_only = on")
+        self._held = ""
         if prelude:
-            self.send(run, "; ".join(prelude))
+            ours = "; ".join(prelude)
+            # Alone, nothing is to be asked in between.
+            if (
+                may_hold
+                and not (run.is_shared or run.belongings.tables)
+                and self.proven.fits(text, sql, parameters, ours)
+            ):
+                self._held = ours
+            else:
+                self.send(run, ours)
         run.last_statements.append((channel.label, sql))
         transaction.last_statement = sql
         self._old_rows = self._counts = None
@@ -256,6 +300,7 @@ class Core(Ownership):
         if transaction.read_only and not text.pins:
             self.send(run, "ROLLBACK TO dbtestcase_ro; RELEASE dbtestcase_ro")
             change = None
+        self.proven.note(text, sql, parameters)
         run.transactions.after_statement(transaction, change=change, pinned=text.pins)
         if self._counts is not None and change is not None:
             more = effect(self._counts, counts(self.connected()), sql, change.tables)

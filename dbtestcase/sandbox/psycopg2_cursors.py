@@ -26,6 +26,10 @@ class _Gate:
     _opened_at: Origin | None = None
     # Of an executemany() that was sent as several statements.
     _rowcount: int | None = None
+    # How many bytes of what was sent are ours.
+    _ours = 0
+    # Whether its class is psycopg2's own, which keeps to itself what it is given.
+    _is_plain = False
 
     @property
     def connection(self) -> Any:
@@ -39,6 +43,7 @@ class _Gate:
         *,
         rowcount: Callable[[], int] | None = None,
         each: Callable[[Any], int] | None = None,
+        join: Callable[[str], Any] | None = None,
     ) -> Any:
         virtual = self._virtual
         if virtual is None:
@@ -56,6 +61,7 @@ class _Gate:
                 rowcount,
                 is_fresh=this.query is None,
                 each=each,
+                join=join,
             )
         finally:
             if self._opened_at is None:
@@ -64,12 +70,22 @@ class _Gate:
     def execute(self, query: Any, vars: Any = None) -> Any:
         upper: Any = super()
         self._rowcount = None
-        text = self._text(query)
+
+        def call(other: str | None) -> Any:
+            self._ours = 0
+            return upper.execute(query, vars) if other is None else upper.execute(other)
+
+        def join(ours: str) -> Any:
+            sql = upper.mogrify(query, vars)
+            self._ours = len(ours) + 2
+            return upper.execute(b"%b; %b" % (ours.encode(), sql))
+
         return self._through(
-            text,
+            self._text(query),
             vars,
-            lambda other: upper.execute(query if other is None else other, vars if other is None else None),
+            call,
             rowcount=lambda: int(upper.rowcount),
+            join=join if self._is_plain else None,
         )
 
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> Any:
@@ -92,6 +108,11 @@ class _Gate:
             return int(upper.rowcount)
 
         return self._through(text, known, lambda other: upper.executemany(text, known), each=each)
+
+    @property
+    def query(self) -> bytes | None:
+        sent: bytes | None = super().query  # type: ignore[misc]
+        return sent[self._ours :] if self._ours and sent is not None else sent
 
     @property
     def rowcount(self) -> int:
@@ -200,4 +221,5 @@ class _NamedGate(_Gate):
 def gated(factory: Any, *, named: bool = False) -> Any:
     if not isinstance(factory, type):
         raise TypeError(f"cursor_factory must be a subclass of psycopg2.extensions.cursor, not {factory!r}")
-    return type(factory.__name__, (_NamedGate if named else _Gate, factory), {"__module__": factory.__module__})
+    attributes = {"__module__": factory.__module__, "_is_plain": factory is ext.cursor}
+    return type(factory.__name__, (_NamedGate if named else _Gate, factory), attributes)

@@ -123,6 +123,9 @@ class Psycopg2Driver:
     def sqlstate(self, error: BaseException) -> str | None:
         return getattr(error, "pgcode", None)
 
+    def points_into_text(self, error: BaseException) -> bool:
+        return isinstance(error, psycopg2.Error) and error.diag.statement_position is not None
+
 
 class VirtualConnection(ext.connection):
     """A connection of the code under test; what it sends runs inside the test's transaction."""

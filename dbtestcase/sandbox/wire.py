@@ -14,6 +14,7 @@ from . import words
 from .catalog import Catalog
 from .channel import Channel
 from .deferred import DeferredConstraints
+from .joined import Proven
 from .observer import Observer
 from .problems import IsolationBroken, LostCommit
 from .quoting import quoted
@@ -76,6 +77,9 @@ class Driver(Protocol):
 
     def sqlstate(self, error: BaseException) -> str | None: ...
 
+    def points_into_text(self, error: BaseException) -> bool:
+        """Whether an error says where in the text that was sent it is."""
+
 
 class Turn:
     """Holds the physical connection of a wire for one operation of a channel; gives the test that it takes part in.
@@ -125,6 +129,7 @@ class Wire:
         self.watches_commits = False
         self._last_commit: str | None = None
         self.deferred = DeferredConstraints()
+        self.proven = Proven()
         self._catalog: Catalog | None = None
         self._lock = threading.RLock()
         self._busy_with: tuple[Channel, str] | None = None

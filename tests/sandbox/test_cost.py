@@ -29,6 +29,9 @@ class Log:
 
 
 class CostTests(SandboxCase):
+    # How many round trips psycopg2 saves, since it sends a savepoint together with the statement that needs it.
+    saved = 1
+
     def setUp(self) -> None:
         super().setUp()
         self.sandbox.observer = self.log = Log()
@@ -52,15 +55,14 @@ class CostTests(SandboxCase):
 
         self.assertEqual(self.count(), (0, 0))
 
-    def test_reading_test_pays_two_short_round_trips(self):
+    def test_reading_test_pays_one_short_round_trip(self):
         with self.in_test(), Session(self.engine) as session:
             session.scalars(sa.select(Shop)).all()
             session.commit()
             session.scalars(sa.select(Shop)).all()
 
-        self.assertEqual(self.count(), (2, 2))
-        self.assertTrue(self.ours[0].startswith("BEGIN; SAVEPOINT"))
-        self.assertTrue(self.ours[1].startswith("ROLLBACK TO"))
+        self.assertEqual(self.count(), (2, 2 - self.saved))
+        self.assertTrue(self.ours[-1].startswith("ROLLBACK TO"))
 
     def test_one_insert_through_the_commit_is_one_statement(self):
         with self.in_test(), Session(self.engine) as session:
@@ -76,8 +78,17 @@ class CostTests(SandboxCase):
             session.scalar(sa.select(sa.func.count()).select_from(Shop))
 
         # Besides the two: the check of deferred constraints, which this schema has, and a new savepoint.
-        self.assertEqual(self.count(), (2, 4))
+        self.assertEqual(self.count(), (2, 4 - self.saved))
         self.assertEqual(len([sql for sql in self.ours if sql.startswith("SET CONSTRAINTS")]), 1)
+
+    def test_savepoint_of_a_statement_that_is_known_pays_nothing(self):
+        with self.in_test(), Session(self.engine) as session:
+            for name in "abc":
+                session.add(Shop(name=name))
+                session.commit()
+
+        # An insert each and its check of deferred constraints; the first also begins, the second needs a savepoint.
+        self.assertEqual(self.count(), (3, 1 + 3 + 3 - self.saved * 3))
 
     def test_rollback_pays_one_and_leaves_the_savepoint_for_the_next(self):
         with self.in_test(), Session(self.engine) as session:
@@ -88,7 +99,7 @@ class CostTests(SandboxCase):
             session.flush()
 
         # Closing the session rolls back once more.
-        self.assertEqual(self.count(), (2, 4))
+        self.assertEqual(self.count(), (2, 4 - self.saved))
 
     def test_savepoints_of_the_user_cost_less_than_they_would(self):
         with self.in_test(), self.engine.connect() as connection:
@@ -105,11 +116,12 @@ class CostTests(SandboxCase):
             one.scalars(sa.select(Shop)).all()
             two.scalars(sa.select(Sale)).all()
 
-        self.assertEqual(self.count(), (2, 2))
+        self.assertEqual(self.count(), (2, 2 - self.saved))
 
 
 class PsycopgCostTests(CostTests):
     driver = "psycopg"
+    saved = 0
 
 
 if __name__ == "__main__":
