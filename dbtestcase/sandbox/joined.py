@@ -60,12 +60,8 @@ def _is_simple(text: Text) -> bool:
 def _key(sql: str, parameters: Any) -> tuple[str, tuple[type, ...]] | None:
     if not parameters:
         return sql, ()
-    if len(parameters) > _MOST_VALUES:
+    values = parameters.values() if type(parameters) is dict else parameters
+    if type(parameters) not in (dict, tuple, list) or len(values) > _MOST_VALUES:
         return None
-    if type(parameters) is dict:
-        types = tuple(map(type, parameters.values()))
-    elif type(parameters) in (tuple, list):
-        types = tuple(map(type, parameters))
-    else:
-        return None
+    types = tuple(map(type, values))
     return (sql, types) if _PLAIN.issuperset(types) else None
