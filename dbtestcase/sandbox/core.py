@@ -62,8 +62,6 @@ class Core(Ownership):
     # For a cursor: what is to be said once it is read from.
     _warnings: list[Callable[[], None]] | None = None
     _old_rows: str | None = None
-    # What has to be sent before it and goes along with it; "" if that has been sent.
-    _held = ""
     # How many rows had been written before it, by table, if it may write more than it says.
     _counts: dict[str, int] | None = None
 
@@ -137,7 +135,13 @@ class Core(Ownership):
     ) -> T:
         with Sending(self, run):
             known = parameters if rowcount is not None or isinstance(parameters, Many) else MANY
-            instead = self.before(channel, run, text, sql, known, may_hold=join is not None)
+            try:
+                instead = self.before(channel, run, text, sql, known, may_hold=join is not None)
+            except BaseException:
+                self.send_held()
+                raise
+            if instead is not None:
+                self.send_held()
             try:
                 with self.watched(channel, sql, parameters):
                     result = self._send_joined(run, join, call) if self._held and join else call(instead)
@@ -208,7 +212,7 @@ class Core(Ownership):
         """Make the physical connection ready for a statement; return the text to send instead, if any.
 
         Args:
-            may_hold: What is to be sent for that may also be left in ``_held``, to go along with the statement.
+            may_hold: What is to be sent for that may also be held back, to go along with the statement.
         """
         transaction = channel.transaction or channel.begin()
         try:
@@ -223,15 +227,9 @@ class Core(Ownership):
         if transaction.read_only and not text.pins:
             may_hold = False
             prelude.append("SAVEPOINT dbtestcase_ro; SET LOCAL transaction_read_only = on")
-        self._held = ""
         if prelude:
             ours = "; ".join(prelude)
-            # Alone, nothing is to be asked in between.
-            if (
-                may_hold
-                and not (run.is_shared or run.belongings.tables)
-                and self.proven.fits(text, sql, parameters, ours)
-            ):
+            if may_hold and self.proven.fits(text, sql, parameters, ours):
                 self._held = ours
             else:
                 self.send(run, ours)

@@ -130,6 +130,8 @@ class Wire:
         self._last_commit: str | None = None
         self.deferred = DeferredConstraints()
         self.proven = Proven()
+        # What has to be sent before the statement that is under way and goes along with it, if nobody asks in between.
+        self._held = ""
         self._catalog: Catalog | None = None
         self._lock = threading.RLock()
         self._busy_with: tuple[Channel, str] | None = None
@@ -167,7 +169,15 @@ class Wire:
             self.physical = self.driver.connect()
             if self.watches_commits:
                 self._last_commit = _ids_of_commits(self.physical.last(LAST_COMMIT_SQL))[0]
+        if self._held:
+            self.send_held()
         return self.physical
+
+    def send_held(self) -> None:
+        """Send what was held back, because something else comes first."""
+        held, self._held = self._held, ""
+        if held and self.run is not None:
+            self.send(self.run, held)
 
     def expect_commit(self) -> None:
         """Somebody who may do so commits during the present test."""
@@ -252,6 +262,7 @@ class Wire:
 
     def begin_test(self, name: str) -> Run:
         self._postponed.clear()
+        self._held = ""
         self.needs_fresh_database = False
         self.run = Run(name)
         return self.run

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import unittest
+import warnings
 from datetime import timedelta
 from typing import Any
 
 import psycopg2
 import psycopg2.extensions as ext
 
+from dbtestcase.errors import UncommittedRead
 from tests.sandbox.support import SandboxCase, raw
 
 _INSERT = "INSERT INTO shop (name, size) VALUES (%s, %s) RETURNING id"
@@ -196,6 +198,36 @@ class JoinedTests(SandboxCase):
             self.assertEqual(raw(connection, "SELECT current_query()"), [("SELECT current_query()",)])
 
         self.assertEqual(Noting.noted, ["SELECT 1"])
+
+    def test_statement_that_is_refused_before_it_is_sent_loses_nothing(self):
+        with self.in_test(), warnings.catch_warnings():
+            warnings.simplefilter("error", UncommittedRead)
+            one, other = self.connection(), self.connection()
+            for connection in (one, other):
+                raw(connection, _INSERT, (str(id(connection)), 1))
+                raw(connection, "SELECT lastval()")
+                connection.commit()
+            raw(one, _INSERT, ("one", 1))
+            one.commit()
+
+            with self.assertRaises(UncommittedRead):
+                raw(other, "SELECT lastval()")
+
+            other.rollback()
+            self.assertEqual(len(raw(other, "SELECT name FROM shop")), 3)
+
+    def test_several_connections_pay_no_more_than_one(self):
+        with self.in_test():
+            one, other = self.connection(), self.connection()
+            for connection in (one, other, one, other):
+                raw(connection, "SELECT name FROM shop")
+                raw(connection, _INSERT, (str(len(raw(connection, "SELECT name FROM shop"))), 1))
+                connection.commit()
+            self.sent.clear()
+
+            raw(one, "SELECT name FROM shop")
+
+            self.assertEqual(self.sent, [])
 
     def test_second_connection_and_settings_are_told_apart_as_ever(self):
         with self.in_test():
