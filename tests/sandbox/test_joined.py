@@ -203,18 +203,17 @@ class JoinedTests(SandboxCase):
         with self.in_test(), warnings.catch_warnings():
             warnings.simplefilter("error", UncommittedRead)
             one, other = self.connection(), self.connection()
-            for connection in (one, other):
-                raw(connection, _INSERT, (str(id(connection)), 1))
-                raw(connection, "SELECT lastval()")
-                connection.commit()
-            raw(one, _INSERT, ("one", 1))
-            one.commit()
+            raw(other, _INSERT, ("mine", 1))
+            raw(other, "SELECT size FROM shop")
+            other.commit()
+            raw(one, "LOCK TABLE shop IN ACCESS EXCLUSIVE MODE")
 
             with self.assertRaises(UncommittedRead):
-                raw(other, "SELECT lastval()")
+                raw(other, "SELECT size FROM shop")
 
+            one.rollback()
             other.rollback()
-            self.assertEqual(len(raw(other, "SELECT name FROM shop")), 3)
+            self.assertEqual(raw(other, "SELECT name FROM shop"), [("mine",)])
 
     def test_several_connections_pay_no_more_than_one(self):
         with self.in_test():
