@@ -49,10 +49,6 @@ class Backend:
     sql: Any = None
     parameters: Any = None
 
-    def is_of(self, thread: int) -> bool:
-        """Whether its transaction began in the thread that has this ``ident``."""
-        return self.thread is not None and self.thread.is_alive() and self.thread.ident == thread
-
     def statement(self, hidden: Iterable[str]) -> str:
         """Return the statement it sent last."""
         return render(self.sql, self.parameters, hidden) if self.sql is not None else ""

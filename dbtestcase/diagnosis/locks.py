@@ -48,16 +48,12 @@ class _Running:
     def __init__(self, watch: LockWatch, pid: int) -> None:
         self._watch = watch
         self.pid = pid
-        self.thread = threading.get_ident()
+        self.thread = threading.current_thread()
         self.started = monotonic()
         self.scene: str | None = None
 
     def __enter__(self) -> None:
-        watch = self._watch
-        if watch.limit:
-            watch._running[self.pid] = self
-            if not (_watcher.is_awake and watch.watched_among is _watcher.watches):
-                _watcher.look_after(watch)
+        self._watch._begun(self)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._watch._ended(self, error)
@@ -98,6 +94,11 @@ class LockWatch:
         """
         self.backends.sends(pid, sql, parameters, origin, begins=begins, kind=kind)
         return _Running(self, pid)
+
+    def _begun(self, running: _Running) -> None:
+        if self.limit:
+            self._running[running.pid] = running
+            _watcher.look_after(self)
 
     def _ended(self, running: _Running, error: BaseException | None) -> None:
         if running.pid in self._running:
@@ -191,7 +192,7 @@ class LockWatch:
                 "What to do: the blocking statement is still running; wait for its thread before this one, "
                 "or commit earlier there."
             )
-        if any((known := self.backends.get(each.pid)) is not None and known.is_of(running.thread) for each in idle):
+        if any((known := self.backends.get(each.pid)) is not None and known.thread is running.thread for each in idle):
             told.append("Both belong to one thread, so this wait would never have ended.")
         if _NEEDS_TABLE_ALONE.match(sql):
             told.append(
@@ -242,18 +243,19 @@ class _Watcher:
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        self.watches: weakref.WeakSet[LockWatch] = weakref.WeakSet()
+        self._watches: weakref.WeakSet[LockWatch] = weakref.WeakSet()
         self._wake = threading.Event()
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
-        # While it is, whoever is among the watches need not say that it has begun a statement.
-        self.is_awake = False
+        self._awake = False
 
     def look_after(self, watch: LockWatch) -> None:
+        if self._awake and watch.watched_among is self._watches:
+            return
         with self._start:
-            self.watches.add(watch)
-            watch.watched_among = self.watches
-            self.is_awake = True
+            self._watches.add(watch)
+            watch.watched_among = self._watches
+            self._awake = True
             self._wake.set()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="dbtestcase lock watch", daemon=True)
@@ -262,7 +264,7 @@ class _Watcher:
     def _run(self) -> None:
         rounds = 0
         while True:
-            busy = [watch for watch in list(self.watches) if watch.is_busy]
+            busy = [watch for watch in list(self._watches) if watch.is_busy]
             rounds = 0 if busy else rounds + 1
             for watch in busy:
                 watch.look()
@@ -273,8 +275,8 @@ class _Watcher:
                 continue
             with self._start:
                 self._wake.clear()
-                self.is_awake = any(watch.is_busy for watch in self.watches)
-            if not self.is_awake:
+                self._awake = any(watch.is_busy for watch in self._watches)
+            if not self._awake:
                 self._wake.wait()
             rounds = 0
 
