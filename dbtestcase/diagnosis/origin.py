@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Hashable
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import NamedTuple
 
 _STDLIB = tuple({sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep})
@@ -28,8 +28,8 @@ class _Foreign(dict[str, bool]):
 
 
 _foreign = _Foreign()
-# How many frames above usual_call() the user's was the last time, by way.
-_depths: dict[Hashable, int] = {}
+# How many frames above usual_call() the user's was the last time, and what it had called, by way.
+_depths: dict[Hashable, tuple[int, CodeType]] = {}
 _MOST_WAYS = 1000
 
 
@@ -71,17 +71,18 @@ def usual_call(way: Hashable) -> tuple[FrameType, Origin]:
     """Return the frame that the nearest line of the user's has called, and that line; see :func:`usual_origin`.
 
     To go up frame by frame makes an object of each, a fifth of what a statement costs in all; to jump makes two. Should
-    there be another line of the user's in between this once, a listener's say, the outer one is named.
+    a line of the user's call the same function from as far up, and another of his stand in between, the outer is named.
     """
-    depth = _depths.get(way)
-    if depth is not None:
+    known = _depths.get(way)
+    if known is not None:
+        depth, usual = known
         try:
             frame, called = sys._getframe(depth), sys._getframe(depth - 1)
         except ValueError:
             pass  # fewer frames than that
         else:
             code = frame.f_code
-            if _foreign[called.f_code.co_filename] and not _foreign[code.co_filename]:
+            if called.f_code is usual and not _foreign[code.co_filename]:
                 return called, Origin(code.co_filename, frame.f_lineno, code.co_name)
     return _found_call(way)
 
@@ -95,7 +96,7 @@ def _found_call(way: Hashable) -> tuple[FrameType, Origin]:
         if not _foreign[code.co_filename]:
             if len(_depths) >= _MOST_WAYS:
                 _depths.clear()
-            _depths[way] = depth
+            _depths[way] = depth, called.f_code
             return called, Origin(code.co_filename, current.f_lineno, code.co_name)
         called, current, depth = current, current.f_back, depth + 1
     return called, UNKNOWN
