@@ -20,6 +20,7 @@ from .conflicts import MANY, Conflicts
 from .effects import counts, effect, may_write_more, settle
 from .endings import Sending
 from .evidence import Evidence, Many
+from .joined import points_into_text
 from .lexer import Text, read
 from .observer import Observer
 from .ownership import Ownership
@@ -152,6 +153,8 @@ class Core(Ownership):
                 self.succeeded(channel, run, text, sql, -1, known)
             else:
                 self.succeeded(channel, run, text, sql, rowcount(), known)
+            if join is not None:
+                self.proven.note(text, sql, known)
         return result
 
     def _send_joined(self, run: Run, join: Callable[[str], T], call: Callable[[str | None], T]) -> T:
@@ -168,7 +171,7 @@ class Core(Ownership):
             physical = self.connected()
             if physical.status() == "idle":
                 self.send(run, held)  # the server could not read it, so it did not even begin
-            elif self.driver.points_into_text(error):
+            elif points_into_text(error):
                 self.send(run, "; ".join(run.transactions.after_error()))
             else:
                 raise
@@ -298,7 +301,6 @@ class Core(Ownership):
         if transaction.read_only and not text.pins:
             self.send(run, "ROLLBACK TO dbtestcase_ro; RELEASE dbtestcase_ro")
             change = None
-        self.proven.note(text, sql, parameters)
         run.transactions.after_statement(transaction, change=change, pinned=text.pins)
         if self._counts is not None and change is not None:
             more = effect(self._counts, counts(self.connected()), sql, change.tables)

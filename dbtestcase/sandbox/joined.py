@@ -46,6 +46,11 @@ class Proven:
         return key is not None and key in self._known
 
 
+def points_into_text(error: Any) -> bool:
+    """Whether an error of the server says where in the text that was sent it is."""
+    return error.diag.statement_position is not None
+
+
 def _is_simple(text: Text) -> bool:
     """Whether it is one of the statements that most are, and does not ask for its own words."""
     return (

@@ -123,9 +123,6 @@ class Psycopg2Driver:
     def sqlstate(self, error: BaseException) -> str | None:
         return getattr(error, "pgcode", None)
 
-    def points_into_text(self, error: BaseException) -> bool:
-        return isinstance(error, psycopg2.Error) and error.diag.statement_position is not None
-
 
 class VirtualConnection(ext.connection):
     """A connection of the code under test; what it sends runs inside the test's transaction."""
@@ -180,16 +177,14 @@ class VirtualConnection(ext.connection):
 
     def commit(self) -> None:
         self._check_open()
-        if self._channel.two_phase is not None:
-            self._refuse_in_two_phase("commit")
+        self._refuse_in_two_phase("commit")
         self._core.commit(self._channel)
 
     def rollback(self) -> None:
         if self._channel.stale:
             return
         self._check_open()
-        if self._channel.two_phase is not None:
-            self._refuse_in_two_phase("rollback")
+        self._refuse_in_two_phase("rollback")
         self._core.rollback(self._channel)
 
     def close(self) -> None:
@@ -338,9 +333,9 @@ class VirtualConnection(ext.connection):
             )
         self._core.tpc_finish(self._channel, None if xid is None else str(xid), commit=commit)
 
-    @staticmethod
-    def _refuse_in_two_phase(what: str) -> NoReturn:
-        raise psycopg2.ProgrammingError(f"{what} cannot be used during a two-phase transaction")
+    def _refuse_in_two_phase(self, what: str) -> None:
+        if self._channel.two_phase is not None:
+            raise psycopg2.ProgrammingError(f"{what} cannot be used during a two-phase transaction")
 
     # -- what the physical connection knows
 

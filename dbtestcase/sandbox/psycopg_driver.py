@@ -125,9 +125,6 @@ class PsycopgDriver:
     def sqlstate(self, error: BaseException) -> str | None:
         return getattr(error, "sqlstate", None)
 
-    def points_into_text(self, error: BaseException) -> bool:
-        return isinstance(error, psycopg.Error) and error.diag.statement_position is not None
-
 
 class VirtualConnection(psycopg.Connection[Any]):
     """A connection of the code under test; what it sends runs inside the test's transaction."""

@@ -77,9 +77,6 @@ class Driver(Protocol):
 
     def sqlstate(self, error: BaseException) -> str | None: ...
 
-    def points_into_text(self, error: BaseException) -> bool:
-        """Whether an error says where in the text that was sent it is."""
-
 
 class Turn:
     """Holds the physical connection of a wire for one operation of a channel; gives the test that it takes part in.
@@ -262,7 +259,6 @@ class Wire:
 
     def begin_test(self, name: str) -> Run:
         self._postponed.clear()
-        self._held = ""
         self.needs_fresh_database = False
         self.run = Run(name)
         return self.run

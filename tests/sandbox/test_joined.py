@@ -56,59 +56,52 @@ class JoinedTests(SandboxCase):
         super().setUp()
         self.real: Any = self.plain.raw_connection()
         self.addCleanup(self.real.close)
+        with self.in_test():
+            self.engine.raw_connection()  # the first test of a class connects, and SQLAlchemy asks the server who it is
         self.sent: list[str] = []
+        physical: Any = self.sandbox._core.physical
+        send, query = physical.send, physical.query
+        physical.send = lambda sql: (self.sent.append(sql), send(sql))[1]
+        physical.query = lambda sql: (self.sent.append(sql), query(sql))[1]
 
     def tearDown(self) -> None:
         raw(self.real, "TRUNCATE shop, sale RESTART IDENTITY")
         self.real.commit()
-
-    def connection(self) -> Any:
-        """Return a connection of the test; from now on, what is sent for it besides is noted."""
-        connection: Any = self.engine.raw_connection()
-        physical: Any = self.sandbox._core.connected()
-        send = physical.send
-        physical.send = lambda sql: (self.sent.append(sql), send(sql))[1]
-        return connection
 
     def take(self) -> None:
         """Make the row that others collide with."""
         raw(self.real, _INSERT, ("taken", 1))
         self.real.commit()
 
-    def test_error_of_the_first_statement_reads_as_on_a_real_connection(self):
+    def compare_bad_ones(self, *committed: str) -> None:
+        """Let each bad statement fail, in a test that has committed these, as it does on a real connection."""
         self.take()
         for statement in _BAD:
             with self.subTest(statement), self.in_test():
-                connection = self.connection()
+                connection = self.engine.raw_connection()
+                for name in committed:
+                    raw(connection, _INSERT, (name, 1))
+                    connection.commit()
 
                 self.assertEqual(_told(connection, statement), _told(self.real, statement))
 
                 connection.rollback()
-                self.assertEqual(raw(connection, "SELECT name FROM shop"), [("taken",)])
+                names = raw(connection, "SELECT name FROM shop ORDER BY id")
+                self.assertEqual(names, [("taken",), *((name,) for name in committed)])
             self.real.rollback()
+
+    def test_error_of_the_first_statement_reads_as_on_a_real_connection(self):
+        self.compare_bad_ones()
 
     def test_error_after_a_commit_reads_as_on_a_real_connection_and_loses_nothing(self):
-        self.take()
-        for statement in _BAD:
-            with self.subTest(statement), self.in_test():
-                connection = self.connection()
-                raw(connection, "SELECT name FROM shop")
-                raw(connection, _INSERT, ("mine", 1))
-                connection.commit()
-
-                self.assertEqual(_told(connection, statement), _told(self.real, statement))
-
-                connection.rollback()
-                names = raw(connection, "SELECT name FROM shop ORDER BY name")
-                self.assertEqual(names, [("mine",), ("taken",)])
-            self.real.rollback()
+        self.compare_bad_ones("mine")
 
     def test_statement_that_is_known_fails_after_a_commit_and_loses_nothing(self):
         known = ((_INSERT, ("once", 1)), ("SELECT 1 / %s", (1,)), ("SELECT %s::text::int", ("1",)))
         fails = ((_INSERT, ("mine", 1)), ("SELECT 1 / %s", (0,)), ("SELECT %s::text::int", ("one",)))
         for good, bad in zip(known, fails, strict=True):
             with self.subTest(bad), self.in_test():
-                connection = self.connection()
+                connection = self.engine.raw_connection()
                 raw(connection, _INSERT, ("mine", 1))
                 connection.commit()
                 raw(connection, *good)
@@ -124,7 +117,7 @@ class JoinedTests(SandboxCase):
 
     def test_statement_whose_table_was_dropped_since_names_its_own_text(self):
         with self.in_test():
-            connection = self.connection()
+            connection = self.engine.raw_connection()
             raw(connection, "CREATE TABLE short_lived (id int)")
             connection.commit()
             raw(connection, "SELECT * FROM short_lived")
@@ -139,7 +132,7 @@ class JoinedTests(SandboxCase):
     def test_failing_insert_takes_one_number_of_its_sequence(self):
         self.take()
         with self.in_test():
-            connection = self.connection()
+            connection = self.engine.raw_connection()
             with self.assertRaises(psycopg2.errors.UniqueViolation):
                 raw(connection, _INSERT, ("taken", 1))
             connection.rollback()
@@ -148,13 +141,13 @@ class JoinedTests(SandboxCase):
 
     def test_words_that_were_read_with_other_values_go_along_with_nothing(self):
         with self.in_test():
-            connection = self.connection()
-            sql = "SELECT now() + interval %s"
-            raw(connection, sql, ("1 day",))
+            connection = self.engine.raw_connection()
+            sql = "SELECT 1 WHERE now() > timestamp %s"
+            raw(connection, sql, ("2026-01-01",))
             raw(connection, _INSERT, ("mine", 1))
             connection.commit()
 
-            with self.assertRaises(psycopg2.Error):
+            with self.assertRaises(psycopg2.errors.SyntaxError):
                 raw(connection, sql, (None,))
 
             connection.rollback()
@@ -162,7 +155,7 @@ class JoinedTests(SandboxCase):
 
     def test_value_that_an_adapter_of_the_user_writes_goes_along_with_nothing(self):
         with self.in_test():
-            connection = self.connection()
+            connection = self.engine.raw_connection()
             raw(connection, "SELECT %s", (ext.AsIs("1"),))
             raw(connection, _INSERT, ("mine", 1))
             connection.commit()
@@ -183,41 +176,57 @@ class JoinedTests(SandboxCase):
 
         Noting.noted = []
         with self.in_test():
-            connection = self.connection()
+            connection = self.engine.raw_connection()
             cursor = connection.cursor()
             cursor.execute("SELECT %s::interval", (timedelta(1),))
             self.assertEqual(cursor.query, b"SELECT '1 days 0.000000 seconds'::interval::interval")
             connection.commit()
             self.assertEqual(raw(connection, "SELECT current_query()"), [("SELECT current_query()",)])
-            connection.rollback()
-            with connection.cursor(cursor_factory=Noting) as noting:
-                noting.execute("SELECT 1")
 
         with self.in_test():
-            connection = self.connection()
+            connection = self.engine.raw_connection()
             self.assertEqual(raw(connection, "SELECT current_query()"), [("SELECT current_query()",)])
+
+        with self.in_test(), self.engine.raw_connection().cursor(cursor_factory=Noting) as noting:
+            noting.execute("SELECT 1")
 
         self.assertEqual(Noting.noted, ["SELECT 1"])
 
     def test_statement_that_is_refused_before_it_is_sent_loses_nothing(self):
         with self.in_test(), warnings.catch_warnings():
             warnings.simplefilter("error", UncommittedRead)
-            one, other = self.connection(), self.connection()
+            one, other = self.engine.raw_connection(), self.engine.raw_connection()
             raw(other, _INSERT, ("mine", 1))
-            raw(other, "SELECT size FROM shop")
+            raw(other, "SELECT lastval()")
             other.commit()
-            raw(one, "LOCK TABLE shop IN ACCESS EXCLUSIVE MODE")
+            raw(one, _INSERT, ("one", 1))
+            one.commit()
 
             with self.assertRaises(UncommittedRead):
-                raw(other, "SELECT size FROM shop")
+                raw(other, "SELECT lastval()")
+            with self.assertRaises(psycopg2.errors.SyntaxError):
+                raw(other, "SELEC 1")
 
-            one.rollback()
             other.rollback()
-            self.assertEqual(raw(other, "SELECT name FROM shop"), [("mine",)])
+            self.assertEqual(raw(other, "SELECT name FROM shop"), [("mine",), ("one",)])
+
+    def test_what_is_asked_in_between_is_asked_behind_the_savepoint(self):
+        with self.in_test(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UncommittedRead)
+            one, other = self.engine.raw_connection(), self.engine.raw_connection()
+            raw(other, "SELECT name FROM shop")
+            other.commit()
+            raw(one, _INSERT, ("mine", 1))
+            self.sent.clear()
+
+            raw(other, "SELECT name FROM shop")
+
+            self.assertRegex(self.sent[0], r"^SAVEPOINT dbtestcase_\d+$")
+            self.assertGreater(len(self.sent), 1)
 
     def test_several_connections_pay_no_more_than_one(self):
         with self.in_test():
-            one, other = self.connection(), self.connection()
+            one, other = self.engine.raw_connection(), self.engine.raw_connection()
             for connection in (one, other, one, other):
                 raw(connection, "SELECT name FROM shop")
                 raw(connection, _INSERT, (str(len(raw(connection, "SELECT name FROM shop"))), 1))
@@ -228,15 +237,19 @@ class JoinedTests(SandboxCase):
 
             self.assertEqual(self.sent, [])
 
-    def test_second_connection_and_settings_are_told_apart_as_ever(self):
+    def test_words_that_were_read_under_another_setting_go_along_with_nothing(self):
         with self.in_test():
-            one, other = self.connection(), self.connection()
-            raw(one, "SET statement_timeout = 12345")
-            one.commit()
-            self.assertEqual(raw(one, "SELECT current_setting('statement_timeout')"), [("12345ms",)])
-            self.assertEqual(raw(other, "SELECT current_setting('statement_timeout')"), [("0",)])
-            one.commit()
-            self.assertEqual(raw(one, "SELECT current_setting('statement_timeout')"), [("12345ms",)])
+            connection = self.engine.raw_connection()
+            raw(connection, r"SELECT '\'")
+            raw(connection, "SET standard_conforming_strings = off")
+            raw(connection, _INSERT, ("mine", 1))
+            connection.commit()
+
+            with self.assertRaises(psycopg2.errors.SyntaxError):
+                raw(connection, r"SELECT '\'")
+
+            connection.rollback()
+            self.assertEqual(raw(connection, "SELECT name FROM shop"), [("mine",)])
 
 
 if __name__ == "__main__":
