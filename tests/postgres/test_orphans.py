@@ -163,6 +163,34 @@ class KilledTests(OrphanTestCase):
                 self.assertSoon(lambda before=before: lost_segments() <= before, 2, "a segment is left")
         self.assertNextStartCleansUp()
 
+    @unittest.skipUnless(os.path.isdir("/dev/shm"), "the segments can be seen on Linux only")
+    def test_an_initdb_that_must_be_killed_leaves_no_shared_memory(self):
+        before = lost_segments()
+        process = subprocess.Popen(
+            self.command(CLASSES), env=self.environment(DBTESTCASE_CACHE="off"), stdout=subprocess.DEVNULL
+        )
+        self.addCleanup(process.kill)
+        if not self.stops_one_with_a_segment():
+            self.skipTest("this PostgreSQL makes clusters without segments")
+
+        process.kill()
+        process.wait(5)
+
+        self.assertSoon(lambda: not self.servers(), 4, "a stopped server outlives its test process")
+        self.assertSoon(lambda: lost_segments() <= before, 2, "a segment is left")
+        self.assertNextStartCleansUp()
+
+    def stops_one_with_a_segment(self):
+        """Suspend a process of initdb's that has a segment, so that it ends only if it is killed."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for process in self.servers():
+                with contextlib.suppress(OSError, psutil.Error):
+                    if "/dev/shm/PostgreSQL." in Path(f"/proc/{process.pid}/maps").read_text():
+                        process.suspend()
+                        return True
+        return False
+
     def test_a_process_that_becomes_another_program_leaves_nothing(self):
         process = self.start(WAITING + "os.execv('/bin/sleep', ['sleep', '30'])")
         process.stdout.readline()

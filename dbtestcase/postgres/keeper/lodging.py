@@ -32,6 +32,7 @@ class Lodging:
         self.end_orders: list[Message] = []
         self.kill_at = 0.0
         self.hurry_at = 0.0  # when all processes of a program that was told to end are told so
+        self.segments: set[str] = set()  # shared memory that a program which is killed leaves behind
         self.user: tuple[int, int] | None = None
         self.pack: tuple[int, ...] | None = None  # what the data folder was unpacked from
         self.number = 0  # of the order that started what runs here

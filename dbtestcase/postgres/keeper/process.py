@@ -29,7 +29,7 @@ import select
 import sys
 import time
 
-from . import child, folder, tree, wire
+from . import child, folder, segments, tree, wire
 from .greeting import Greeting
 from .lodging import Lodging, furnish, has_room, is_ready, write
 
@@ -337,6 +337,9 @@ class Keeper:
             lodging.pack = None  # whoever holds the pipe may write there yet
         del self._pipes[ended.pipe]
         os.close(ended.pipe)
+        if lodging.segments:
+            segments.remove(lodging.segments)
+            lodging.segments = set()
         was_server = lodging.is_server and order is None
         lodging.child, lodging.order, lodging.stop_orders, lodging.greeting = None, None, [], None
         if order is not None:
@@ -367,6 +370,7 @@ class Keeper:
         if now < lodging.hurry_at:
             return
         lodging.hurry_at = now + 0.1
+        lodging.segments |= segments.mapped_by(lodging.child.pid)
         try:
             os.killpg(lodging.child.pid, _SIGKILL if now > lodging.kill_at else _SIGTERM)
         except ProcessLookupError:
