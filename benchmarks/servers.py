@@ -224,7 +224,7 @@ class OneServer:
 
     def __init__(self, metadata: MetaData) -> None:
         from dbtestcase import ThrowawayPostgres
-        from dbtestcase.postgres import running_instance
+        from dbtestcase.servers import running_instance
 
         self._running = running_instance(ThrowawayPostgres())
         self._url = self._running.__enter__().url()

@@ -15,7 +15,7 @@ from benchmarks.cases import Recipe, ServedCase, ours
 from benchmarks.clock import Clock
 from benchmarks.plan import Contender, Group, Row, Table
 from benchmarks.servers import PEERS, OneServer
-from dbtestcase import upcoming
+from dbtestcase.lifecycle import schedule as upcoming
 
 CLASSES, TABLES = 60, 30
 _READS, _WRITES, _UNTOUCHED = 3, 4, 3

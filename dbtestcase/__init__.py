@@ -4,10 +4,10 @@ Importing this package starts nothing: no server, no search for programs, no eng
 """
 
 from dbtestcase import errors
-from dbtestcase._isolation import isolation
 from dbtestcase.case import DatabaseTestCase
-from dbtestcase.postgres import ThrowawayPostgres
+from dbtestcase.lifecycle.isolation import isolation
 from dbtestcase.sandbox import LATE_URL as URL
 from dbtestcase.schema import AlembicMigrations
+from dbtestcase.servers import ThrowawayPostgres
 
 __all__ = ["URL", "AlembicMigrations", "DatabaseTestCase", "ThrowawayPostgres", "errors", "isolation"]

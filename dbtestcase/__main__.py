@@ -18,20 +18,20 @@ from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
-from dbtestcase import doctor
 from dbtestcase.errors import DBTestCaseError, SchemaError
-from dbtestcase.postgres import (
+from dbtestcase.lifecycle.running import contents_of
+from dbtestcase.schema import plan
+from dbtestcase.servers import (
     Instance,
     ThrowawayPostgres,
     clear_cache,
+    doctor,
     find_programs,
     kept_instances,
     remove_kept,
     running_instance,
     running_kept,
 )
-from dbtestcase.running import contents_of
-from dbtestcase.schema import plan
 
 __all__ = ["main"]
 

@@ -1,6 +1,6 @@
 """The base class: one PostgreSQL instance for a test class, one undone transaction for a test.
 
-This module only wires: the server comes from :mod:`dbtestcase.postgres`, what is in it from :mod:`dbtestcase.schema`,
+This module only wires: the server comes from :mod:`dbtestcase.servers`, what is in it from :mod:`dbtestcase.schema`,
 and that it is undone from :mod:`dbtestcase.sandbox`.
 """
 
@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
 
-from dbtestcase import upcoming
-from dbtestcase._isolation import Isolation
 from dbtestcase.assertions import DatabaseAssertions
 from dbtestcase.diagnosis import report
 from dbtestcase.diagnosis.results import explaining
 from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.errors import DBTestCaseError
-from dbtestcase.postgres import Instance, ThrowawayPostgres
-from dbtestcase.running import RunningClass
+from dbtestcase.lifecycle import schedule as upcoming
+from dbtestcase.lifecycle.isolation import Isolation
+from dbtestcase.lifecycle.running import RunningClass
+from dbtestcase.servers import Instance, ThrowawayPostgres
 
 if TYPE_CHECKING:
     from dbtestcase.schema import SchemaLike
@@ -79,7 +79,7 @@ class DatabaseTestCase(DatabaseAssertions):
 
     * ``engine``, ``url``: Engine and URL of the class's database. Engines made from ``url`` are isolated too.
     * ``session``: the test's ``Session``, made at first use and removed after the test.
-    * ``instance``: the running :class:`~dbtestcase.postgres.Instance`.
+    * ``instance``: the running :class:`~dbtestcase.servers.Instance`.
     """
 
     schema: ClassVar[SchemaLike | None] = None

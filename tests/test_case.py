@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from dbtestcase import URL, DatabaseTestCase, ThrowawayPostgres, errors
-from dbtestcase.postgres import running_instance
+from dbtestcase.servers import running_instance
 from tests.support import Base, Customer, Order, problems, run_case
 
 FORBIDDEN = "postgresql+psycopg2://nobody@matters.invalid:5432/production"

@@ -18,9 +18,9 @@ from sqlalchemy import URL
 from sqlalchemy.orm import session
 
 from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS
-from dbtestcase.diagnosis.origin import UNKNOWN, Origin, comes_from
 from dbtestcase.diagnosis.sqltext import render
 from dbtestcase.diagnosis.statements import duration
+from dbtestcase.frames import UNKNOWN, Origin, comes_from
 
 _PATIENCE = 2  # seconds; longest time that asking the server may take
 

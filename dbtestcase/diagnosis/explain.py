@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 
 from dbtestcase.diagnosis import states
 from dbtestcase.diagnosis.backends import ask_server
-from dbtestcase.diagnosis.frames import chain, leave_out_ours
 from dbtestcase.diagnosis.hidden import HiddenNames, hiding
 from dbtestcase.diagnosis.hints import hint_for
 from dbtestcase.diagnosis.locks import LockWatch
 from dbtestcase.diagnosis.statements import StatementLog
+from dbtestcase.diagnosis.tracebacks import chain, leave_out_ours
 
 _TABLES = """
 SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

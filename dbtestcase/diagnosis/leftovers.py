@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from dbtestcase.diagnosis.origin import UNKNOWN, Origin, origin_of_caller, user_origin
 from dbtestcase.diagnosis.states import describe
+from dbtestcase.frames import UNKNOWN, Origin, origin_of_caller, user_origin
 
 _seen: dict[Any, Any] = {}
 

@@ -21,9 +21,9 @@ from sqlalchemy import URL
 
 from dbtestcase.diagnosis.backends import Activity, Backends, activities, ask_server
 from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS
-from dbtestcase.diagnosis.origin import Origin
 from dbtestcase.diagnosis.statements import duration
 from dbtestcase.errors import LockWait
+from dbtestcase.frames import Origin
 
 __all__ = ["LockWatch"]
 

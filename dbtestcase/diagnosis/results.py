@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from dbtestcase.diagnosis.frames import leave_out_ours
+from dbtestcase.diagnosis.tracebacks import leave_out_ours
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from sqlalchemy.exc import StatementError
 
-from dbtestcase.diagnosis.frames import chain
 from dbtestcase.diagnosis.hidden import REPLACEMENT, HiddenNames, is_hidden, mentions_hidden
 from dbtestcase.diagnosis.sqltext import hidden_values, redacted
+from dbtestcase.diagnosis.tracebacks import chain
 
 _SHORTEST = 4  # shorter values would take harmless parts of a message with them
 

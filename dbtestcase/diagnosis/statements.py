@@ -18,10 +18,10 @@ from typing import Any, Literal, cast, overload
 
 from dbtestcase.diagnosis import loads
 from dbtestcase.diagnosis.hidden import HiddenNames
-from dbtestcase.diagnosis.origin import UNKNOWN, Origin
 from dbtestcase.diagnosis.secrets import hide_secrets
 from dbtestcase.diagnosis.sqltext import Shortened, is_transaction_control, render, text_of
 from dbtestcase.errors import DBTestCaseError
+from dbtestcase.frames import UNKNOWN, Origin
 
 __all__ = ["CapturedQueries", "Statement", "StatementLog", "listing"]
 

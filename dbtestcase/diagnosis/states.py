@@ -15,7 +15,7 @@ from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
 
 from dbtestcase.diagnosis.hidden import REPLACEMENT, is_hidden, present
-from dbtestcase.diagnosis.origin import Origin, usual_call
+from dbtestcase.frames import Origin, usual_call
 
 STATES = ("transient", "pending", "persistent", "deleted", "detached")
 

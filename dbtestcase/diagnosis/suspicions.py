@@ -9,9 +9,9 @@ import linecache
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin_of
 from dbtestcase.diagnosis.sqltext import text_of
 from dbtestcase.diagnosis.statements import Statement
+from dbtestcase.frames import UNKNOWN, Origin, user_origin_of
 
 __all__ = ["suspicion"]
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from dbtestcase.diagnosis.leftovers import OpenCursors
 from dbtestcase.diagnosis.locks import LockWatch
-from dbtestcase.diagnosis.origin import Origin, user_origin
+from dbtestcase.frames import Origin, user_origin
 
 
 class _Observer(Protocol):

@@ -6,7 +6,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dbtestcase.diagnosis.origin import Origin, user_origin
+from dbtestcase.frames import Origin, user_origin
 
 from .transactions import VirtualTransaction
 

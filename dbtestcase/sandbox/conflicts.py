@@ -12,8 +12,8 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.errors import UncommittedRead
+from dbtestcase.frames import user_origin
 
 from . import words
 from .evidence import MANY, Evidence, note_old_rows

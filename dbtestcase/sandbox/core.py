@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from dbtestcase.diagnosis.origin import user_origin, usual_origin
+from dbtestcase.frames import user_origin, usual_origin
 
 from . import words
 from .belongings import name_in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dbtestcase.diagnosis.origin import usual_origin
+from dbtestcase.frames import usual_origin
 
 from .belongings import TempTable
 from .channel import Channel

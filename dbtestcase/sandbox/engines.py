@@ -19,7 +19,7 @@ from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.orm import session as session_module
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
 
-from dbtestcase.diagnosis.origin import Origin, user_origin
+from dbtestcase.frames import Origin, user_origin
 
 from .introductions import introduced
 from .problems import IsolationBroken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from dbtestcase.diagnosis.origin import Origin
+from dbtestcase.frames import Origin
 
 
 class Observer(Protocol):

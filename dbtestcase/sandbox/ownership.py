@@ -6,8 +6,8 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.errors import UncommittedRead
+from dbtestcase.frames import user_origin
 
 from . import words
 from .belongings import AdvisoryLock, Call, TempTable, body_of, calls_in, executed, name_in, only_writer

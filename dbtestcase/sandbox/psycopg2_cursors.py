@@ -10,7 +10,7 @@ import psycopg2
 import psycopg2.extensions as ext
 from psycopg2.sql import Composable
 
-from dbtestcase.diagnosis.origin import Origin
+from dbtestcase.frames import Origin
 
 from . import words
 from .evidence import Many

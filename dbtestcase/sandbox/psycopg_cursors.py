@@ -10,7 +10,7 @@ from typing import Any
 from psycopg import errors
 from psycopg.sql import Composable
 
-from dbtestcase.diagnosis.origin import Origin
+from dbtestcase.frames import Origin
 
 from . import words
 from .evidence import Many

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from dbtestcase.diagnosis.leftovers import cursor_left, warn_left_open
-from dbtestcase.diagnosis.origin import Origin, user_origin
 from dbtestcase.diagnosis.watched import close_cursors, watch_connection
+from dbtestcase.frames import Origin, user_origin
 
 from . import words
 from .ahead import ConnectionsAhead, Habits, Way

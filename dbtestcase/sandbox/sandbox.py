@@ -12,7 +12,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from dbtestcase.diagnosis.leftovers import cursor_left, warn_left_open
 from dbtestcase.diagnosis.locks import LockWatch
-from dbtestcase.diagnosis.origin import UNKNOWN, Origin, user_origin
+from dbtestcase.frames import UNKNOWN, Origin, user_origin
 
 from . import registry, sessions, words
 from .ahead import MOST, ConnectionsAhead

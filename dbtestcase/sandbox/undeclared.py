@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.errors import UndeclaredDatabase
+from dbtestcase.frames import user_origin
 
 # Dialects whose database is a file or memory.
 _SERVERLESS = frozenset({"sqlite", "duckdb", "access"})

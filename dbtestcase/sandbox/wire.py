@@ -7,8 +7,8 @@ import threading
 from typing import Any, Protocol
 
 from dbtestcase.diagnosis.locks import LockWatch
-from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.errors import DBTestCaseError
+from dbtestcase.frames import user_origin
 
 from . import words
 from .catalog import Catalog

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from dbtestcase.diagnosis.origin import Origin
+from dbtestcase.frames import Origin
 
 from . import transactions
 from .run import Run, shorten

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dbtestcase.schema._migrations import AlembicMigrations
-from dbtestcase.schema._plan import SchemaLike, SchemaPlan, plan
 from dbtestcase.schema.compare import schema_differences
+from dbtestcase.schema.migrations import AlembicMigrations
+from dbtestcase.schema.plan import SchemaLike, SchemaPlan, plan
 
 __all__ = ["AlembicMigrations", "SchemaLike", "SchemaPlan", "plan", "schema_differences"]

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, MetaData, inspect, text
 from sqlalchemy.exc import SAWarning
 
 from dbtestcase.errors import SchemaError
-from dbtestcase.schema._metadata import schemas_of
-from dbtestcase.schema._plan import HasMetaData, metadata_of
+from dbtestcase.schema.metadata import schemas_of
+from dbtestcase.schema.plan import HasMetaData, metadata_of
 
 _NEXTVAL = re.compile(r"nextval\('(.+?)'::regclass\)")
 _EXTENSIONS_TABLES = text(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dbtestcase.postgres import Instance, ThrowawayPostgres, running_instance
+from dbtestcase.servers import Instance, ThrowawayPostgres, running_instance
 
 __all__ = ["Outcome", "SuiteFailed", "run_suite"]
 

@@ -12,8 +12,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from dbtestcase.assertions import DatabaseAssertions
 from dbtestcase.diagnosis import states
 from dbtestcase.diagnosis.statements import StatementLog
-from dbtestcase.postgres import ThrowawayPostgres, running_instance
 from dbtestcase.sandbox import Sandbox
+from dbtestcase.servers import ThrowawayPostgres, running_instance
 
 
 class Base(DeclarativeBase):

@@ -12,9 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from dbtestcase import DatabaseTestCase
-from dbtestcase.diagnosis.frames import leave_out_ours
-from dbtestcase.diagnosis.origin import origin_of_caller
+from dbtestcase.diagnosis.tracebacks import leave_out_ours
 from dbtestcase.errors import IsolationBroken
+from dbtestcase.frames import origin_of_caller
 from tests.support import Base, Customer, run_case
 
 

@@ -8,7 +8,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 from dbtestcase.diagnosis.leftovers import ThreadWatch, connection_left, session_left, warn_left_open
-from dbtestcase.diagnosis.origin import user_origin
+from dbtestcase.frames import user_origin
 from tests.diagnosis.support import Customer, LoggedTests
 
 

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from dbtestcase.diagnosis.backends import idle_in_transaction
 from dbtestcase.diagnosis.locks import LockWatch
-from dbtestcase.diagnosis.origin import user_origin
 from dbtestcase.diagnosis.watched import watch_connection
 from dbtestcase.errors import LockWait
+from dbtestcase.frames import user_origin
 from tests.diagnosis.support import Base, Customer, ServerTests, noted
 
 

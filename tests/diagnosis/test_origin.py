@@ -6,7 +6,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 from functools import singledispatch
 
-from dbtestcase.diagnosis.origin import UNKNOWN, user_origin, usual_call, usual_origin
+from dbtestcase.frames import UNKNOWN, user_origin, usual_call, usual_origin
 
 # Each puts one more frame of the standard library between the user's line and the question.
 _once = singledispatch(usual_origin)

@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dbtestcase import AlembicMigrations
 from dbtestcase.flask import FlaskDatabaseTestCase
-from dbtestcase.schema._logging import logging_kept
+from dbtestcase.schema.logging import logging_kept
 from tests.support import problems, run_case
 
 

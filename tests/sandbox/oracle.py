@@ -30,8 +30,8 @@ import psycopg
 import sqlalchemy as sa
 
 from dbtestcase.errors import DBTestCaseError, LostCommit, UncommittedRead
-from dbtestcase.postgres import ThrowawayPostgres, running_instance
 from dbtestcase.sandbox import Sandbox
+from dbtestcase.servers import ThrowawayPostgres, running_instance
 
 SCHEMA = """
 CREATE TABLE account (id int PRIMARY KEY, name text UNIQUE, n int NOT NULL DEFAULT 0);

@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dbtestcase.postgres import ThrowawayPostgres, running_instance
 from dbtestcase.sandbox import Sandbox
+from dbtestcase.servers import ThrowawayPostgres, running_instance
 
 
 class Base(DeclarativeBase):

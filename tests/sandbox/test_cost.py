@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from dbtestcase.diagnosis.origin import Origin
+from dbtestcase.frames import Origin
 from tests.sandbox.support import Sale, SandboxCase, Shop
 
 

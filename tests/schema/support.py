@@ -14,8 +14,8 @@ from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from dbtestcase.errors import SchemaError
-from dbtestcase.postgres import ThrowawayPostgres, running_instance
 from dbtestcase.schema import SchemaPlan, plan
+from dbtestcase.servers import ThrowawayPostgres, running_instance
 
 OWNER = "ShopTests.schema"
 

@@ -29,7 +29,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import CITEXT, ENUM
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dbtestcase.schema._metadata import Shape
+from dbtestcase.schema.metadata import Shape
 from tests.schema.models import hard_case
 from tests.schema.support import ServerTestCase, planned
 

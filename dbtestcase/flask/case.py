@@ -1,0 +1,94 @@
+"""The base class for Flask applications: the application's database is the class's throwaway one.
+
+What it adds to :class:`~dbtestcase.DatabaseTestCase` is the wiring of an application: every engine that an extension
+made or will make is redirected (:mod:`dbtestcase.flask.extensions`), and a request gets contexts of its own, as in
+production (:mod:`dbtestcase.flask.requests`).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from dbtestcase.case import DatabaseTestCase
+from dbtestcase.errors import DBTestCaseError
+from dbtestcase.flask.extensions import imported_by
+from dbtestcase.flask.running import RunningFlaskClass
+
+if TYPE_CHECKING:
+    from dbtestcase.schema import SchemaLike
+
+__all__ = ["FlaskDatabaseTestCase"]
+
+__unittest = True
+
+
+class FlaskDatabaseTestCase(DatabaseTestCase):
+    """Run each test of a Flask application against a real PostgreSQL and undo what it wrote.
+
+    Whatever URL an application was configured with, it is never connected to: every engine that an extension has made
+    or makes while the class runs points to the class's instance.
+
+    These attributes may be set on a subclass, beside those of :class:`~dbtestcase.DatabaseTestCase`:
+
+    * ``db``: the application's Flask-SQLAlchemy (or Flask-SQLAlchemy-Lite) extension. Its tables are the ``schema``
+      unless one is given; each bind key has a database of its own. If it is not set, the extension that the class's
+      module has imported is taken, or else that of the application.
+    * ``app``: the application under test, if :meth:`create_app` does not make it.
+
+    And these are there to read:
+
+    * ``app``: the application that :meth:`create_app` returned. Its application context is pushed during each test.
+    * ``client``: a test client, new for each test. A request gets an application context, a ``g`` and a database
+      session of its own, as in production.
+    """
+
+    db: ClassVar[Any] = None
+    app: Flask
+
+    _running_kind = RunningFlaskClass
+
+    @classmethod
+    def create_app(cls) -> Flask | None:
+        """Return the application under test. Called once per class, when its engines can already be redirected.
+
+        Written as an instance method it is called for every test instead. Returns ``None`` by default, for tests that
+        make their applications themselves.
+        """
+        return None
+
+    @cached_property
+    def client(self) -> FlaskClient:
+        """A client of ``self.app``, made at first use and new for each test."""
+        app: Flask | None = getattr(self, "app", None)
+        if app is None:
+            name = type(self).__qualname__
+            raise DBTestCaseError(
+                f"{name}.client needs an application: define '@classmethod def create_app(cls)' on {name} and return "
+                "it there, or set self.app in setUp."
+            )
+        running = self._running()
+        assert isinstance(running, RunningFlaskClass)
+        return running.client_for_test(self, app)
+
+    @classmethod
+    def _schema(cls) -> SchemaLike | None:
+        if not cls._schema_is_the_extension_s():
+            return cls.schema
+        running = cls.__dict__.get("_dbtestcase")
+        extension = running.extension if isinstance(running, RunningFlaskClass) else cls._extension()
+        # Flask-SQLAlchemy-Lite knows no models; who names it as schema is told so.
+        return extension if hasattr(extension, "metadatas") else cls.schema
+
+    @classmethod
+    def _schema_is_the_extension_s(cls) -> bool:
+        return cls.schema is None or cls.schema is cls.db
+
+    @classmethod
+    def _extension(cls) -> Any | None:
+        if cls.db is not None or cls.schema is not None:
+            return cls.db
+        return imported_by(cls)

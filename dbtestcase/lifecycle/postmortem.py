@@ -1,0 +1,91 @@
+"""``DBTESTCASE_KEEP=failed``: the database of a failed test, kept as it was when the test failed.
+
+What the test had written is committed into its instance; that instance is kept when it stops, and the class goes on
+with a fresh one. The run ends with the commands that open what was kept.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from dbtestcase.diagnosis.tracebacks import chain
+from dbtestcase.errors import DBTestCaseError
+
+if TYPE_CHECKING:
+    from dbtestcase.servers import Instance
+
+__all__ = ["PostMortem", "is_aftermath", "is_wanted"]
+
+VARIABLE = "DBTESTCASE_KEEP"
+
+NOTHING_MORE = (
+    "the test had failed before, and its database was kept as it was then (DBTESTCASE_KEEP). "
+    "Nothing more is sent to it."
+)
+_DATABASE = ("psycopg", "psycopg2", "sqlalchemy")
+_commands: list[str] = []
+
+
+def is_wanted() -> bool:
+    """Whether the databases of failed tests are to be kept.
+
+    Raises:
+        DBTestCaseError: The variable has a value that means nothing.
+    """
+    wanted = os.environ.get(VARIABLE, "").strip().lower()
+    if wanted in ("", "0", "no", "off"):
+        return False
+    if wanted == "failed":
+        return True
+    raise DBTestCaseError(f"{VARIABLE} is {wanted!r}; it can be 'failed', or be left unset.")
+
+
+def is_aftermath(error: BaseException) -> bool:
+    """Whether an error may come from what a test sent after its database was kept: its clean-up, say."""
+    return any(
+        isinstance(each, DBTestCaseError) or type(each).__module__.partition(".")[0] in _DATABASE
+        for each in chain(error)
+    )
+
+
+class PostMortem:
+    """One instance that is to be kept.
+
+    Args:
+        instance: Still running; it is kept when it stops.
+        test: The id of the failed test.
+        database: Name of the database in which the test worked.
+    """
+
+    def __init__(self, instance: Instance, test: str, database: str) -> None:
+        self._instance = instance
+        self._test = test
+        self._database = database
+        instance.keep(test)
+
+    def done(self) -> None:
+        """Take note of the name under which it was kept, once the instance has stopped."""
+        name = self._instance.kept_name
+        if name is None:
+            return
+        database = "" if self._database == "test" else f" --database {self._database}"
+        _commands.append(f"{self._test}: python -m dbtestcase start --psql --kept {name}{database}")
+        if multiprocessing.parent_process() is not None:
+            _tell()  # a worker may be ended without warning
+        elif len(_commands) == 1:
+            atexit.register(_tell)
+
+
+def _tell() -> None:
+    print(
+        "\nKept as they were at the failure (without --psql: prints the database's URL and serves it until Ctrl-C;\n"
+        "'python -m dbtestcase clean' deletes them):",
+        file=sys.stderr,
+    )
+    for line in _commands:
+        print(f"  {line}", file=sys.stderr, flush=True)
+    _commands.clear()

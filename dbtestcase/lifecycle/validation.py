@@ -1,0 +1,53 @@
+"""Whether what a test class declares can be what it says: told before anything starts, with the attribute's name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine
+
+from dbtestcase.errors import DBTestCaseError
+from dbtestcase.lifecycle import postmortem
+from dbtestcase.servers import ThrowawayPostgres
+
+if TYPE_CHECKING:
+    from dbtestcase.case import DatabaseTestCase
+
+__all__ = ["check"]
+
+
+def check(test_class: type[DatabaseTestCase]) -> None:
+    """Look at the attributes of a class and the variables that concern it.
+
+    Raises:
+        DBTestCaseError: One has a value of a kind that it cannot have.
+    """
+    postmortem.is_wanted()
+    if not isinstance(test_class.postgres, ThrowawayPostgres):
+        raise _wrong(test_class, "postgres", "an object such as ThrowawayPostgres()")
+    if not _holds(test_class.app_engines, _is_engine):
+        raise _wrong(test_class, "app_engines", "a list of SQLAlchemy engines, such as [engine]")
+    if not _holds(test_class.hidden_columns, lambda name: isinstance(name, str)):
+        raise _wrong(test_class, "hidden_columns", "a list of names of columns")
+    lock_wait = test_class.lock_wait
+    if isinstance(lock_wait, bool) or not isinstance(lock_wait, int | float) or not lock_wait >= 0:
+        raise _wrong(test_class, "lock_wait", "a number of seconds, or 0 to wait for ever")
+    for name in ("allow_other_databases", "restart_identities"):
+        # A text such as "no", from the environment say, would be true.
+        if not isinstance(getattr(test_class, name), bool):
+            raise _wrong(test_class, name, "True or False")
+
+
+def _holds(value: object, fits: Any) -> bool:
+    return isinstance(value, Collection) and not isinstance(value, str | bytes) and all(map(fits, value))
+
+
+def _is_engine(value: object) -> bool:
+    # An engine of asyncio is refused later, in words of its own.
+    return isinstance(value, Engine) or hasattr(value, "sync_engine")
+
+
+def _wrong(test_class: type[DatabaseTestCase], attribute: str, wanted: str) -> DBTestCaseError:
+    value = getattr(test_class, attribute)
+    return DBTestCaseError(f"{test_class.__qualname__}.{attribute} is {value!r}; it has to be {wanted}.")

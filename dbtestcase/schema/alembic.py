@@ -1,0 +1,182 @@
+"""Runs the user's env.py on the test database and on nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL, Connection, create_engine
+from sqlalchemy.pool import NullPool
+
+from dbtestcase.errors import SchemaError
+from dbtestcase.schema.connect import connect, plain_url
+from dbtestcase.schema.failure import failure, place_of
+from dbtestcase.schema.logging import logging_kept
+from dbtestcase.schema.migrations import AlembicMigrations, Project
+from dbtestcase.schema.parts import Making
+from dbtestcase.schema.reroute import Rerouting
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+
+def upgrade(migrations: AlembicMigrations, project: Project, making: Making) -> None:
+    """Upgrade the database of ``making``.
+
+    Raises:
+        SchemaError: A migration failed, or ``env.py`` did not migrate this database.
+    """
+    try:
+        from alembic.util import CommandError
+    except ImportError as exc:
+        raise SchemaError(
+            f"{making.owner}: Alembic is not installed. Install it: pip install 'dbtestcase[alembic]'."
+        ) from exc
+    try:
+        with _surroundings(migrations, project, making) as (config, connection):
+            ran = _run(config, migrations.revision)
+            if not connection.closed and connection.in_transaction():
+                connection.commit()
+    except SchemaError:
+        raise
+    except (Exception, SystemExit) as exc:
+        is_command_error = isinstance(exc, CommandError)
+        raise failure(
+            making.owner,
+            f"upgrade to {migrations.revision!r} with the migrations in {project.scripts}",
+            exc,
+            place=place_of(exc, str(project.scripts), *map(str, project.versions)) or place_of(exc),
+            extensions=making.extensions,
+            advice=_advice(exc, is_command_error, migrations),
+        ) from exc
+    if not ran:
+        raise SchemaError(
+            f"{making.owner}: {project.scripts / 'env.py'} ran, but it did not run the migrations on a connection, so "
+            "the database is empty.\nIt has to call context.run_migrations() outside of offline mode."
+        )
+
+
+@contextmanager
+def _surroundings(
+    migrations: AlembicMigrations, project: Project, making: Making
+) -> Iterator[tuple[Config, Connection]]:
+    """Give ``env.py`` what it may ask for, and take back whatever it leaves behind."""
+    with ExitStack() as stack:
+        stack.enter_context(logging_kept())
+        stack.enter_context(redirect_stdout(io.StringIO()))
+        stack.enter_context(_import_folders(project))
+        rerouting = stack.enter_context(Rerouting(making.url, making.owner))
+        engine = create_engine(
+            plain_url(making.url), poolclass=NullPool, creator=lambda: rerouting.own(connect(making.url))
+        )
+        stack.callback(engine.dispose)
+        # No transaction is begun on it: env.py may use its own connection, and would wait for our locks.
+        connection = stack.enter_context(engine.connect())
+        # Some projects expect an Engine there, as pytest-alembic passes it.
+        setattr(connection, "connect", lambda: connection)  # noqa: B010
+        config = _config(migrations, project, making.url)
+        app = migrations.app
+        if app is not None:
+            app = app if hasattr(app, "app_context") else app()
+            if not hasattr(app, "app_context"):
+                raise SchemaError(
+                    f"{making.owner}: AlembicMigrations(app=...) takes a Flask application or a function that returns "
+                    f"one; it got {type(app).__name__}."
+                )
+            stack.enter_context(app.app_context())
+            config = _as_flask_migrate_does(app, config)
+        config.attributes["connection"] = connection
+        yield config, connection
+
+
+def _config(migrations: AlembicMigrations, project: Project, url: URL) -> Config:
+    from alembic.config import Config
+
+    quiet = io.StringIO()
+    ini = None if project.ini is None else str(project.ini)
+    options = argparse.Namespace(x=list(migrations.x), name=migrations.section, config=ini)
+    config = Config(ini, ini_section=migrations.section, stdout=quiet, output_buffer=quiet, cmd_opts=options)
+    if project.toml is not None and hasattr(config, "toml_file_name"):  # since Alembic 1.16
+        config.toml_file_name = str(project.toml)
+        config.toml_args = dict(config.config_args)
+    values = {
+        "script_location": str(project.scripts),
+        "sqlalchemy.url": _url_for(project, url).render_as_string(hide_password=False),
+    }
+    if config.get_main_option("version_locations"):
+        # Said in absolute paths, since the working directory may be another one than Alembic's command expects.
+        values["version_locations"] = os.pathsep.join(map(str, project.versions))
+        values["prepend_sys_path"] = os.pathsep.join(project.import_folders)
+        values["path_separator"] = values["version_path_separator"] = "os"  # the latter before Alembic 1.16
+    if not config.file_config.has_section(migrations.section):
+        config.file_config.add_section(migrations.section)
+    for name, value in values.items():
+        config.set_main_option(name, value.replace("%", "%%"))
+    return config
+
+
+def _url_for(project: Project, url: URL) -> URL:
+    source = (project.scripts / "env.py").read_text(encoding="utf-8", errors="replace")
+    if "async_engine_from_config" in source or "create_async_engine" in source:
+        return plain_url(url).set(drivername="postgresql+psycopg")
+    return plain_url(url)
+
+
+def _run(config: Config, revision: str) -> bool:
+    """Do what ``alembic upgrade`` does, and return whether ``env.py`` asked for the migrations."""
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory.from_config(config)
+    asked = False
+
+    def steps(current: Any, context: Any) -> Any:
+        nonlocal asked
+        asked = not context.as_sql
+        return script._upgrade_revs(revision, current)
+
+    with EnvironmentContext(config, script, fn=steps, as_sql=False, destination_rev=revision):
+        script.run_env()
+    return asked
+
+
+def _as_flask_migrate_does(app: Any, config: Config) -> Config:
+    extension = getattr(app, "extensions", {}).get("migrate")
+    callbacks = getattr(getattr(extension, "migrate", None), "call_configure_callbacks", None)
+    return config if callbacks is None else callbacks(config)
+
+
+@contextmanager
+def _import_folders(project: Project) -> Iterator[None]:
+    before, writing = list(sys.path), sys.dont_write_bytecode
+    sys.path[:0] = [folder for folder in project.import_folders if folder not in sys.path]
+    # Compiled files tell a change by the second: a migration edited within it would be run as it was before.
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+        sys.dont_write_bytecode = writing
+
+
+def _advice(exc: BaseException, is_command_error: bool, migrations: AlembicMigrations) -> str:
+    words = str(exc)
+    if is_command_error and "Multiple head revisions" in words:
+        return 'Merge them (alembic merge heads), or write AlembicMigrations(..., revision="heads") if they are meant.'
+    if "application context" in words and migrations.app is None:
+        return "env.py needs a Flask application: AlembicMigrations(..., app=create_app)."
+    if isinstance(exc, ModuleNotFoundError):
+        return (
+            f"{exc.name!r} could not be imported from here; prepend_sys_path in the ini file names folders to look in."
+        )
+    if is_command_error or not isinstance(exc, (KeyError, SystemExit)):
+        return ""
+    return (
+        'env.py finds the test database in config.get_main_option("sqlalchemy.url") and a connection to it in '
+        'config.attributes["connection"].'
+    )

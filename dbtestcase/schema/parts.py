@@ -1,0 +1,131 @@
+"""What every kind of schema has in common, and the simplest kind: a callable."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from sqlalchemy import URL, Connection
+
+from dbtestcase.errors import SchemaError
+from dbtestcase.schema.connect import engine_for
+from dbtestcase.schema.failure import failure, place_of
+
+_PERCENT = (
+    "If the SQL has a % in it: exec_driver_sql() takes it for a parameter, so write %%, or execute text(...), or put "
+    'the SQL in a file: schema = Path("schema.sql").'
+)
+
+
+@dataclass(frozen=True)
+class Making:
+    """One database that is being filled."""
+
+    owner: str
+    url: URL
+    extensions: tuple[str, ...]
+
+
+class Part(ABC):
+    """One step of a schema: something that can be created in a database, and says whether that may be kept."""
+
+    background = True
+    """May it be created from another thread than the main one?"""
+
+    @abstractmethod
+    def fingerprint(self) -> str | None:
+        """Return what identifies the content in any process, or None if it cannot be known without running it."""
+
+    @abstractmethod
+    def token(self) -> Hashable:
+        """Return what identifies the content within this process."""
+
+    @abstractmethod
+    def create(self, making: Making) -> None:
+        """Create it and commit.
+
+        Raises:
+            SchemaError: The server or the user's code refused.
+        """
+
+
+class CallablePart(Part):
+    """Calls the user's function with a connection and commits what it did."""
+
+    background = False  # the user's code expects the thread that runs the tests
+
+    def __init__(self, function: Callable[[Connection], object], owner: str) -> None:
+        self._function = function
+        self._name = getattr(function, "__qualname__", None) or repr(function)
+        _check_signature(function, self._name, owner)
+
+    def fingerprint(self) -> str | None:
+        return None
+
+    def token(self) -> Hashable:
+        try:
+            hash(self._function)
+        except TypeError:
+            return _Same(self._function)
+        return self._function
+
+    def create(self, making: Making) -> None:
+        engine = engine_for(making.url)
+        try:
+            with engine.connect() as connection:
+                result = self._function(connection)
+                if inspect.iscoroutine(result):
+                    result.close()
+                    raise TypeError(f"{self._name} is a coroutine function; write it as a plain one")
+                if not connection.closed and connection.in_transaction():
+                    connection.commit()
+        except SchemaError:
+            raise
+        except Exception as exc:
+            raise failure(
+                making.owner,
+                f"run {self._name}(connection)",
+                exc,
+                place=place_of(exc),
+                extensions=making.extensions,
+                advice=_PERCENT if _is_about_percent(exc) else "",
+            ) from exc
+        finally:
+            engine.dispose()
+
+
+def _is_about_percent(exc: BaseException) -> bool:
+    # What psycopg2 says of a % when SQLAlchemy hands it parameters, of which there are none.
+    return isinstance(exc, (TypeError, ValueError, IndexError)) and any(
+        words in str(exc) for words in ("immutabledict", "unsupported format character", "tuple index out of range")
+    )
+
+
+class _Same:
+    """Stands for an object that cannot be hashed: equal only for the very same object, which it keeps alive."""
+
+    def __init__(self, thing: object) -> None:
+        self._thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._thing is self._thing
+
+    def __hash__(self) -> int:
+        return id(self._thing)
+
+
+def _check_signature(function: Callable[..., object], name: str, owner: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in callables have none
+        return
+    try:
+        signature.bind(object())
+    except TypeError as exc:
+        raise SchemaError(
+            f"{owner}: {name}{signature} cannot be called with one argument, a sqlalchemy.Connection ({exc}).\n"
+            f"Write it as `def {getattr(function, '__name__', 'create')}(connection): ...`, outside the class or as a "
+            "@staticmethod; what it does on the connection is committed for you."
+        ) from exc

@@ -1,0 +1,300 @@
+"""One throwaway server, as a user of it sees it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import psycopg2
+
+from dbtestcase.errors import PostgresNotReady
+from dbtestcase.servers.base import Postgresql
+from dbtestcase.servers.contents import EMPTY, Contents
+from dbtestcase.servers.kept import keep
+from dbtestcase.servers.options import ThrowawayPostgres
+from dbtestcase.servers.server import PORT, Boot, Server, ServerProcess
+from dbtestcase.servers.surroundings import hide_variables, show_variables
+from dbtestcase.servers.template import Recipe, boot
+
+__all__ = ["Instance"]
+
+_SESSIONS = """
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s), sessions
+FROM pg_stat_database WHERE datname = %(name)s
+"""
+# How often to look again whether the last connection is closed, and after how long each time, in seconds.
+_GOODBYES, _GOODBYE = 20, 0.005
+
+
+class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no types
+    """A running PostgreSQL of its own: own folder, own processes, on a unix socket that nobody else can reach.
+
+    What :class:`testing.postgresql.Postgresql` offers works as there: ``url()``, ``dsn()``, ``stop()``,
+    ``terminate()`` and ``start()``, ``is_alive()``, ``server_pid``, ``base_dir``, the context manager. It ends with
+    :meth:`stop`, or with the process that made it, however that ends.
+
+    Args:
+        options: The server's options; the default ones if left out.
+        contents: What it holds beyond the empty database ``test``.
+        owner: For whom it is, for messages.
+
+    Raises:
+        PostgresNotFound: There are no server programs.
+        PostgresNotReady: The server does not start.
+    """
+
+    def __init__(
+        self, options: ThrowawayPostgres | None = None, contents: Contents = EMPTY, *, owner: str = ""
+    ) -> None:
+        recipe = Recipe(options or ThrowawayPostgres(), contents, owner)
+        self._adopt(boot(recipe), recipe)
+
+    @classmethod
+    def of(cls, server: Server, recipe: Recipe) -> Self:
+        """Return the instance for a server that runs already."""
+        instance = cls.__new__(cls)
+        instance._adopt(server, recipe)
+        return instance
+
+    def _adopt(self, server: Server, recipe: Recipe) -> None:
+        self.name = type(self).__name__
+        self.settings: dict[str, Any] = {"port": PORT}
+        self.options: ThrowawayPostgres = recipe.options
+        self.base_dir: str = str(server.lodging.folder)
+        self.data_dir: Path = server.lodging.data_dir
+        self.socket_dir: Path = server.lodging.socket_dir
+        self.initdb: str = recipe.launch.programs.initdb
+        self.postgres: str = recipe.launch.programs.postgres
+        self.child_process: ServerProcess | None = server.process
+        self._server = server
+        self._recipe = recipe
+        self._owner_pid = os.getpid()
+        self._is_ours = True
+        self._keep_as: str | None = None
+        self._kept_name: str | None = None
+        self._lock = threading.Lock()
+        self._idle_maintenance: list[Any] = []
+        self.ready_connection: Any = None
+        self._version = ""
+        hide_variables()
+
+    # Connecting
+
+    def dsn(self, **kwargs: Any) -> dict[str, Any]:
+        """Return what ``psycopg2.connect(**dsn)`` takes: host, port, user, database and whatever is given."""
+        return {"host": str(self.socket_dir), "port": PORT, "user": "postgres", "database": "test", **kwargs}
+
+    def url(self, **kwargs: Any) -> str:
+        """Return the URL of a database for SQLAlchemy, of ``test`` unless ``database=`` is given."""
+        parts = self.dsn(**kwargs)
+        # SQLAlchemy takes the database's name as it stands there, everything else unquoted.
+        user, host = quote(str(parts["user"]), safe=""), quote(str(parts["host"]))
+        # SQLAlchemy 2.1 reads a bare "postgresql://" as psycopg 3, so the driver is always named.
+        return f"postgresql+psycopg2://{user}@/{parts['database']}?host={host}&port={parts['port']}"
+
+    def connect(self, database: str = "test", **kwargs: Any) -> Any:
+        """Return a new psycopg2 connection."""
+        return psycopg2.connect(**self.dsn(database=database, **kwargs))
+
+    def take_ready_connection(self) -> Any:
+        """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""
+        with self._lock:
+            connection, self.ready_connection = self.ready_connection, None
+        return connection
+
+    def execute(self, sql: str, *, database: str = "postgres") -> None:
+        """Execute a statement outside any transaction, by default in the maintenance database ``postgres``."""
+        if database != "postgres":
+            with closing(self.connect(database)) as connection:
+                connection.autocommit = True
+                with connection.cursor() as cursor:
+                    cursor.execute(sql)
+            return
+        with self._maintenance_connection() as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+
+    @contextmanager
+    def _maintenance_connection(self) -> Iterator[Any]:
+        # Kept open: a clone of a database costs little more than a connect does. One for each thread that works.
+        with self._lock:
+            connection = self._idle_maintenance.pop() if self._idle_maintenance else None
+        if connection is None or connection.closed:
+            connection = self.connect("postgres", application_name="dbtestcase")
+            connection.autocommit = True
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                self._idle_maintenance.append(connection)
+
+    # Databases
+
+    def clone_database(self, source: str, name: str) -> None:
+        """Make the database ``name`` as a copy of ``source``, to which nobody may be connected."""
+        # Copying files beats writing each page to the log, the default since there is a choice.
+        strategy = " STRATEGY FILE_COPY" if self._major >= 15 else ""
+        self.execute(f"CREATE DATABASE {_identifier(name)} TEMPLATE {_identifier(source)}{strategy}")
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, if it exists; whoever is connected to it is disconnected."""
+        if self._major >= 13:
+            self.execute(f"DROP DATABASE IF EXISTS {_identifier(name)} WITH (FORCE)")
+            return
+        literal = name.replace("'", "''")
+        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{literal}'")
+        self.execute(f"DROP DATABASE IF EXISTS {_identifier(name)}")
+
+    def count_sessions(self, name: str) -> int | None:
+        """Return how many connections a database has had, once all are closed; ``None`` if that cannot be known."""
+        if self._major < 15:
+            return None  # it is written down too late, or not at all
+        for _ in range(_GOODBYES):
+            with self._maintenance_connection() as connection, connection.cursor() as cursor:
+                cursor.execute(_SESSIONS, {"name": name})
+                present, past = cursor.fetchone()
+            if not present:
+                return int(past)
+            time.sleep(_GOODBYE)
+        return None
+
+    @property
+    def server_version(self) -> str:
+        """The server's version, such as ``"15.18"``."""
+        if not self._version:
+            self._version = self._recipe.found.version
+        return self._version
+
+    @property
+    def _major(self) -> int:
+        digits = re.match(r"\d+", (self.data_dir / "PG_VERSION").read_text())
+        return int(digits.group()) if digits else 0
+
+    # Life
+
+    def start(self) -> None:
+        """Start the server again after :meth:`terminate`, on the same data.
+
+        Raises:
+            PostgresNotReady: It does not start.
+        """
+        if self.child_process is not None and self.child_process.poll() is None:
+            return
+        self._check_owner()
+        self._server = Boot(self._recipe.launch, self.options, lodging=self._server.lodging).wait()
+        self.child_process = self._server.process
+
+    def is_alive(self) -> bool:
+        """Return whether the server runs."""
+        return self.child_process is not None and self.child_process.poll() is None
+
+    def answers(self) -> bool:
+        """Return whether the server takes a connection."""
+        try:
+            self.connect("postgres").close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def terminate(self, _signal: int | None = None) -> None:
+        """End the server, at once unless ``signal.SIGINT`` is given; the data stay until :meth:`cleanup`."""
+        if self.child_process is None or self._owner_pid != os.getpid():
+            return
+        self._close_maintenance()
+        self._server.stop(signal.SIGQUIT if _signal is None else _signal)
+        self.child_process = None
+
+    def stop(self, _signal: int | None = None) -> None:
+        """End the server and delete its folder. It may be called again, and in a forked child does nothing."""
+        if not getattr(self, "_is_ours", False) or self._owner_pid != os.getpid():
+            return
+        try:
+            if self._keep_as is not None and self.is_alive():
+                self._stop_and_keep(self._keep_as)
+            else:
+                self.terminate(_signal)
+        finally:
+            self.cleanup()
+
+    def cleanup(self) -> None:
+        """Delete the folder of a server that was ended."""
+        if self.child_process is not None or not self._is_ours or self._owner_pid != os.getpid():
+            return
+        self.release()
+        self._server.lodging.delete()
+
+    def end(self) -> None:
+        """Do as :meth:`stop` without waiting: the server dies within milliseconds, and its folder goes with it.
+
+        Whatever becomes of this process, that is seen to.
+        """
+        if self._keep_as is not None:
+            self.stop()
+        elif self._is_ours and self._owner_pid == os.getpid():
+            self.release()
+            self.child_process = None
+            self._server.end()
+
+    def keep(self, label: str = "") -> None:
+        """Have :meth:`stop` keep what is in the server, to be started again by :func:`running_kept`.
+
+        Args:
+            label: What it is to be known by; the owner if left out.
+        """
+        self._keep_as = label
+
+    @property
+    def kept_name(self) -> str | None:
+        """The name it was kept under, once it has been."""
+        return self._kept_name
+
+    def _stop_and_keep(self, label: str) -> None:
+        self.terminate(signal.SIGINT)
+        self._kept_name = keep(self._server, self._recipe, label)
+
+    def release(self) -> None:
+        """Leave the server to somebody else: this object neither ends nor deletes it any more."""
+        self._close_maintenance()
+        if self._is_ours:
+            self._is_ours = False
+            show_variables()
+
+    def read_bootlog(self) -> str:
+        """Return the server's log."""
+        return self._server.lodging.read_log()
+
+    def get_data_directory(self) -> str:
+        """Return the data folder, as testing.postgresql's factory wants it."""
+        return str(self.data_dir)
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.stop()
+
+    def __repr__(self) -> str:
+        state = f"pid {self.server_pid}" if self.is_alive() else "stopped"
+        return f"<{type(self).__name__} {state} in {self.base_dir}>"
+
+    def _close_maintenance(self) -> None:
+        with self._lock:
+            connections = (*self._idle_maintenance, self.ready_connection)
+            self._idle_maintenance.clear()
+            self.ready_connection = None
+        for connection in connections:
+            if connection is not None:
+                connection.close()
+
+    def _check_owner(self) -> None:
+        if self._owner_pid != os.getpid():
+            raise PostgresNotReady("this instance belongs to the process that this one was forked from.")
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,226 @@
+"""The spare: the next class's instance, booted while the present class's tests run."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Hashable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+import psycopg2
+
+from dbtestcase.servers.contents import Contents
+from dbtestcase.servers.instance import Instance
+from dbtestcase.servers.keeping import at_end
+from dbtestcase.servers.options import ThrowawayPostgres
+from dbtestcase.servers.server import Boot, Server
+from dbtestcase.servers.surroundings import hidden_variables
+from dbtestcase.servers.template import Recipe, begin_boot, boot
+
+__all__ = ["expect", "forget_spare", "take"]
+
+
+class Spare:
+    """A server that is wanted soon: it waits for its turn, is on its way, or is ready, with a connection open."""
+
+    def __init__(self, options: ThrowawayPostgres, contents: Contents, owner: str) -> None:
+        self._options = options
+        self._contents = contents
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._is_unwanted = False
+        self._over = threading.Event()
+        self._recipe: Recipe | None = None
+        self._boot: Boot | None = None
+        self._server: Server | None = None
+        self._connection: Any = None
+        self._error: BaseException | None = None
+
+    # In the workshop's thread
+
+    def make(self) -> None:
+        """Make it, unless nobody wants it any more."""
+        try:
+            # Whatever goes wrong before there is a template goes wrong again for the one who wants the instance.
+            with suppress(Exception):
+                if self._is_unwanted:
+                    return
+                self._recipe = Recipe(self._options, self._contents, self._owner)
+                self._make(self._recipe)
+        finally:
+            self._over.set()
+
+    def _make(self, recipe: Recipe) -> None:
+        server = self._booted(recipe)
+        if server is None:
+            return
+        connection = None
+        # What goes wrong here is told to whoever connects to it.
+        with suppress(Exception), hidden_variables():
+            connection = psycopg2.connect(**server.address())
+        with self._lock:
+            is_unwanted = self._is_unwanted
+            if not is_unwanted:
+                self._server, self._connection = server, connection
+        if is_unwanted:
+            if connection is not None:
+                connection.close()
+            server.end()
+
+    def _booted(self, recipe: Recipe) -> Server | None:
+        begun = begin_boot(recipe, greet="test")
+        if begun is not None:
+            with self._lock:
+                self._boot = begun
+                is_unwanted = self._is_unwanted
+            if is_unwanted:
+                begun.cancel()
+                return None
+            return begun.wait()
+        if not self._contents.background:
+            return None  # only the main thread can make its template
+        try:
+            return boot(recipe, greet="test")
+        except BaseException as exc:
+            self._error = exc
+            return None
+
+    # In the thread that wants it
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its thread is done with it."""
+        return self._over.is_set()
+
+    def take(self) -> Instance | None:
+        """Wait until it is ready and return it; ``None`` if it has to be done all over again.
+
+        Raises:
+            Exception: What went wrong while its template was made.
+        """
+        try:
+            self._over.wait()
+        except BaseException:
+            self.forget()
+            raise
+        if self._error is not None:
+            raise self._error
+        server, connection = self._let_go()
+        if server is None or self._recipe is None:
+            return None
+        instance = Instance.of(server, self._recipe)
+        instance.ready_connection = connection
+        return instance
+
+    def forget(self) -> None:
+        """End it, wherever it is, and delete it."""
+        server, connection = self._let_go()
+        if connection is not None:
+            connection.close()
+        if server is not None:
+            server.end()
+        elif self._boot is not None:
+            self._boot.cancel()
+
+    def _let_go(self) -> tuple[Server | None, Any]:
+        with self._lock:
+            self._is_unwanted = True
+            server, self._server = self._server, None
+            connection, self._connection = self._connection, None
+        return server, connection
+
+
+class Workshop:
+    """The thread that makes spares: to start a thread for each would keep the class waiting that orders it."""
+
+    def __init__(self) -> None:
+        self._orders: SimpleQueue[Spare | None] = SimpleQueue()
+        self._last: Spare | None = None
+
+    def order(self, spare: Spare) -> None:
+        """Have a spare made."""
+        if self._last is None or not self._last.is_over:
+            # The first; or the thread is busy with a template that nobody wants any more, and ends with that.
+            self._orders.put(None)
+            self._orders = SimpleQueue()
+            threading.Thread(target=_work, args=(self._orders,), name="dbtestcase spare", daemon=True).start()
+        self._last = spare
+        self._orders.put(spare)
+
+
+def _work(orders: SimpleQueue[Spare | None]) -> None:
+    while (spare := orders.get()) is not None:
+        spare.make()
+        del spare  # nothing of it is held while there is no other
+
+
+def _key(options: ThrowawayPostgres, contents: Contents) -> Hashable:
+    return (options, contents.key, os.environ.get("DBTESTCASE_BIN_DIR"))
+
+
+_lock = threading.Lock()
+_workshop = Workshop()
+_spare: tuple[Hashable, Spare] | None = None
+_is_at_end = False
+
+
+def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "") -> None:
+    """Begin to boot an instance for this in the background; one that waits for something else is ended.
+
+    Never raises: an error is raised by the :func:`running_instance` that wants the instance.
+    """
+    global _spare, _is_at_end
+    key = _key(options, contents)
+    with _lock:
+        if _spare is not None and _spare[0] == key:
+            return
+        previous, _spare = _spare, (key, Spare(options, contents, owner))
+        _workshop.order(_spare[1])
+        if not _is_at_end:
+            _is_at_end = True
+            at_end(forget_spare)
+    _end(previous)
+
+
+def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
+    """Return the spare if it fits; ``None`` if there is none that does, and the one that does not is ended.
+
+    Raises:
+        Exception: What went wrong while it was booted.
+    """
+    global _spare
+    with _lock:
+        spare, _spare = _spare, None
+    if spare is None:
+        return None
+    if spare[0] != _key(options, contents):
+        _end(spare)
+        return None
+    return spare[1].take()
+
+
+def forget_spare() -> None:
+    """End and delete a spare that nobody took."""
+    global _spare
+    with _lock:
+        spare, _spare = _spare, None
+    _end(spare)
+
+
+def _end(spare: tuple[Hashable, Spare] | None) -> None:
+    if spare is not None:
+        with suppress(Exception):
+            spare[1].forget()
+
+
+def _after_fork_in_child() -> None:
+    # The spare is the parent's, and so is the thread.
+    global _lock, _spare, _workshop
+    _lock = threading.Lock()
+    _workshop = Workshop()
+    _spare = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

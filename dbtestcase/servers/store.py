@@ -1,0 +1,192 @@
+"""The templates that this process knows: in the cache, or, where that cannot be, in a folder that goes with it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack
+from pathlib import Path
+
+from dbtestcase.errors import PostgresNotReady
+from dbtestcase.servers.cache import Cache, Pack, cache_folder, write_pack
+from dbtestcase.servers.keeping import Failure, current_keeper
+from dbtestcase.servers.places import instance_places
+from dbtestcase.servers.server import Server
+from dbtestcase.servers.telling import tell_once
+
+__all__ = ["Store"]
+
+# A template that the process keeps to itself lives where an instance lives, and is about as large.
+_UNPACKED_GUESS = 48 * 1024 * 1024
+# Of contents that nothing identifies beyond this process the last few are kept: a run of many classes may have many.
+_ANONYMOUS = 4
+
+
+class Store:
+    """Finds templates by their key, and makes each only once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._known: dict[str, Pack] = {}
+        self._anonymous: OrderedDict[Hashable, Pack] = OrderedDict()
+        self._folder: Path | None = None
+        self._being_made: dict[Hashable, threading.Lock] = {}
+
+    def find(self, key: str) -> Pack | None:
+        """Return the template of that key if it is there."""
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None and known.path.exists():
+                return known
+            folder = cache_folder()
+            found = Cache(folder).load(key) if folder is not None else None
+            if found is not None:
+                self._known[key] = found
+            return found
+
+    def find_anonymous(self, key: Hashable) -> Pack | None:
+        """Return the template that only this process can identify, if it is there."""
+        with self._lock:
+            pack = self._anonymous.get(key)
+            if pack is None or not pack.path.exists():
+                return None
+            self._anonymous.move_to_end(key)
+            return pack
+
+    def make(self, key: str, description: str, build: Callable[[], Server]) -> Pack:
+        """Return a template, in the cache if that can be.
+
+        Args:
+            build: Returns a server with the content, stopped in order; not called if somebody else was faster.
+        """
+        with self._making(key), ExitStack() as stack:
+            cache = self._locked_cache(key, stack)
+            found = self.find(key) or (_rescued(cache, key) if cache is not None else None)
+            if found is None:
+                server = build()
+                try:
+                    if cache is not None:
+                        found = _published(cache, key, server, description)
+                    if found is None:
+                        found = self._private(server)
+                finally:
+                    server.lodging.end()
+            with self._lock:
+                self._known[key] = found
+            return found
+
+    def make_anonymous(self, key: Hashable, build: Callable[[], Server]) -> Pack:
+        """Return a template that only this process can identify; ``build`` as for :meth:`make`."""
+        with self._making(key):
+            found = self.find_anonymous(key)
+            if found is None:
+                server = build()
+                try:
+                    found = self._private(server)
+                finally:
+                    server.lodging.end()
+                with self._lock:
+                    self._anonymous[key] = found
+                    while len(self._anonymous) > _ANONYMOUS:
+                        dropped, oldest = self._anonymous.popitem(last=False)
+                        oldest.path.unlink(missing_ok=True)
+                        self._being_made.pop(dropped, None)
+            return found
+
+    def distrust(self, key: str) -> bool:
+        """Read all of a template that did not serve; return whether it was at fault, and is gone now."""
+        with self._lock:
+            self._known.pop(key, None)
+        folder = cache_folder()
+        if folder is None:
+            return False
+        cache = Cache(folder)
+        damage = cache.examine(key)
+        if damage is None:
+            return not cache.pack_path(key).exists()
+        _tell_damage(cache, key, damage)
+        try:
+            cache.drop(key)
+        except OSError:
+            return False
+        return True
+
+    def _locked_cache(self, key: str, stack: ExitStack) -> Cache | None:
+        folder = cache_folder()
+        if folder is None:
+            return None
+        cache = Cache(folder)
+        try:
+            stack.enter_context(cache.lock(key))
+        except OSError as exc:
+            _tell_unusable(cache, exc)
+            return None
+        return cache
+
+    def _private(self, server: Server) -> Pack:
+        try:
+            return _packed(server, self._private_folder() / f"{os.urandom(6).hex()}.pack")
+        except OSError as exc:
+            raise PostgresNotReady(
+                f"cannot prepare a test database: its template cannot be written: {exc}\n"
+                "Make room in the temporary folder, or set DBTESTCASE_DIR to a folder with room."
+            ) from exc
+
+    def _private_folder(self) -> Path:
+        with self._lock:
+            if self._folder is None or not self._folder.exists():
+                order = current_keeper().order("folder", places=instance_places(_UNPACKED_GUESS, None), mode=0o700)
+                try:
+                    self._folder = Path(order.wait()["path"])
+                except Failure as exc:
+                    raise PostgresNotReady(f"cannot prepare a test database: there is no place for it: {exc}") from exc
+            return self._folder
+
+    def _making(self, key: Hashable) -> threading.Lock:
+        with self._lock:
+            return self._being_made.setdefault(key, threading.Lock())
+
+
+def _rescued(cache: Cache, key: str) -> Pack | None:
+    """Return a template whose time stamp is not what it was, but whose content is."""
+    damage = cache.examine(key)
+    if damage is not None:
+        _tell_damage(cache, key, damage)
+        return None
+    return cache.load(key)
+
+
+def _published(cache: Cache, key: str, server: Server, description: str) -> Pack | None:
+    private = cache.private_path(key)
+    try:
+        pack = cache.publish(key, private, _packed(server, private), description)
+        cache.prune(key)
+    except OSError as exc:
+        _tell_unusable(cache, exc)
+        return None
+    finally:
+        private.unlink(missing_ok=True)
+    return pack
+
+
+def _packed(server: Server, target: Path) -> Pack:
+    version = (server.lodging.data_dir / "PG_VERSION").read_text().strip()
+    try:
+        return Pack(target, version, write_pack(server.lodging.data_dir, target))
+    except ValueError as exc:
+        raise PostgresNotReady(
+            f"cannot prepare a test database: in its data folder {exc}. Tablespaces cannot be part of a schema."
+        ) from exc
+
+
+def _tell_damage(cache: Cache, key: str, damage: str) -> None:
+    tell_once(f"the template {str(cache.pack_path(key))!r} is damaged ({damage}); it is made anew.")
+
+
+def _tell_unusable(cache: Cache, problem: OSError) -> None:
+    tell_once(
+        f"the cache folder {str(cache.folder)!r} cannot be used ({problem.strerror or problem}), so each run makes its "
+        "templates anew. Set DBTESTCASE_CACHE to a folder that can be written to, or to 'off'."
+    )

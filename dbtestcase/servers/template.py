@@ -1,0 +1,272 @@
+"""Template clusters: made once with ``initdb``, once more for each content, packed, and shared by all who need them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import signal
+from collections.abc import Hashable
+from contextlib import closing
+
+import psycopg2
+
+from dbtestcase.diagnosis import report
+from dbtestcase.errors import PostgresNotReady
+from dbtestcase.servers.cache import Pack
+from dbtestcase.servers.contents import EMPTY, Contents
+from dbtestcase.servers.keeping import Failure
+from dbtestcase.servers.options import ThrowawayPostgres
+from dbtestcase.servers.places import instance_places
+from dbtestcase.servers.programs import OLDEST_VERSION, Programs, find_programs
+from dbtestcase.servers.server import PORT, Boot, Launch, Lodging, PackLost, Server
+from dbtestcase.servers.store import Store
+from dbtestcase.servers.surroundings import hidden_variables
+from dbtestcase.servers.telling import told_if_slow
+from dbtestcase.servers.user import launch_for
+
+__all__ = ["Recipe", "begin_boot", "boot", "make_template"]
+
+# Part of every key: raise it when what a template holds, or how it is made, changes.
+LAYOUT = 4
+# What initdb needs before its cluster is packed.
+_UNPACKED_GUESS = 48 * 1024 * 1024
+
+
+class Recipe:
+    """How to come by a server with these options and contents: programs, user, and the keys of the templates."""
+
+    def __init__(self, options: ThrowawayPostgres, contents: Contents, owner: str = "") -> None:
+        self.options = options
+        self.contents = contents
+        self.owner = owner
+        self.found: Programs = _programs_for(options)
+        self.launch: Launch = launch_for(self.found)
+        self.base_key = f"base-{_digest(LAYOUT, self.found.fingerprint)}"
+        self.key = self._key()
+
+    def _key(self) -> str | None:
+        """Return the name of the template, ``None`` if it cannot be known again."""
+        if self.contents.prepare is None and not self.options.extensions:
+            return self.base_key
+        if self.contents.prepare is not None and self.contents.fingerprint is None:
+            return None
+        wanted = self.contents.fingerprint if self.contents.prepare is not None else "empty"
+        return f"prepared-{_digest(LAYOUT, self.found.fingerprint, self.options.content(), wanted)}"
+
+    @property
+    def anonymous_key(self) -> Hashable:
+        """What identifies it within this process."""
+        return (self.base_key, self.options, self.contents.key)
+
+    def base(self) -> Recipe:
+        """Return the recipe for an empty database with the same options, without their extensions."""
+        base = copy.copy(self)
+        base.contents, base.key = EMPTY, self.base_key
+        return base
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether anybody else could use the template."""
+        return self.key is not None or self.contents.token is not None
+
+
+_found: dict[tuple[object, ...], Programs] = {}
+
+
+def _programs_for(options: ThrowawayPostgres) -> Programs:
+    # Every class asks, and a search looks at a hundred files.
+    asked = (options.bin_dir, os.environ.get("DBTESTCASE_BIN_DIR"), os.environ.get("PATH"))
+    known = _found.get(asked)
+    if known is None or not os.path.exists(known.postgres):
+        known = _found[asked] = find_programs(options.bin_dir)
+    return known
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=12).hexdigest()
+
+
+_store = Store()
+
+
+def begin_boot(recipe: Recipe, *, greet: str | None = None) -> Boot | None:
+    """Begin to boot a server from the recipe's template; ``None`` if that has to be made first."""
+    pack = _find(recipe)
+    if pack is None:
+        return None
+    return Boot(recipe.launch, recipe.options, pack=pack, greet=greet)
+
+
+def _find(recipe: Recipe) -> Pack | None:
+    return _store.find(recipe.key) if recipe.key is not None else _store.find_anonymous(recipe.anonymous_key)
+
+
+def boot(recipe: Recipe, *, greet: str | None = None) -> Server:
+    """Boot a server from the recipe's template, which is made first if need be.
+
+    Raises:
+        PostgresNotReady: The server does not start.
+        Exception: Whatever ``contents.prepare`` raises.
+    """
+    if not recipe.is_shared:
+        return _prepared_server(recipe)
+    for _ in range(3):
+        begun = begin_boot(recipe, greet=greet)
+        if begun is None:
+            make_template(recipe)
+            begun = begin_boot(recipe, greet=greet)
+        if begun is None:
+            break
+        try:
+            return begun.wait()
+        except PackLost:
+            if recipe.key is not None:
+                _store.distrust(recipe.key)
+        except PostgresNotReady:
+            if recipe.key is None or not _store.distrust(recipe.key):
+                raise
+    raise PostgresNotReady("cannot start a test database: its template vanishes as soon as it is made.")
+
+
+def make_template(recipe: Recipe) -> Pack:
+    """Make the recipe's template, if it is not there."""
+    base = _base(recipe)
+    if recipe.key == recipe.base_key:
+        return base
+    owner = recipe.owner or "a test class"
+    if recipe.key is None:
+        with report.span("template", owner), told_if_slow(f"preparing the database of {owner}, once in this run ..."):
+            return _store.make_anonymous(recipe.anonymous_key, lambda: _stopped(_prepared_server(recipe)))
+    with (
+        report.span("template", owner),
+        told_if_slow(f"preparing the database of {owner}, once until its schema changes ..."),
+    ):
+        description = f"PostgreSQL {base.server_version}, prepared for {owner}"
+        return _store.make(recipe.key, description, lambda: _stopped(_prepared_server(recipe)))
+
+
+def _base(recipe: Recipe) -> Pack:
+    found = _store.find(recipe.base_key)
+    if found is not None:
+        return found
+    description = f"PostgreSQL in {recipe.found.bin_dir}, an empty database"
+    with told_if_slow("preparing PostgreSQL for tests, once on this machine ..."):
+        return _store.make(recipe.base_key, description, lambda: _initialized(recipe))
+
+
+def _initialized(recipe: Recipe) -> Server:
+    """Return a server, stopped in order, whose data folder comes fresh from ``initdb``."""
+    programs = recipe.launch.programs
+    if _major(programs) < OLDEST_VERSION:
+        raise PostgresNotReady(
+            f"cannot start a test database: {programs.postgres!r} is PostgreSQL {programs.version}; "
+            f"{OLDEST_VERSION} or newer is needed. Set DBTESTCASE_BIN_DIR to the programs of a newer one."
+        )
+    lodging = Lodging.make(recipe.launch, instance_places(_UNPACKED_GUESS, recipe.launch.user))
+    try:
+        _initdb(programs, lodging)
+        server = Boot(recipe.launch, ThrowawayPostgres(), lodging=lodging).wait()
+        run_sql(server, "postgres", ["CREATE DATABASE test"])
+        return _stopped(server)
+    except BaseException:
+        lodging.end()
+        raise
+
+
+def _major(programs: Programs) -> int:
+    digits = programs.version.partition(".")[0]
+    return int("".join(character for character in digits[:2] if character.isdigit()) or 0)
+
+
+def _initdb(programs: Programs, lodging: Lodging) -> None:
+    more = ["--no-data-checksums"] if _major(programs) >= 18 else []
+    if _major(programs) >= 16:
+        # In files of the data folder: segments of the default kind outlive an initdb that is killed.
+        more += ["-c", "dynamic_shared_memory_type=mmap"]
+    common = [*more, "--no-sync", "-E", "UTF8", "--wal-segsize=1", "-A", "trust", "-U", "postgres"]
+    output = ""
+    # C.UTF-8 sorts like C and knows upper and lower case beyond ASCII; not every system has it.
+    for locale in ("C.UTF-8", "C"):
+        try:
+            status, output = lodging.run([programs.initdb, *common, f"--locale={locale}", "-D", str(lodging.data_dir)])
+        except Failure as exc:
+            raise PostgresNotReady(
+                f"cannot start a test database: {programs.initdb!r} could not be started: {exc}"
+            ) from exc
+        if status == 0:
+            return
+        if "locale" not in output:
+            break
+    raise PostgresNotReady(
+        f"cannot start a test database: {programs.initdb!r} failed with exit status {status}. It said:\n"
+        f"{output.strip()}"
+    )
+
+
+def _prepared_server(recipe: Recipe) -> Server:
+    """Return a running server in which the contents were made."""
+    from dbtestcase.servers.instance import Instance
+
+    server = boot(recipe.base())
+    instance = Instance.of(server, recipe)
+    try:
+        for database in ("template1", "test"):
+            _create_extensions(instance, database)
+        if recipe.contents.prepare is not None:
+            recipe.contents.prepare(instance)
+    except BaseException:
+        instance.stop()
+        raise
+    instance.release()
+    return server
+
+
+def _create_extensions(instance: object, database: str) -> None:
+    from dbtestcase.servers.instance import Instance
+
+    assert isinstance(instance, Instance)
+    for name in instance.options.extensions:
+        quoted = name.replace('"', '""')
+        try:
+            instance.execute(f'CREATE EXTENSION IF NOT EXISTS "{quoted}" CASCADE', database=database)
+        except psycopg2.Error as exc:
+            raise PostgresNotReady(
+                f"ThrowawayPostgres(extensions=...): PostgreSQL cannot create {name!r}. It says:\n"
+                f"  {str(exc).strip()}\n"
+                "Extensions come with the server programs, often in a package of their own (Debian: "
+                "postgresql-contrib, or postgresql-<version>-<extension>)."
+            ) from exc
+
+
+def _stopped(server: Server) -> Server:
+    status = server.stop(signal.SIGINT)
+    if status != 0:
+        log = server.lodging.read_log().strip()
+        server.lodging.end()
+        raise PostgresNotReady(
+            f"cannot prepare a test database: the server ended with exit status {status}. Its log ends:\n{log[-2000:]}"
+        )
+    return server
+
+
+def run_sql(server: Server, database: str, statements: list[str]) -> None:
+    """Execute statements, each committed by itself."""
+    with (
+        hidden_variables(),
+        closing(
+            psycopg2.connect(host=str(server.lodging.socket_dir), port=PORT, user="postgres", dbname=database)
+        ) as connection,
+    ):
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+
+def _after_fork_in_child() -> None:
+    global _store
+    _store = Store()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,186 @@
+"""Who the server runs as. PostgreSQL refuses to run as root, so under root somebody else runs it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import shutil
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from dbtestcase.errors import PostgresNotReady
+from dbtestcase.servers.cache import cache_folder
+from dbtestcase.servers.keeping import Failure, current_keeper
+from dbtestcase.servers.places import allowed, instance_places, reachable
+from dbtestcase.servers.programs import Programs
+from dbtestcase.servers.server import Launch
+
+__all__ = ["copies_of_programs", "launch_for"]
+
+# An id that needs no entry in the list of users; by convention that of "nobody", who has no rights at all.
+_NOBODY = (65534, 65534)
+_READ_AND_RUN = stat.S_IROTH | stat.S_IXOTH
+
+_lock = threading.Lock()
+_launches: dict[str, Launch] = {}
+
+
+def launch_for(programs: Programs) -> Launch:
+    """Return how to start these programs as the present user, or as an unprivileged one if that is root.
+
+    Programs that only root can read (a virtual environment in root's home) are copied, once, to where they can be.
+
+    Raises:
+        PostgresNotReady: They cannot be copied.
+    """
+    if os.geteuid() != 0:
+        return Launch(programs, None)
+    key = f"{os.getpid()} {programs.bin_dir} {programs.fingerprint}"
+    with _lock:
+        known = _launches.get(key)
+        if known is None or not os.path.exists(known.programs.postgres):
+            known = _launches[key] = _launch_as_root(programs)
+        return known
+
+
+def _launch_as_root(programs: Programs) -> Launch:
+    users = list(_users())
+    for user in users:
+        if _can_run(programs, user):
+            return Launch(programs, user)
+    user = users[0]
+    return Launch(_readable_copy(programs, user), user)
+
+
+def _users() -> Iterator[tuple[int, int]]:
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if entry.pw_uid != 0:
+            yield entry.pw_uid, entry.pw_gid
+    yield _NOBODY
+
+
+def _can_run(programs: Programs, user: tuple[int, int]) -> bool:
+    files = [Path(programs.initdb), Path(programs.postgres)]
+    parts = [
+        folder for folder in (programs.bin_dir.parent / "lib", programs.bin_dir.parent / "share") if folder.exists()
+    ]
+    return all(
+        reachable(str(file.parent), user) and allowed(str(file), user, _READ_AND_RUN & 5) for file in files
+    ) and all(reachable(str(folder), user) for folder in parts)
+
+
+def _readable_copy(programs: Programs, user: tuple[int, int]) -> Programs:
+    source = programs.bin_dir.parent
+    if not any(source.glob("share*/**/postgres.bki")):
+        raise PostgresNotReady(
+            f"cannot start a test database: the programs in {str(programs.bin_dir)!r} can be read by root only, "
+            "but PostgreSQL does not run as root.\n"
+            "Make that folder and those above it readable for everybody, or install PostgreSQL elsewhere "
+            "and set DBTESTCASE_BIN_DIR to its folder of programs."
+        )
+    libraries = _libraries_of_wheel(source)
+    below = source.relative_to(libraries.parent) if libraries is not None else Path("pgsql")
+    name = f"programs-{programs.fingerprint}"
+    problems = []
+    for place in _places_for_copies(user):
+        try:
+            place.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if not reachable(str(place), user):
+                continue
+            target = place / name
+            if not target.exists():
+                _copy(source, libraries, target)
+            return Programs(target / below / "bin", programs.found_in)
+        except OSError as exc:
+            problems.append(f"{place}: {exc.strerror or exc}")
+    raise PostgresNotReady(
+        f"cannot start a test database: the programs in {str(programs.bin_dir)!r} can be read by root only, "
+        f"and could not be copied to where others can read them ({'; '.join(problems)})."
+    )
+
+
+def _places_for_copies(user: tuple[int, int]) -> Iterator[Path]:
+    from platformdirs import site_cache_path
+
+    chosen = cache_folder()
+    if chosen is not None:
+        if os.environ.get("DBTESTCASE_CACHE"):
+            yield chosen
+        yield site_cache_path("dbtestcase", appauthor=False)
+    # The last resort lasts as long as this process.
+    with suppress(Failure):
+        made = current_keeper().order("folder", places=instance_places(0, user), mode=0o711).wait()
+        yield Path(made["path"])
+
+
+def copies_of_programs() -> list[Path]:
+    """Return the folders with copies of programs that only root can read."""
+    from platformdirs import site_cache_path
+
+    if os.geteuid() != 0:
+        return []
+    places = {site_cache_path("dbtestcase", appauthor=False)} | {path for path in (cache_folder(),) if path is not None}
+    return sorted(path for place in places for path in place.glob("programs-*"))
+
+
+def _libraries_of_wheel(source: Path) -> Path | None:
+    """Return the folder where a wheel has put the libraries that its programs need; they find it by a relative path."""
+    for folder in list(source.parents)[:3]:
+        libraries = folder.with_name(f"{folder.name}.libs")
+        if libraries.is_dir():
+            return libraries
+    return None
+
+
+def _copy(source: Path, libraries: Path | None, target: Path) -> None:
+    """Copy what a server needs; published by rename, so that what is there is whole."""
+    private = target.with_name(f"{target.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
+    try:
+        if libraries is None:
+            copy = private / "pgsql"
+        else:
+            copy = private / source.relative_to(libraries.parent)
+            shutil.copytree(libraries, private / libraries.name, copy_function=_link_or_copy)
+        (copy / "bin").mkdir(parents=True)
+        for program in ("initdb", "postgres"):
+            _link_or_copy(str(source / "bin" / program), str(copy / "bin" / program))
+        for part in source.iterdir():
+            if part.name.startswith(("lib", "share")) and part.is_dir():
+                shutil.copytree(part, copy / part.name, copy_function=_link_or_copy)
+        for folder, _, _ in os.walk(private):
+            os.chmod(folder, 0o755)
+        private.rename(target)
+    except OSError as exc:
+        shutil.rmtree(private, ignore_errors=True)
+        if exc.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise  # else somebody else was faster
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    mode = os.stat(source).st_mode
+    if mode & stat.S_IROTH:
+        try:
+            os.link(os.path.realpath(source), target)
+        except OSError:
+            pass  # another file system
+        else:
+            return target
+    shutil.copyfile(source, target)
+    os.chmod(target, 0o755 if mode & stat.S_IXUSR else 0o644)
+    return target
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
