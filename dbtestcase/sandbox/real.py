@@ -1,245 +1,281 @@
-"""Real connections to the sandbox's database: those of the class phase, and all with ``isolation="clone"``."""
+"""The real connections of a class's engines: opened, observed, and closed when nobody should hold them any more."""
 
 from __future__ import annotations
 
-import sys
 import weakref
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Protocol
 
-import sqlalchemy as sa
-from sqlalchemy.pool import ConnectionPoolEntry, Pool
+from dbtestcase.frames import UNKNOWN, Origin, usual_origin, user_origin
 
-from dbtestcase.diagnosis.leftovers import cursor_left, warn_left_open
-from dbtestcase.diagnosis.watched import close_cursors, watch_connection
-from dbtestcase.frames import Origin, user_origin
+from .cursors import text_of
+from .observer import Observer
+from .rules import Rules
 
-from . import words
-from .ahead import ConnectionsAhead, Habits, Way
-from .functions import HARMLESS_FUNCTIONS
-from .lexer import read
-from .problems import IsolationBroken
+__all__ = ["LeftOpen", "Locks", "RealConnection", "RealConnections"]
 
-if TYPE_CHECKING:
-    from .sandbox import Sandbox
+_IN_TRANSACTION, _IN_ERROR = 2, 3  # libpq's PQTRANS_INTRANS and PQTRANS_INERROR
 
 
-_IN_TRANSACTION, _IN_ERROR = 2, 3  # transaction_status, as libpq numbers it
-_PINGS = ("SELECT 1", ";")
+class Locks(Protocol):
+    """Watches statements on real connections while they run."""
+
+    def statement(
+        self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool, kind: str = ""
+    ) -> AbstractContextManager[None]: ...
+
+    backends: Any
 
 
-@dataclass(eq=False)
-class _Opened:
-    connection: Any
-    record: weakref.ref[ConnectionPoolEntry]
-    pool: Pool
+@dataclass(frozen=True)
+class LeftOpen:
+    """A connection or cursor that outlived its test or class.
+
+    Attributes:
+        origin: The line that opened it, or checked it out.
+        pid: The server process of a real connection; 0 if it was none.
+        has_uncommitted_changes: Closing it lost work.
+        cursors: Lines that opened cursors of it that were still open.
+    """
+
+    label: str
     origin: Origin
+    pid: int = 0
+    has_uncommitted_changes: bool = False
+    cursors: tuple[Origin, ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class RealConnection:
+    """One connection that is open; ``origin`` is the line it serves."""
+
+    connection: Any
+    pool: Any
+    record: Callable[[], Any]
+    label: str
+    origin: Origin
+    pid: int
+    is_async: bool
+    # SQLAlchemy is at work on it: what cursors send now is not the user's, or is observed already.
+    is_inside: bool = True
+    cursors: dict[int, tuple[weakref.ref[Any], Origin]] = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
-        return not self.connection.closed
+        native = self.connection.driver_connection if self.is_async else self.connection
+        closed = getattr(native, "closed", None)
+        return not (native.is_closed() if closed is None else closed)
 
     @property
     def is_held(self) -> bool:
-        record: Any = self.record()
-        if record is None or record.dbapi_connection is not self.connection:
-            return True
-        return record.fairy_ref is not None and record.fairy_ref() is not None
+        """Whether somebody outside the pool has it."""
+        record = self.record()
+        return record is not None and record.dbapi_connection is self.connection and record.fairy_ref is not None
 
     @property
-    def is_idle(self) -> bool:
-        """Whether it lies in its pool and is in no transaction."""
-        return not self.is_held and self.connection.info.transaction_status == 0
+    def status(self) -> int:
+        """The transaction's status as libpq tells it; idle for drivers that do not."""
+        native = self.connection.driver_connection if self.is_async else self.connection
+        info = getattr(native, "info", None)
+        if info is not None:
+            return int(info.transaction_status)
+        return _IN_TRANSACTION if native.is_in_transaction() else 0
 
-    def detach(self) -> Any:
-        """Take it out of the pool, for which it is as good as closed, and return it."""
-        record: Any = self.record()
-        self.pool.dispatch.invalidate(self.connection, record, None)
-        self.pool.dispatch.close(self.connection, record)
-        record.dbapi_connection = None
-        return self.connection
+    def open_cursors(self) -> list[Any]:
+        """Return the raw cursors that the user's code has left open, with the lines that opened them."""
+        known = [(reference(), origin) for reference, origin in self.cursors.values()]
+        return [(cursor, origin) for cursor, origin in known if cursor is not None and not cursor.closed]
+
+    def close(self) -> None:
+        """Close it, also where no event loop runs, and let its pool know."""
+        record = self.record()
+        if self.is_async:
+            native = self.connection.driver_connection
+            with suppress(Exception):
+                native.terminate() if hasattr(native, "terminate") else native.pgconn.finish()
+        if record is not None and record.dbapi_connection is self.connection:
+            with suppress(Exception):
+                record.invalidate()
+        with suppress(Exception):
+            if not self.is_async and self.is_open:
+                self.connection.close()
 
 
 class RealConnections:
-    """Opens them, remembers where, and closes what was left open."""
+    """All real connections of one database's engines."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._opened: list[_Opened] = []
-        self.has_connected = False
+    def __init__(self, rules: Rules, observer: Callable[[], Observer | None], locks: Locks | None) -> None:
+        self._rules = rules
+        self._observer = observer
+        self._locks = locks
+        self._open: dict[int, RealConnection] = {}
         self._count = 0
-        self._is_asking = False
-        self.have_written = False
-        self.habits = Habits()
-        self.ahead: ConnectionsAhead | None = None
         self.made = 0
-        # What a new connection is refused with: the database is kept as it was when the test failed.
-        self.kept: str | None = None
+        self.have_written = False
 
     @property
     def are_any(self) -> bool:
-        return bool(self._opened)
+        return bool(self._open)
 
-    def connect(self, engine: sa.Engine, record: ConnectionPoolEntry) -> Any:
-        """Open a real connection for a pool."""
-        if self._sandbox._is_closed:
-            raise IsolationBroken(
-                f"{self._sandbox.owner}: the class is over, and its database is gone. Engines are given back when a "
-                "class ends; make connections from the engine itself, not from a pool that was kept."
-            )
-        if self.kept is not None:
-            raise IsolationBroken(self.kept)
-        way = Way(engine.dialect, self._sandbox.connect_args(engine))
-        self.habits.connects(way)
-        connection: Any = None if self.ahead is None else self.ahead.take(way)
-        if connection is None:
-            connection = way.connect(self._sandbox.real_url)
-            self.made += 1
-        self.has_connected = True
+    def add(self, connection: Any, dialect: Any, pool: Any, record: Any) -> None:
+        """Take note of a connection that was opened for a pool."""
         self._count += 1
-        held: weakref.ref[Any] = weakref.ref(record)
-        watch_connection(
-            connection,
-            label=f"connection {self._count}",
-            opened=user_origin(),
-            is_handed_out=lambda: (entry := held()) is not None and entry.fairy_ref is not None,
-            observer=lambda: self,
-            locks=self._sandbox.locks,
+        native = connection.driver_connection if dialect.is_async else connection
+        info = getattr(native, "info", None)
+        pid = int(info.backend_pid) if info is not None else int(native.get_server_pid())
+        known = RealConnection(
+            connection, pool, weakref.ref(record), f"connection {self._count}", user_origin(), pid, dialect.is_async
         )
-        self._opened = [opened for opened in self._opened if opened.is_open]
-        self._opened.append(_Opened(connection, weakref.ref(record), engine.pool, user_origin()))
-        return connection
+        self._open[id(connection)] = known
+        if self._locks is not None:
+            self._locks.backends.opened(pid, known.label, known.origin)
+        if not dialect.is_async:
+            factory = connection.cursor_factory or _default_cursor()
+            connection.cursor_factory = observed_class(factory, _Observed(self, weakref.ref(connection)))
 
-    def use_ahead(self, ahead: ConnectionsAhead | None) -> None:
-        """From now on the database is another one, to which these connections are open."""
-        self.ahead = ahead
-        self.made = 0 if ahead is None else len(ahead)
+    def get(self, connection: Any) -> RealConnection | None:
+        known = self._open.get(id(connection))
+        return known if known is not None and known.connection is connection else None
 
-    def open_ahead(self, url: sa.URL) -> ConnectionsAhead:
-        """Open the connections to another database that the next test will probably ask for; in any thread."""
-        return ConnectionsAhead(url, self.habits.expected())
+    def checked_out(self, connection: Any, record: Any, fairy: Any) -> None:
+        """Note that the pool hands it out to the user's present line."""
+        known = self.get(connection)
+        if known is not None:
+            known.origin = user_origin()
+            known.is_inside = False
+            if self._locks is not None:
+                self._locks.backends.checked_out(known.pid, known.origin)
 
-    def checked_out(self, connection: Any) -> None:
-        """Note that the pool hands a connection out, to the user's present line."""
-        origin = user_origin()
-        for opened in self._opened:
-            if opened.connection is connection:
-                opened.origin = origin
-        if self._sandbox.locks is not None and not connection.closed:
-            self._sandbox.locks.backends.checked_out(connection.info.backend_pid, origin)
+    def checked_in(self, connection: Any, record: Any) -> None:
+        """Note that the pool has it back; what is sent now is SQLAlchemy's own."""
+        known = self.get(connection)
+        if known is not None:
+            known.is_inside = True
 
-    # An observer between the connections and the sandbox's own, which may be none.
+    def execute(
+        self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], is_many: bool = False
+    ) -> Any:
+        """Send a statement of the user's, observed and watched."""
+        known = self.get(connection)
+        if known is None or known.is_inside:
+            return send()
+        effects = self._rules.of(sql)
+        if not (effects.is_plain and not effects.writes):
+            self.have_written = True
+        origin = usual_origin(sql)
+        observer = self._observer()
+        if observer is not None:
+            observer.statement_started(known.label, origin, sql, parameters)
+        watched: AbstractContextManager[None] = nullcontext()
+        if self._locks is not None and known.pid:
+            begins = known.status == 0
+            watched = self._locks.statement(known.pid, sql, parameters, origin, begins=begins)
+        known.is_inside = True
+        try:
+            with watched:
+                result = send()
+        except BaseException as error:
+            if observer is not None:
+                observer.statement_finished(known.label, -1, error)
+            raise
+        finally:
+            known.is_inside = False
+        if observer is not None:
+            observer.statement_finished(known.label, getattr(cursor, "rowcount", -1), None)
+        return result
 
-    def statement_started(self, connection_label: str, origin: Origin, sql: Any, parameters: Any) -> None:
-        """Note whether the statement may change the database; hand it on, unless it is a ping of the pool."""
-        if self._is_asking or (sql in _PINGS and _is_ping()):
-            return
-        self.have_written = self.have_written or not _only_reads(sql)
-        if self._sandbox.observer is not None:
-            self._sandbox.observer.statement_started(connection_label, origin, sql, parameters)
+    def give_up_idle(self, at_most: int | None = None) -> list[RealConnection]:
+        """Take connections that lie idle in their pools out of them, and return them, to be closed."""
+        idle = [each for each in self._open.values() if each.is_open and not each.is_held][:at_most]
+        for each in idle:
+            del self._open[id(each.connection)]
+        return idle
 
-    def statement_finished(self, connection_label: str, rowcount: int, error: BaseException | None) -> None:
-        """Hand it on."""
-        if self._sandbox.observer is not None:
-            self._sandbox.observer.statement_finished(connection_label, rowcount, error)
-
-    def give_up_idle(self, at_most: int | None = None) -> list[Any]:
-        """Take connections that lie idle out of their pools, and return them, to be closed."""
-        idle = [opened for opened in self._opened if opened.is_open and opened.is_idle][:at_most]
-        self._opened = [opened for opened in self._opened if opened not in idle]
-        return [opened.detach() for opened in idle]
-
-    def close_cursors(self, when: str) -> None:
-        """Close the cursors that are open on connections that were given back, and warn of them."""
-        for one in self._opened:
-            if one.is_open and not one.is_held:
-                self._close_cursors(one, when)
-
-    def _close_cursors(self, one: _Opened, when: str) -> None:
-        for origin in close_cursors(one.connection):
-            warn_left_open(cursor_left(self._sandbox.owner, origin, when=when), origin)
-
-    def close_idle(self) -> bool:
-        """Close the connections that lie idle; return whether these were all."""
-        for connection in self.give_up_idle():
-            connection.close()
-        return not any(opened.is_open for opened in self._opened)
-
-    def close_all(self, when: str, *, warn: bool = True, must_keep: bool = False) -> list[str]:
-        """Close them all, and warn of those that somebody still holds.
+    def close_all(self, *, checks_changes: bool = False) -> list[LeftOpen]:
+        """Close them all; return those that somebody still held.
 
         Args:
-            must_keep: What they did was meant to last: return a sentence for each that loses work, in place of a
-                warning.
+            checks_changes: Find out whether work is lost by that.
         """
-        if self.ahead is not None:
-            self.ahead.close()
-            self.ahead = None
-        opened, self._opened = self._opened, []
-        lost = []
-        for one in opened:
-            if not one.is_open:
+        left = []
+        opened, self._open = list(self._open.values()), {}
+        for each in opened:
+            if not each.is_open:
                 continue
-            if warn and not one.is_held:
-                self._close_cursors(one, when)
-            if one.is_held and warn:
-                details = self._details(one.connection) + words.with_cursors(close_cursors(one.connection))
-                if must_keep and self._has_uncommitted_changes(one.connection):
-                    lost.append(words.uncommitted(self._sandbox.owner, str(one.origin)))
-                else:
-                    warn_left_open(words.left_open(self._sandbox.owner, str(one.origin), when, details), one.origin)
-            record = one.record()
-            if record is not None and record.dbapi_connection is one.connection:
-                record.invalidate()
-            if one.is_open:
-                one.connection.close()
-        return lost
+            cursors = each.open_cursors()
+            if each.is_held or cursors:
+                changed = checks_changes and each.is_held and self._has_changes(each)
+                lines = tuple(origin for _, origin in cursors if origin is not UNKNOWN)
+                label = each.label if each.is_held else ""
+                if label or lines:
+                    left.append(LeftOpen(label, each.origin, each.pid, changed, lines))
+            each.close()
+        return left
 
-    def keep_work(self, sentence: str) -> None:
-        """Commit what is open on them, close them, and refuse others with this sentence."""
-        self.kept = sentence
-        for one in self._opened:
+    def commit_all(self) -> None:
+        """Commit what is open on them and close them, for somebody to look at."""
+        for each in self._open.values():
             with suppress(Exception):  # busy in another thread, or its transaction has failed
-                if one.connection.info.transaction_status == _IN_TRANSACTION:
-                    one.connection.commit()
-        self.close_all("when the test failed", warn=False)
+                if each.status == _IN_TRANSACTION and not each.is_async:
+                    each.connection.commit()
+        self.close_all()
 
-    def _has_uncommitted_changes(self, connection: Any) -> bool:
-        self._is_asking = True
+    def _has_changes(self, one: RealConnection) -> bool:
+        if one.is_async or one.status not in (_IN_TRANSACTION, _IN_ERROR):
+            return False
+        one.is_inside = True
         try:
-            if connection.info.transaction_status not in (_IN_TRANSACTION, _IN_ERROR):
-                return False
-            cursor = connection.cursor()
+            cursor = one.connection.cursor()
             cursor.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
             return bool(cursor.fetchone()[0])
         except Exception:
             return False
         finally:
-            self._is_asking = False
-
-    def _details(self, connection: Any) -> list[str]:
-        if self._sandbox.locks is None:
-            return []
-        in_transaction = connection.info.transaction_status in (_IN_TRANSACTION, _IN_ERROR)
-        return self._sandbox.locks.backends.describe(connection.info.backend_pid, in_transaction=in_transaction)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (opened.connection for opened in self._opened if opened.is_open)
+            one.is_inside = False
 
 
-def _is_ping() -> bool:
-    """Whether SQLAlchemy's pool asks this, for itself."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name != "do_ping":
-        frame = frame.f_back
-    return frame is not None
+@dataclass(frozen=True, eq=True)
+class _Observed:
+    connections: RealConnections
+    connection: Callable[[], Any]
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
-def _only_reads(sql: Any) -> bool:
-    if not isinstance(sql, str):
-        return False
-    text = read(sql)
-    return text.is_plain_read and text.functions <= HARMLESS_FUNCTIONS - {"nextval"}
+def observed_class(kind: type, observed: _Observed) -> type:
+    """Return a driver's cursor class whose statements are observed; those that SQLAlchemy sends are so already."""
+    return type(kind.__name__, (_observing(kind),), {"_dbtestcase_observed": observed})
+
+
+@cache
+def _observing(kind: type) -> type:
+    def sending(name: str) -> Callable[..., Any]:
+        inner = getattr(kind, name)
+
+        def send(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+            observed = self._dbtestcase_observed
+            connection = observed.connection()
+            known = observed.connections.get(connection)
+            if known is None or known.is_inside:
+                return inner(self, query, *args, **options)
+            known.cursors[id(self)] = (weakref.ref(self), user_origin())
+            text = text_of(query, self) or type(query).__name__
+            parameters = args[0] if args else options.get("vars", options.get("params"))
+            return observed.connections.execute(
+                connection, self, text, parameters, lambda: inner(self, query, *args, **options), name == "executemany"
+            )
+
+        send.__name__ = name
+        return send
+
+    return type(kind.__name__, (kind,), {name: sending(name) for name in ("execute", "executemany")})
+
+
+def _default_cursor() -> type:
+    import psycopg2.extensions
+
+    return psycopg2.extensions.cursor

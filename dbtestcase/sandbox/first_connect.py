@@ -1,4 +1,4 @@
-"""What SQLAlchemy asks a server that it meets for the first time, asked once for equal databases.
+"""What SQLAlchemy asks a server that it is asked at the first connection to a server, asked once for equal databases.
 
 Each engine does so at its first connection (version, default schema, isolation level, type hstore: five round trips).
 The instances of one run are copies of a few templates, so the answers are the same. Only psycopg2's dialect is served:
@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-__all__ = ["introduced"]
+__all__ = ["answered_once"]
 
 # Answers are plain values; what else a dialect gains is its own.
 _PLAIN = (str, int, bool, tuple, type(None))
@@ -21,7 +21,7 @@ _MEMOIZED = "_hstore_oids"
 _known: dict[Hashable, dict[str, Any]] = {}
 
 
-def introduced(dialect: sa.Dialect, kind: Hashable, ask: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+def answered_once(dialect: sa.Dialect, kind: Hashable, ask: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
     """Return a replacement for the listener that introduces a dialect to its first connection.
 
     Args:

@@ -1,0 +1,156 @@
+"""One run of a test in the one transaction, and how it ends early.
+
+What ends it is a :class:`BaseException` in the test's own thread, because handlers, retries and ``suppress(Exception)``
+of the code under test must not eat it. In other threads it is the driver's ``OperationalError``: a worker that hands on
+``Exception`` to whoever waits for it would otherwise let the test hang.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import get_ident
+from typing import Any, NoReturn
+
+from dbtestcase.errors import IsolationBroken
+from dbtestcase.frames import UNKNOWN, Origin, user_origin
+
+__all__ = ["Attempt", "Reason", "RunAgain"]
+
+# How long an attempt that cannot count any more may go on, in seconds.
+_BOUND = 5.0
+_LONGEST_TEXT = 80
+
+
+class RunAgain(BaseException):
+    """This attempt cannot count; the test runs again on real connections."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why one transaction cannot carry a test faithfully.
+
+    Attributes:
+        rule: What was met, as the rest of a sentence: "met uncommitted work of another connection".
+        sql: The statement that met it, or what else was done.
+        origin: The user's line that did so.
+        other: What was met, if it was a statement, and its line.
+    """
+
+    rule: str
+    sql: str = ""
+    origin: Origin = UNKNOWN
+    other: tuple[str, Origin] | None = None
+
+    def __str__(self) -> str:
+        told = f"{_shortened(self.sql)}{_at(self.origin)} {self.rule}" if self.sql else f"{self.rule}{_at(self.origin)}"
+        if self.other is not None:
+            told += f": {_shortened(self.other[0])}{_at(self.other[1])}"
+        return told
+
+
+class Attempt:
+    """One run of one test in the one transaction.
+
+    Args:
+        name: The test's id.
+        owner: The name of its class.
+        may_run_again: False if the class or test says ``isolation = "savepoint"``: what would make it run again is
+            then an error at the statement.
+        is_test_context: Says whether the caller is the test itself, and not another thread or task.
+    """
+
+    __slots__ = ("_is_test_context", "is_over", "may_run_again", "name", "owner", "reason", "sessions", "thread")
+
+    def __init__(
+        self, name: str, owner: str, *, may_run_again: bool = True, is_test_context: Callable[[], bool] | None = None
+    ) -> None:
+        self.name = name
+        self.owner = owner
+        self.may_run_again = may_run_again
+        self.reason: Reason | None = None
+        self.is_over = False
+        self.thread = get_ident()
+        # Keyed by id(); ids are reused, and the last owner of one is the one that counts.
+        self.sessions: dict[int, weakref.ref[Any]] = {}
+        self._is_test_context = is_test_context
+
+    def stop(self, reason: Reason, error: Callable[[str], Exception] | None = None) -> NoReturn:
+        """End the attempt, for good.
+
+        Args:
+            error: Makes the error for other threads and tasks than the test's own: the driver's ``OperationalError``.
+
+        Raises:
+            RunAgain: In the test itself.
+            IsolationBroken: The test may not run again.
+            Exception: What ``error`` returned, elsewhere.
+        """
+        is_first = self.reason is None
+        if self.reason is None:
+            self.reason = reason
+        if not self.may_run_again:
+            raise IsolationBroken(self.broken_rule())
+        if is_first:
+            _end_within(_BOUND, self)
+        is_test = get_ident() == self.thread and (self._is_test_context is None or self._is_test_context())
+        if not is_test and error is not None:
+            raise error(f"dbtestcase runs this test again on real connections: {self.reason}")
+        raise RunAgain(str(self.reason))
+
+    def broken_rule(self) -> str:
+        """Return the sentence for a test that needs real connections and may not run again."""
+        return (
+            f"{self.owner}: one undone transaction cannot give this test what real connections would: {self.reason}.\n"
+            f'What to do: mark the test with @isolate("clone"), which gives it a private copy of the database and real '
+            f'commits, or let it decide by itself with isolation = "auto" on {self.owner}.'
+        )
+
+    def remember(self, session: Any) -> None:
+        """Note an ORM session that takes part, to be closed with the attempt."""
+        self.sessions[id(session)] = weakref.ref(session)
+
+
+def reason_here(rule: str, sql: str = "") -> Reason:
+    """Return a reason at the user's present line."""
+    return Reason(rule, sql, user_origin())
+
+
+def _at(origin: Origin) -> str:
+    return "" if origin is UNKNOWN else f" at {origin}"
+
+
+def _shortened(sql: str) -> str:
+    words = " ".join(sql.split())
+    return words if len(words) <= _LONGEST_TEXT else f"{words[: _LONGEST_TEXT - 2]} …"
+
+
+def _end_within(bound: float, attempt: Attempt) -> None:
+    """See to it that a test whose attempt is dead ends, though it may wait for something that will not come."""
+    over = weakref.ref(attempt)
+
+    def end() -> None:
+        known = over()
+        if known is None or known.is_over:
+            return
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(known.thread), ctypes.py_object(RunAgain))
+        if known.thread == threading.main_thread().ident and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            # A wait without a timeout sees no exception of another thread's, but a signal ends it.
+            signal.pthread_kill(known.thread, signal.SIGINT)
+        _after(1.0, end)
+
+    _after(bound, end)
+
+
+def _after(seconds: float, act: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.name = "dbtestcase end of an attempt"
+    try:
+        timer.start()
+    except RuntimeError:
+        pass  # no thread can be started: the test goes on for as long as it likes

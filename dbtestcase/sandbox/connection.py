@@ -1,0 +1,126 @@
+"""What a pool takes for a DBAPI connection during an attempt: one of many that share the physical one.
+
+It has what the driver's connection has. SQLAlchemy's own use of it passes; what the user's code asks of a raw
+connection, beyond cursors, ``commit()``, ``rollback()`` and ``close()``, is the business of a real one, and so makes
+the test run again.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from . import cursors
+from .transaction import Work
+
+if TYPE_CHECKING:
+    from .database import SandboxedDatabase
+    from .takeover import TakenEngine
+
+__all__ = ["SandboxConnection"]
+
+_SQLALCHEMY = sa.__file__.rpartition("/")[0]
+_POOL = sa.pool.base.__file__
+
+# What anybody may read of the physical connection: it is the same for all connections of the driver.
+_SAME_FOR_ALL = frozenset({
+    "adapters", "broken", "connection", "cursor_factory", "encoding", "row_factory", "server_version", "string_types",
+    "binary_types", "dbapi",
+})  # fmt: skip
+_OWN = frozenset({"autocommits", "database", "engine", "is_closed", "is_connecting", "work"})
+
+
+class SandboxConnection:
+    """One connection of the code under test in the one transaction.
+
+    Attributes:
+        work: What it does in the present attempt; of an earlier one, or ``None``, before its first statement.
+        autocommits: Whether each of its statements is a transaction of its own.
+    """
+
+    __slots__ = ("__weakref__", "autocommits", "database", "engine", "is_closed", "is_connecting", "work")
+
+    database: SandboxedDatabase
+    engine: TakenEngine
+    work: Work | None
+    autocommits: bool
+    is_closed: bool
+    is_connecting: bool
+
+    def __init__(self, database: SandboxedDatabase, engine: TakenEngine) -> None:
+        self.database = database
+        self.engine = engine
+        self.work = None
+        self.autocommits = False
+        self.is_closed = False
+        self.is_connecting = False
+
+    def commit(self) -> None:
+        self.database.end(self, keep=True)
+
+    def rollback(self) -> None:
+        self.database.end(self, keep=False)
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.database.end(self, keep=False)
+
+    terminate = close
+
+    def __enter__(self) -> SandboxConnection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.rollback()
+        if self.engine.dialect.driver == "psycopg":
+            self.close()
+
+    @property
+    def closed(self) -> Any:
+        physical = self.database.physical
+        closed = getattr(physical.connection, "closed", False) if physical is not None else False
+        return (self.is_closed and (1 if type(closed) is int else True)) or closed
+
+    @property
+    def autocommit(self) -> bool:
+        return self.autocommits
+
+    def cursor(self, *args: Any, **options: Any) -> Any:
+        """Return a cursor: the driver's own to SQLAlchemy, one with a gate before it to anybody else."""
+        physical = self.database.physical_for(self)
+        if _calls_sqlalchemy(sys._getframe(1)):
+            if not args and not options:
+                return physical.connection.cursor()
+            return cursors.instead_of_server_side(physical.connection, self)
+        if self.engine.dialect.is_async:
+            self.database.stop(self, "a raw cursor of an asynchronous driver needs real connections")
+        if args or "name" in options:
+            self.database.stop(self, "a raw server-side cursor needs real connections")
+        return cursors.gated(physical.connection, self, options)
+
+    def __getattr__(self, name: str) -> Any:
+        connection = self.database.physical_for(self).connection
+        found = getattr(connection, name)  # an AttributeError is the driver's own
+        if name not in _SAME_FOR_ALL and not _calls_sqlalchemy(sys._getframe(1)):
+            self.database.stop(self, f"{name!r} of a raw connection needs a real one")
+        if name.startswith("tpc_"):
+            self.database.stop(self, "a two-phase transaction needs real connections")
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN:
+            object.__setattr__(self, name, value)
+        else:
+            self.database.stop(self, f"setting {name!r} of a raw connection needs a real one")
+
+
+def _calls_sqlalchemy(frame: Any) -> bool:
+    """Whether a call comes from SQLAlchemy itself, not through a pool's proxy from somebody else."""
+    if frame.f_code.co_filename == _POOL:
+        frame = frame.f_back
+    return frame.f_code.co_filename.startswith(_SQLALCHEMY)  # type: ignore[no-any-return]

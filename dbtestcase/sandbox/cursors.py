@@ -1,0 +1,153 @@
+"""Cursors of the one transaction: the driver's own classes, with a gate before what sends.
+
+Nothing else of a cursor is touched, so each has and lacks exactly what the driver's has.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .connection import SandboxConnection
+
+__all__ = ["gated", "gated_class", "instead_of_server_side", "text_of"]
+
+# Methods that take a text of SQL first.
+_SEND = ("execute", "executemany")
+# Those that keep the connection busy beyond the call, or whose text is not known.
+_NEED_REAL = ("callproc", "copy", "stream")
+# psycopg2's for COPY; what each does to the table.
+_COPY = {"copy_from": "COPY FROM", "copy_to": "COPY TO", "copy_expert": ""}
+
+
+def gated(connection: Any, virtual: SandboxConnection, options: dict[str, Any]) -> Any:
+    """Return a cursor for the user's own statements.
+
+    Args:
+        connection: The physical connection.
+        options: What ``cursor()`` was called with.
+    """
+    kind = options.pop("cursor_factory", None) or getattr(connection, "cursor_factory", None) or _default_class()
+    if virtual.engine.dialect.driver == "psycopg2":
+        cursor = connection.cursor(cursor_factory=gated_class(kind), **options)
+    else:
+        options.setdefault("row_factory", connection.row_factory)
+        cursor = gated_class(kind)(connection, row_factory=options.pop("row_factory"))
+        if "binary" in options:
+            cursor.format = int(options["binary"])
+    cursor.sandboxed = virtual
+    return cursor
+
+
+@cache
+def gated_class(kind: type) -> type:
+    """Return a driver's cursor class with the gate of :meth:`SandboxedDatabase.execute` before what sends."""
+    members: dict[str, Any] = {"connection": property(lambda self: self.sandboxed)}
+    for name in _SEND:
+        members[name] = _sending(getattr(kind, name))
+    for name in _NEED_REAL:
+        if hasattr(kind, name):
+            members[name] = _needing_real(name)
+    for name, text in _COPY.items():
+        if hasattr(kind, name):
+            members[name] = _copying(getattr(kind, name), text)
+    return type(kind.__name__, (kind,), members)
+
+
+def instead_of_server_side(connection: Any, virtual: SandboxConnection) -> Any:
+    """Return a cursor in place of a server-side one, which SQLAlchemy wants for ``yield_per`` and its like.
+
+    It reads the same rows, since those are a snapshot of when the cursor was opened, and it ends as the other would:
+    with its transaction.
+    """
+    cursor = connection.cursor()
+    held = weakref.ref(cursor)
+
+    def close() -> None:
+        known = held()
+        if known is None:
+            return
+        if hasattr(known, "_rows"):  # an adapter of SQLAlchemy's, which would go on as if there were no more rows
+            known._rows = _Gone(virtual.engine.dialect.loaded_dbapi.ProgrammingError)
+        else:
+            known.close()
+
+    virtual.database.work_of(virtual).cursors.append(close)
+    return cursor
+
+
+class _Gone:
+    """The rows of a cursor whose transaction is over."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+
+    def _raise(self) -> Any:
+        raise self._error("the server-side cursor is gone: its transaction is over")
+
+    def __len__(self) -> int:
+        return int(self._raise())
+
+    def __bool__(self) -> bool:
+        return bool(self._raise())
+
+    def __iter__(self) -> Any:
+        return self._raise()
+
+    def popleft(self) -> Any:
+        return self._raise()
+
+    def clear(self) -> None:
+        """Closing such a cursor is no error."""
+
+
+def text_of(query: Any, cursor: Any) -> str | bytes | None:
+    """Return the text of what a cursor was given; ``None`` if it is of a kind that is not known."""
+    if isinstance(query, (str, bytes)):
+        return query
+    as_string = getattr(query, "as_string", None)
+    return as_string(cursor) if as_string is not None else None
+
+
+def _sending(inner: Callable[..., Any]) -> Callable[..., Any]:
+    is_many = inner.__name__ == "executemany"
+
+    def send(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        virtual = self.sandboxed
+        text = text_of(query, self)
+        if text is None:
+            virtual.database.stop(virtual, f"a {type(query).__name__} as a statement needs real connections")
+        parameters = args[0] if args else options.get("vars", options.get("params"))
+        return virtual.database.execute(
+            virtual, self, text, parameters, lambda: inner(self, query, *args, **options), is_many=is_many
+        )
+
+    send.__name__ = inner.__name__
+    return send
+
+
+def _copying(inner: Callable[..., Any], text: str) -> Callable[..., Any]:
+    def copy(self: Any, first: Any, *args: Any, **options: Any) -> Any:
+        virtual = self.sandboxed
+        sql = text_of(first, self) if not text else f"{text} {args[0] if args else options.get('table', '')}"
+        return virtual.database.execute(
+            virtual, self, sql, None, lambda: inner(self, first, *args, **options), copies=True
+        )
+
+    return copy
+
+
+def _needing_real(name: str) -> Callable[..., Any]:
+    def stop(self: Any, *args: Any, **options: Any) -> Any:
+        self.sandboxed.database.stop(self.sandboxed, f"cursor.{name}() needs real connections")
+
+    return stop
+
+
+def _default_class() -> type:
+    import psycopg2.extensions
+
+    return psycopg2.extensions.cursor

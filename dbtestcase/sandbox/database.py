@@ -1,0 +1,502 @@
+"""One database of one running test class: its engines, and what their connections are at present.
+
+Between tests and on copies they are real. During an attempt they share one transaction, which is made when the first
+of them speaks, and undone by :meth:`SandboxedDatabase.finish`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from dbtestcase.errors import IsolationBroken
+from dbtestcase.frames import UNKNOWN, user_origin, usual_origin
+
+from . import registry
+from .ahead import ConnectionsAhead, Habits
+from .attempt import Attempt, Reason
+from .connection import SandboxConnection
+from .drivers import Physical, physical
+from .observer import Observer
+from .real import LeftOpen, Locks, RealConnections
+from .rules import Rules
+from .setup import Setup
+from .takeover import TakenEngine, is_supported, root
+from .transaction import SharedTransaction, Work
+
+__all__ = ["SandboxedDatabase"]
+
+_LAST_COMMIT = "SELECT pg_last_committed_xact()::text"
+
+
+class SandboxedDatabase:
+    """A database in which the work of tests is undone.
+
+    Args:
+        url: The database; its drivername says which driver engines without one of their own use.
+        owner: The name of the test class, for messages.
+        rules: What its schema's functions do.
+        observer: Is told of each statement of the code under test.
+        locks: Ends statements on real connections that wait too long for a lock.
+        kind: Equal for databases that are copies of one template; ``None`` if that is not known.
+        before_use: Called when a connection is used outside an attempt: whoever runs the tests may begin one only now.
+            Returns the attempt to take part in, ``None`` where connections are real.
+        deferrable: Whether the schema has deferrable constraints, and the names of those that begin deferred.
+        watches_commits: Find out at the end of an attempt whether anybody has committed for real; the server must
+            have ``track_commit_timestamp`` on.
+    """
+
+    def __init__(
+        self,
+        url: sa.URL,
+        *,
+        owner: str,
+        rules: Rules,
+        before_use: Callable[[], Attempt | None],
+        observer: Observer | None = None,
+        locks: Locks | None = None,
+        kind: Hashable = None,
+        deferrable: tuple[bool, str] | None = None,
+        watches_commits: bool = False,
+    ) -> None:
+        self.owner = owner
+        self.rules = rules
+        self.observer = observer
+        self.real_url = url.difference_update_query(["plugin"])
+        self.physical: Physical | None = None
+        self.shared: SharedTransaction | None = None
+        self.real = RealConnections(rules, lambda: self.observer, locks)
+        self.habits = Habits()
+        self.needs_fresh_database = False
+        # A sentence for whoever connects, if nothing more may be sent.
+        self.refuses = ""
+        self._before_use = before_use
+        self._kind = kind
+        self._deferrable = deferrable
+        self._watches_commits = watches_commits
+        self._last_commit: str | None = None
+        self._restoring_sql = ""
+        self._setup: Setup | None = None  # of the physical connection
+        self._same_state: set[int] = set()
+        self._is_shared = False
+        self._is_closed = False
+        self._ahead: ConnectionsAhead | None = None
+        self._ready: Any = None
+        self._lock = threading.RLock()
+        self._taken: dict[sa.Engine, TakenEngine] = {}
+        self._registered: list[sa.URL] = []
+        self.register()
+        _listen_to_sessions()
+        self.engine = sa.create_engine(self.url)
+
+    # -- engines
+
+    @property
+    def url(self) -> sa.URL:
+        """The database's URL; an engine that anybody makes from it is isolated too."""
+        return self.real_url.update_query_dict({"plugin": registry.PLUGIN})
+
+    @property
+    def taken(self) -> list[TakenEngine]:
+        return list(self._taken.values())
+
+    def register(self) -> None:
+        """Let engines be made from the present URL."""
+        registry.enter(self, self.real_url)
+
+    def redirect(self, engine: Any) -> None:
+        """Take an engine over, whatever URL it was made for; that one is never connected to."""
+        engine = root(engine)
+        if engine in self._taken:
+            return
+        if is_supported(engine.dialect) and not engine.dialect.is_async and not registry.is_late(engine):
+            self._adopt(f"{engine.dialect.name}+{engine.dialect.driver}")
+        self._taken[engine] = taken = TakenEngine(engine, self, self._drivername_for(engine), self._kind)
+        if self._is_shared:
+            taken.use_shared()
+
+    def restore(self, engine: Any) -> None:
+        """Give an engine back exactly as it was."""
+        taken = self._taken.pop(root(engine), None)
+        if taken is not None:
+            taken.give_back()
+
+    def _drivername_for(self, engine: sa.Engine) -> str:
+        if not engine.dialect.is_async:
+            return self.real_url.drivername
+        try:
+            import asyncpg  # noqa: F401
+        except ImportError:
+            return "postgresql+psycopg"
+        return "postgresql+asyncpg"
+
+    def _adopt(self, drivername: str) -> None:
+        """Let the class's own engine use the driver of the code under test, if that is the only one there is."""
+        own = getattr(self, "engine", None)
+        if own is None or drivername == self.real_url.drivername or own not in self._taken:
+            return
+        others = [each for each in self._taken if each is not own and not registry.is_late(each)]
+        if any(not each.dialect.is_async for each in others) or self.physical is not None or self.real.are_any:
+            return
+        self._drop_ready_connection()
+        self.real_url = self.real_url.set(drivername=drivername)
+        late = [each for each in self._taken if registry.is_late(each)]
+        for each in (own, *late):
+            self.restore(each)
+        fresh = sa.create_engine(self.url)
+        self.restore(fresh)
+        own.dialect, own.pool, own.url = fresh.dialect, fresh.pool, fresh.url
+        for each in (own, *late):
+            self.redirect(each)
+
+    # -- real connections
+
+    def use_real(self, url: sa.URL | None = None, ahead: ConnectionsAhead | None = None) -> None:
+        """Give real connections from now on, to another database if ``url`` names one.
+
+        Args:
+            ahead: Connections that are open to it already.
+        """
+        self._is_shared = False
+        if url is not None:
+            self.hang_up()
+            self.real_url = url.set(drivername=self.real_url.drivername)
+            self.register()
+        self._ahead = ahead
+        self.real.made = 0 if ahead is None else len(ahead)
+        self.real.have_written = False
+        self.refuses = ""
+        for taken in self._taken.values():
+            taken.use_real()
+
+    def real_connection(self, taken: TakenEngine, record: Any) -> Any:
+        """Open a real connection for a pool.
+
+        Raises:
+            IsolationBroken: The class is over, or nothing more may be sent.
+        """
+        attempt = self._before_use()
+        if attempt is not None:
+            raise sa.exc.DisconnectionError("a connection of another phase")
+        if self._is_closed:
+            raise IsolationBroken(
+                f"{self.owner}: the class is over, and its database is gone. Engines are given back when a class "
+                "ends; make connections from the engine itself, not from a pool that was kept."
+            )
+        if self.refuses:
+            raise IsolationBroken(self.refuses)
+        self.habits.connects(taken.setup)
+        connection = None if self._ahead is None else self._ahead.take(taken.setup)
+        if connection is None:
+            connection = taken.setup.connect(self.real_url)
+            self.real.made += 1
+        self.real.add(connection, taken.dialect, taken.engine.pool, record)
+        return connection
+
+    def open_ahead(self, url: sa.URL) -> ConnectionsAhead:
+        """Open the connections to another database that the next test will probably ask for; in any thread."""
+        return ConnectionsAhead(url, self.habits.expected())
+
+    def execute_real(
+        self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], is_many: bool = False
+    ) -> Any:
+        """Send a statement on a real connection."""
+        return self.real.execute(connection, cursor, sql, parameters, send, is_many)
+
+    def leave_real(self, *, checks_changes: bool = False) -> list[LeftOpen]:
+        """Close all real connections; return those that somebody still held."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+        self.habits.next_test()
+        return self.real.close_all(checks_changes=checks_changes)
+
+    # -- the one transaction
+
+    def use_shared(self) -> None:
+        """Give connections that share one transaction from now on."""
+        if not self._is_shared:
+            self._is_shared = True
+            for taken in self._taken.values():
+                taken.use_shared()
+
+    def use_ready_connection(self, connection: Any) -> None:
+        """Begin the first test on a psycopg2 connection to the database that is open already."""
+        if self.real_url.drivername == "postgresql+psycopg2":
+            self._ready = connection
+        else:
+            connection.close()
+
+    def _drop_ready_connection(self) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready.close()
+
+    def physical_for(self, connection: SandboxConnection) -> Physical:
+        """Return the physical connection for one that shares it, opened if there is none."""
+        known = self.physical
+        taken = connection.engine
+        if known is not None and id(taken.setup) in self._same_state:
+            return known
+        with self._lock:
+            if connection.is_closed or self._attempt_of(connection) is None:
+                raise IsolationBroken(_STALE.format(owner=self.owner))
+            if self.physical is None:
+                self._open_physical(taken)
+            elif id(taken.setup) not in self._same_state:
+                self._share_or_stop(connection)
+        assert self.physical is not None
+        return self.physical
+
+    def _open_physical(self, taken: TakenEngine) -> None:
+        setup = taken.setup
+        ready, self._ready = self._ready, None
+        if ready is not None and taken.dialect.driver == "psycopg2" and not setup.may_have_own_state:
+            connection = ready
+        else:
+            if ready is not None:
+                ready.close()
+            connection = setup.connect(self.real_url)
+        setup.prepare(connection, self.rules)
+        opened = physical(connection, taken.dialect)
+        if setup.may_have_own_state:
+            self._check_modes(opened)
+        self.physical, self._setup = opened, setup
+        self._same_state = {id(setup)}
+        for other in self._taken.values():
+            if other.setup is not setup and other.setup.state is not None and other.setup.state == setup.state:
+                other.setup.register(connection)
+                self._same_state.add(id(other.setup))
+
+    def _check_modes(self, opened: Physical) -> None:
+        """Let go of a connection whose transactions are of a kind that one transaction cannot stand for."""
+        level, read_only = opened.ask(_MODES).split()
+        if level != "read-committed" or read_only != "off":
+            opened.hang_up()
+            self._stop_attempt(f"the engine's connections begin {_MODE_WORDS[read_only != 'off']} transactions")
+
+    def _share_or_stop(self, connection: SandboxConnection) -> None:
+        """Let an engine share the physical connection of another one if it leaves its connections in the same state."""
+        setup, present = connection.engine.setup, self._setup
+        assert self.physical is not None and present is not None
+        if setup.state is None:
+            # What its listeners set is found out on a connection of its own.
+            own = setup.connect(self.real_url)
+            try:
+                setup.prepare(own, self.rules)
+            finally:
+                own.close()
+        if setup.state == present.state:
+            setup.register(self.physical.connection)
+            self._same_state.add(id(setup))
+        elif self.shared is None or not self.shared.has_begun:
+            # Nobody has spoken in this test: a connection of the other kind takes its place.
+            self.hang_up()
+            self._open_physical(connection.engine)
+        else:
+            self.stop(connection, "an engine whose connections are set up otherwise than those in use needs its own")
+
+    def work_of(self, connection: SandboxConnection) -> Work:
+        """Return what a connection does in the present attempt; it takes part from now on."""
+        shared = self.shared
+        work = connection.work
+        if shared is not None and work is not None and work.shared is shared and not shared.attempt.is_over:
+            return work
+        attempt = self._attempt_of(connection)
+        if attempt is None or connection.is_closed:
+            raise IsolationBroken(_STALE.format(owner=self.owner))
+        if self.shared is None or self.shared.attempt is not attempt:
+            opened = self.physical_for(connection)
+            error = connection.engine.dialect.loaded_dbapi.OperationalError
+            self.shared = SharedTransaction(
+                attempt, opened, owner=self.owner, error=error, deferrable=self._deferrable
+            )
+        connection.work = work = self.shared.join()
+        return work
+
+    def _attempt_of(self, connection: SandboxConnection) -> Attempt | None:
+        return self._before_use() if self._is_shared else None
+
+    def execute(
+        self,
+        connection: SandboxConnection,
+        cursor: Any,
+        sql: Any,
+        parameters: Any,
+        send: Callable[[], Any],
+        is_many: bool = False,
+        copies: bool = False,
+    ) -> Any:
+        """Send a statement of the user's in the one transaction.
+
+        Raises:
+            RunAgain: One transaction cannot carry it faithfully.
+        """
+        effects = self.rules.of_copy(sql) if copies else self.rules.of(sql)
+        origin = usual_origin(sql)
+        with self._lock:
+            work = self.work_of(connection)
+            shared = work.shared
+            autocommits = connection.autocommits
+            shared.check(work, effects, sql, origin, autocommits)
+            shared.busy = work
+            observer = self.observer
+            try:
+                shared.ready(work)
+                if observer is not None:
+                    observer.statement_started(work.label, origin, sql, parameters)
+                try:
+                    result = send()
+                except BaseException as error:
+                    if observer is not None:
+                        observer.statement_finished(work.label, -1, error)
+                    if isinstance(error, Exception):
+                        shared.refused(work, error, sql, origin, autocommits)
+                    elif not shared.physical.in_transaction():
+                        shared.stop("was interrupted", sql, origin)
+                    raise
+                if observer is not None:
+                    observer.statement_finished(work.label, cursor.rowcount, None)
+            finally:
+                shared.busy = None
+            shared.sent(work, effects, sql, origin, autocommits)
+            return result
+
+    def end(self, connection: SandboxConnection, *, keep: bool) -> None:
+        """Commit or roll back what a connection has done in the present attempt."""
+        work = connection.work
+        if work is None or not work.is_open or work.shared is not self.shared or work.shared.attempt.is_over:
+            return
+        with self._lock:
+            has_written = work.wrote is not None
+            work.shared.end(work, keep=keep)
+            if has_written and self.observer is not None:
+                self.observer.transaction_ended(work.label, user_origin(), "COMMIT" if keep else "ROLLBACK")
+
+    def stop(self, connection: SandboxConnection, rule: str) -> Any:
+        """End the attempt because of something other than a statement.
+
+        Raises:
+            RunAgain: Always, if there is an attempt; see :meth:`Attempt.stop`.
+        """
+        self._stop_attempt(rule, connection.engine.dialect.loaded_dbapi.OperationalError)
+
+    def _stop_attempt(self, rule: str, error: Callable[[str], Exception] | None = None) -> None:
+        attempt = self._before_use() if self._is_shared else None
+        if attempt is None:
+            raise IsolationBroken(_STALE.format(owner=self.owner))
+        attempt.stop(Reason(rule, "", user_origin()), error)
+
+    # -- the end of a test
+
+    def finish(self) -> list[LeftOpen]:
+        """Undo the attempt; return the connections that were still checked out.
+
+        Raises:
+            IsolationBroken: Somebody committed for real while the test ran.
+        """
+        shared, self.shared = self.shared, None
+        if shared is None:
+            return []
+        left = [
+            LeftOpen(work.label, work.last[1])
+            for work in shared.open_works()
+            if shared.attempt.reason is None and work.last[1] is not UNKNOWN
+        ]
+        for taken in self._taken.values():
+            taken.renew_pool()
+        try:
+            committed = shared.finish(self._witness())
+        except Exception:
+            self.hang_up()  # the server undoes what is open
+            committed = None
+        if shared.ended_for_real:
+            self.needs_fresh_database = True
+        if not shared.is_reusable:
+            self.hang_up()
+        self._compare_commits(committed)
+        return left
+
+    def _witness(self) -> str:
+        return _LAST_COMMIT if self._watches_commits else ""
+
+    def _compare_commits(self, committed: str | None) -> None:
+        if committed is None:
+            return
+        known, self._last_commit = self._last_commit, committed
+        if known is not None and known != committed:
+            self.needs_fresh_database = True
+            raise IsolationBroken(
+                f"{self.owner}: somebody has committed into this class's server for real since its last test, past the "
+                "engines that are isolated: another process, or a driver that was called by itself, with an address "
+                "taken before the test. What it wrote would be there in the next test; that one gets a fresh instance.\n"
+                'What to do: ask for the address within the test (self.external_url), or mark it @isolate("clone").'
+            )
+
+    def expect_commits(self) -> None:
+        """Something of ours commits, or has committed, into the server."""
+        self._last_commit = None
+
+    def keep_work(self, sentence: str) -> None:
+        """Commit what the present test has done, for somebody to look at; refuse everything afterwards."""
+        if self.shared is not None:
+            self.shared.keep()
+            self.needs_fresh_database = True
+        self.real.commit_all()
+        self.refuses = sentence
+
+    def restore_sequences(self, sql: str) -> None:
+        """Let each attempt leave the sequences as they were: this is sent once it is undone."""
+        self._restoring_sql = sql
+
+    def hang_up(self) -> None:
+        """Close the physical connection."""
+        self._drop_ready_connection()
+        opened, self.physical = self.physical, None
+        self._setup, self._same_state = None, set()
+        if opened is not None:
+            opened.hang_up()
+
+    def close(self) -> None:
+        """Give all engines back; nobody connects any more."""
+        self._is_closed = True
+        self.shared = None
+        self.hang_up()
+        self.leave_real()
+        registry.leave(self)
+        for engine in list(self._taken):
+            self.restore(engine)
+
+
+_STALE = (
+    "{owner}: a connection of an earlier test, or of an attempt that is over, was used. Its work is undone. Let the code "
+    "under test get its connection from the engine each time, and end its threads before the test ends."
+)
+_MODES = (
+    "SELECT replace(current_setting('transaction_isolation'), ' ', '-') || ' ' || current_setting('transaction_read_only')"
+)
+_MODE_WORDS = {False: "SERIALIZABLE or REPEATABLE READ", True: "READ ONLY"}
+
+_is_listening = False
+
+
+def _listen_to_sessions() -> None:
+    global _is_listening
+    if not _is_listening:
+        _is_listening = True
+        event.listen(Session, "after_begin", _session_began)
+
+
+def _session_began(session: Session, transaction: Any, connection: sa.Connection) -> None:
+    """Note an ORM session that takes part in an attempt: whoever made it, it ends with the test."""
+    proxied = connection.connection
+    virtual = proxied.dbapi_connection
+    if type(virtual) is SandboxConnection:
+        attempt = virtual.database._attempt_of(virtual)
+        if attempt is not None:
+            attempt.remember(session)

@@ -1,0 +1,255 @@
+"""What a statement may do that one undone transaction cannot carry faithfully: told by its words.
+
+Pure and without state but for a cache. A test runs again on real connections as soon as a statement is met whose
+:attr:`Effects.real` is set; the other effects decide together with what the other connections of the test have done
+(:mod:`dbtestcase.sandbox.transaction`). When in doubt a statement *writes* or is *real*: to run again is always true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dbtestcase.sql import Statement, statements
+
+__all__ = ["Effects", "Rules"]
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What one text does.
+
+    Attributes:
+        real: The word for which the text needs real connections; "" if none.
+        private: The word by which it concerns state of its own connection (settings, cursors, temporary tables,
+            advisory locks); "" if none.
+        writes: It changes or locks rows.
+        alters: It changes the schema or takes locks that even readers of a table wait for.
+        savepoints: It opens or ends a savepoint.
+        until_commit: What it did ends at COMMIT, as SET LOCAL does.
+        is_plain: It only reads, or only changes rows: the common case.
+    """
+
+    real: str = ""
+    private: str = ""
+    writes: bool = False
+    alters: bool = False
+    savepoints: bool = False
+    until_commit: bool = False
+    is_plain: bool = False
+
+
+# -- statements, by their first word
+
+_READS = frozenset({"select", "values", "table", "show", "explain", ""})
+_WRITES = frozenset({"insert", "update", "delete", "merge", "lock", "notify"})
+_SAVEPOINTS = frozenset({"savepoint", "release"})
+_PRIVATE = frozenset({"prepare", "execute", "deallocate", "declare", "fetch", "move", "close", "set", "reset"})
+# Transaction control, what cannot run inside a transaction, what only acts at a real COMMIT, and code that may do
+# anything.
+_REAL = frozenset({
+    "abort", "begin", "call", "checkpoint", "cluster", "commit", "discard", "do", "end", "listen", "load", "start",
+    "unlisten", "vacuum",
+})  # fmt: skip
+# Two words: the second may stand anywhere behind the first.
+_REAL_PAIRS = {
+    "alter": {"system", "database", "subscription"},
+    "create": {"database", "tablespace", "subscription", "function", "procedure", "extension", "aggregate", "rule",
+               "trigger", "operator", "cast", "policy", "language"},
+    "drop": {"database", "tablespace", "subscription"},
+    "prepare": {"transaction"},
+    "declare": {"hold"},
+    "set": {"authorization", "role", "characteristics", "transaction", "default_transaction_isolation",
+            "default_transaction_read_only", "default_transaction_deferrable", "transaction_isolation",
+            "transaction_read_only"},
+    "reset": {"authorization", "role"},
+    "copy": {"stdin", "stdout"},
+}  # fmt: skip
+
+# -- names anywhere outside literals and comments: system columns, views that show other server processes
+
+_REAL_NAMES = frozenset({
+    "concurrently", "xmin", "xmax", "cmin", "cmax", "pg_locks", "pg_stat_activity", "pg_cursors",
+    "pg_prepared_statements", "pg_prepared_xacts", "pg_stat_database", "pg_stat_user_tables", "pg_stat_all_tables",
+})  # fmt: skip
+
+# -- functions: what tells transactions and server processes apart, settings that end (or do not end) with a
+# transaction, and what no rollback undoes
+
+_REAL_CALLS = frozenset({
+    "currval", "lastval", "loread", "lowrite", "pg_backend_pid", "pg_blocking_pids", "pg_cancel_backend",
+    "pg_current_snapshot", "pg_current_xact_id", "pg_current_xact_id_if_assigned", "pg_export_snapshot",
+    "pg_last_committed_xact", "pg_listening_channels", "pg_notification_queue_usage", "pg_terminate_backend",
+    "pg_visible_in_snapshot", "pg_xact_commit_timestamp", "pg_xact_status", "set_config", "setval",
+})  # fmt: skip
+_REAL_CALL_PREFIXES = (
+    "dblink", "lo_", "pg_logical_", "pg_replication_", "pg_snapshot_", "pg_stat_get_", "pg_stat_xact_", "txid_",
+)  # fmt: skip
+_PRIVATE_NAMES = frozenset({"pg_temp", "pg_my_temp_schema", "setseed"})
+_PRIVATE_PREFIXES = ("pg_advisory_", "pg_try_advisory_")
+_UNTIL_COMMIT = frozenset({"local", "constraints", "drop", "rows"})
+
+# Volatile as PostgreSQL sees it, because each call gives another answer; they change nothing that others see.
+_HARMLESS = frozenset({
+    "bernoulli", "clock_timestamp", "gen_random_bytes", "gen_random_uuid", "nextval", "pg_column_size",
+    "pg_database_size", "pg_indexes_size", "pg_is_in_recovery", "pg_notify", "pg_relation_size", "pg_sleep",
+    "pg_sleep_for", "pg_sleep_until", "pg_table_size", "pg_total_relation_size", "random", "random_normal", "system",
+    "timeofday", "ts_stat", "uuid_generate_v1", "uuid_generate_v1mc", "uuid_generate_v4", "uuidv4", "uuidv7",
+})  # fmt: skip
+_MOST_KNOWN = 5000
+_RETURNS = frozenset({"insert", "update", "delete", "merge"})
+
+
+class Rules:
+    """The rules for the databases of one schema.
+
+    Args:
+        facts: What :func:`dbtestcase.schema.effects.read` found in the schema; nothing is known of its functions if
+            empty.
+    """
+
+    def __init__(self, facts: Mapping[str, Any] | None = None) -> None:
+        facts = facts or {}
+        self._known: dict[Any, Effects] = {}
+        self._volatile = frozenset(facts.get("volatile", ())) - _HARMLESS
+        self._functions: dict[str, Effects] = {}
+        for name, function in facts.get("functions", {}).items():
+            self._functions[name] = self._of_function(function)
+        self.always_real = self._needs_real(facts.get("implicit", ()))
+
+    def of(self, sql: str | bytes) -> Effects:
+        """Return what a text does; asked again, it costs a look into a dictionary."""
+        known = self._known.get(sql)
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            text = sql if isinstance(sql, str) else sql.decode("utf-8", "replace")
+            known = self._known[sql] = self._of_text(text)
+        return known
+
+    def of_copy(self, sql: str | bytes) -> Effects:
+        """Return what a COPY does that a cursor's method for it sends, with its own data."""
+        text = sql if isinstance(sql, str) else sql.decode("utf-8", "replace")
+        reads = "to" in {word for each in statements(text) for word in each.words}
+        return Effects(writes=not reads, is_plain=True)
+
+    def _of_text(self, text: str) -> Effects:
+        return _together([self._of_statement(each) for each in statements(text)])
+
+    def _of_statement(self, statement: Statement) -> Effects:
+        verb, words = statement.verb, statement.words
+        real = self._real_word(verb, words, statement.calls)
+        if real:
+            return Effects(real=real)
+        private = verb if verb in _PRIVATE else _private_word(words)
+        if verb in _SAVEPOINTS or (verb == "rollback" and "to" in words):
+            return Effects(savepoints=True)
+        writes = self._writes(statement)
+        alters = not (verb in _READS or verb in _WRITES or verb in ("rollback", "copy") or verb in _PRIVATE)
+        if verb == "select" and "into" in words:
+            alters = True
+        return Effects(
+            private=private,
+            writes=writes or alters,
+            alters=alters,
+            until_commit=bool(private) and not _UNTIL_COMMIT.isdisjoint(words) or "xact" in private,
+            is_plain=not (private or alters),
+        )
+
+    def _real_word(self, verb: str, words: Iterable[str], calls: Iterable[str]) -> str:
+        if verb in _REAL or (verb == "rollback" and "to" not in words):
+            return verb.upper()
+        seconds = _REAL_PAIRS.get(verb)
+        if seconds is not None:
+            for word in words:
+                if word in seconds:
+                    return f"{verb} {word}".upper()
+        if verb == "alter" and "set" in words and "role" in words:
+            return "ALTER ROLE SET"
+        if verb == "create" and "view" in words and not self._volatile.isdisjoint(calls):
+            return "CREATE VIEW with a volatile function"
+        return _real_name(words, calls) or next(filter(None, map(self._real_by_function, calls)), "")
+
+    def _real_by_function(self, name: str) -> str:
+        function = self._functions.get(name)
+        if function is None or not (function.real or function.private):
+            return ""
+        return f"{name}(), which uses {function.real or function.private}"
+
+    def _writes(self, statement: Statement) -> bool:
+        verb, words = statement.verb, statement.words
+        if verb in _WRITES or (verb == "copy" and "to" not in words):
+            return True
+        if statement.with_verbs or (verb == "explain" and not _RETURNS.isdisjoint(words)):
+            return True
+        if "for" in words and _locks_rows(words):
+            return True
+        return not self._volatile.isdisjoint(statement.calls)
+
+    def _of_function(self, function: Mapping[str, Any]) -> Effects:
+        """Return what calling a function of the schema may do, by the words of its body."""
+        # Literals are read as well, since EXECUTE runs them. BEGIN and END are a body's own blocks, and COMMIT can be
+        # only in a procedure, which CALL runs.
+        body = statements((function.get("body") or "").replace("'", " "))
+        words = [word for each in body for word in each.words]
+        real = _real_name(words, {name for each in body for name in each.calls})
+        return Effects(real=real, private=_private_word(words), writes=bool(function.get("volatile")))
+
+    def _needs_real(self, implicit: Iterable[Mapping[str, str]]) -> str:
+        """Return what in the schema acts unasked and needs real connections, as a sentence's subject; "" if nothing."""
+        for each in implicit:
+            function = self._of_function({"body": each["text"]})
+            word = function.real or function.private
+            if not word and each["what"].startswith(("view", "materialized view")):
+                calls = {name for one in statements(each["text"]) for name in one.calls}
+                word = next(iter(sorted(calls & self._volatile)), "")
+            if word:
+                return f"the {each['what']} uses {word}"
+        return ""
+
+
+def _together(effects: list[Effects]) -> Effects:
+    if len(effects) == 1:
+        return effects[0]
+    return Effects(
+        real=next((each.real for each in effects if each.real), ""),
+        private=next((each.private for each in effects if each.private), ""),
+        writes=any(each.writes for each in effects),
+        alters=any(each.alters for each in effects),
+        savepoints=any(each.savepoints for each in effects),
+        until_commit=any(each.until_commit for each in effects),
+        is_plain=all(each.is_plain for each in effects),
+    )
+
+
+def _real_name(words: Iterable[str], calls: Iterable[str]) -> str:
+    for word in words:
+        if word in _REAL_NAMES:
+            return word
+    for name in calls:
+        if name in _REAL_CALLS or name.startswith(_REAL_CALL_PREFIXES):
+            return f"{name}()"
+    return ""
+
+
+def _private_word(words: Iterable[str]) -> str:
+    before = ""
+    for word in words:
+        if word in _PRIVATE_NAMES or word.startswith(_PRIVATE_PREFIXES):
+            return word
+        if word in ("temp", "temporary") and before in ("create", "into", "local", "global", "replace"):
+            return "a temporary table"
+        before = word
+    return ""
+
+
+def _locks_rows(words: Iterable[str]) -> bool:
+    """Whether FOR UPDATE, FOR NO KEY UPDATE, FOR SHARE or FOR KEY SHARE is among the words."""
+    before = ""
+    for word in words:
+        if before == "for" and word in ("update", "no", "share", "key"):
+            return True
+        before = word
+    return False
+

@@ -1,0 +1,149 @@
+"""How an engine prepares its connections: connect arguments and connect listeners, and the state that these set.
+
+Engines share the one physical connection of a test only if they leave their connections in the same state. What a
+listener sets is found out by running it: the statements that it sends, other than reads, are the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import sqlalchemy as sa
+
+from .rules import Rules
+
+__all__ = ["Setup"]
+
+# What names a server, or says how to reach it, and not how the session on it is to be.
+_NAMES_A_SERVER = frozenset({
+    "channel_binding", "client_encoding", "connect_timeout", "connection_class", "command_timeout", "database", "dbname",
+    "direct_tls", "dsn", "fallback_application_name", "gssencmode", "gsslib", "host", "hostaddr", "keepalives",
+    "keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname", "load_balance_hosts", "loop", "passfile",
+    "password", "port", "require_auth", "requirepeer", "service", "ssl", "target_session_attrs", "tcp_user_timeout",
+    "timeout", "user", "username",
+})  # fmt: skip
+# Kept, but of no consequence for what a statement does.
+_WITHOUT_EFFECT = frozenset({"application_name", "prepare_threshold", "prepared_statement_cache_size",
+                             "prepared_statement_name_func", "statement_cache_size"})  # fmt: skip
+_MODES = ("autocommit", "isolation_level", "readonly", "read_only", "deferrable")
+
+
+class Setup:
+    """How one engine connects and prepares what it has connected.
+
+    Attributes:
+        connect_args: What is given to the driver's ``connect()`` whatever the server.
+        autocommits: Its connections commit each statement.
+        record_info: What its listeners put into the ``info`` of a pool's record.
+    """
+
+    def __init__(
+        self,
+        dialect: sa.Dialect,
+        connect_args: dict[str, Any],
+        listeners: Sequence[Callable[[Any, Any], Any]],
+        *,
+        user_listeners: Sequence[Callable[[Any, Any], Any]],
+    ) -> None:
+        self._dialect: Any = dialect
+        self.connect_args = {
+            name: value
+            for name, value in connect_args.items()
+            if name not in _NAMES_A_SERVER and not name.startswith("ssl")
+        }
+        self.autocommits = bool(self.connect_args.get("autocommit"))
+        self.record_info: dict[Any, Any] = {}
+        self._listeners = listeners
+        self._has_user_listeners = bool(user_listeners)
+        given = {name: value for name, value in self.connect_args.items() if name not in _WITHOUT_EFFECT}
+        self._fixed: Hashable = (dialect.driver, dialect.is_async, _by_value(given), self._deserializer())
+        self._learned: Hashable = None if user_listeners else ()
+        if user_listeners and dialect.is_async:
+            # What these send passes an adapter of SQLAlchemy's: only the same listeners leave the same state.
+            self._learned = tuple(map(id, user_listeners))
+
+    @property
+    def state(self) -> Hashable:
+        """What its connections have in common; equal for engines that may share one. ``None`` if not known yet."""
+        return None if self._learned is None else (self._fixed, self._learned)
+
+    @property
+    def may_have_own_state(self) -> bool:
+        """Whether its connections may be different from those of a plain engine."""
+        return self._has_user_listeners or any(name not in _WITHOUT_EFFECT for name in self.connect_args)
+
+    def connect(self, url: sa.URL) -> Any:
+        """Open a connection of the driver to a database; nothing prepares it yet."""
+        positional, named = self.arguments(url)
+        return self._dialect.connect(*positional, **named)
+
+    def arguments(self, url: sa.URL) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what the driver's ``connect()`` is called with."""
+        positional, named = self._dialect.create_connect_args(url)
+        return tuple(positional), {**named, **self.connect_args}
+
+    def prepare(self, connection: Any, rules: Rules) -> None:
+        """Run the engine's connect listeners, and learn what state they set."""
+        record = SimpleNamespace(dbapi_connection=connection, driver_connection=connection, info={}, record_info={})
+        if self._dialect.is_async:
+            record.driver_connection = connection.driver_connection
+        sent: list[Hashable] = []
+        is_recorded = self._learned is None and hasattr(connection, "cursor_factory")
+        before = _modes(connection) if is_recorded else ()
+        factory = getattr(connection, "cursor_factory", None)
+        if is_recorded:
+            connection.cursor_factory = _recording(factory or _plain_cursor(), sent, rules)
+        try:
+            for listener in self._listeners:
+                listener(connection, record)
+        finally:
+            if is_recorded:
+                connection.cursor_factory = factory
+        if is_recorded:
+            after = _modes(connection)
+            self._learned = (*sent, *([after] if after != before else []))
+        self.record_info.update(record.info)
+
+    def register(self, connection: Any) -> None:
+        """Run the listeners on a connection that another engine of the same state has opened.
+
+        Only if they set no state: registering types, say, does no harm in the middle of a transaction.
+        """
+        if self._learned == () and self._has_user_listeners:
+            record = SimpleNamespace(dbapi_connection=connection, driver_connection=connection, info={}, record_info={})
+            for listener in self._listeners:
+                listener(connection, record)
+            self.record_info.update(record.info)
+
+    def _deserializer(self) -> Hashable:
+        return id(getattr(self._dialect, "_json_deserializer", None))
+
+
+def _by_value(arguments: dict[str, Any]) -> Hashable:
+    return tuple(sorted((name, repr(value)) for name, value in arguments.items()))
+
+
+def _modes(connection: Any) -> tuple[Any, ...]:
+    return tuple(str(getattr(connection, name, None)) for name in _MODES)
+
+
+def _recording(kind: type, sent: list[Hashable], rules: Rules) -> type:
+    """Return a driver's cursor class that writes down what it sends, other than reads."""
+    inner = kind.execute  # type: ignore[attr-defined]
+
+    def execute(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        text = query if isinstance(query, (str, bytes)) else str(query)
+        effects = rules.of(text)
+        if effects.real or effects.private or effects.writes or effects.savepoints:
+            sent.append((text, repr(args)))
+        return inner(self, query, *args, **options)
+
+    return type(kind.__name__, (kind,), {"execute": execute})
+
+
+def _plain_cursor() -> type:
+    import psycopg2.extensions
+
+    return psycopg2.extensions.cursor

@@ -1,0 +1,315 @@
+"""Take an engine over, and give it back as it was.
+
+Its pool is replaced, and a few functions are put before those of its dialect *object*: so whatever was derived from the
+engine with ``execution_options()``, before or after, is met as well. Dialect, URL and events stay what they were. An
+engine of another kind of database, or of a driver that is not supported, gets a dialect of ours for the time.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.pool import Pool, QueuePool
+
+from dbtestcase.errors import IsolationBroken
+
+from .connection import SandboxConnection
+from .drivers import SUPPORTED
+from .first_connect import answered_once
+from .setup import Setup
+
+if TYPE_CHECKING:
+    from .database import SandboxedDatabase
+
+__all__ = ["TakenEngine", "is_supported", "root"]
+
+# In production the code under test has the pool to itself; here the test's own sessions hold connections as well.
+_CONNECTIONS_OF_THE_TEST = 5
+_OWN_LISTENERS = ("create_engine.<locals>.", "DefaultDialect._builtin_onconnect.<locals>.")
+_SHARED_LEVELS = ("READ COMMITTED", "READ UNCOMMITTED")
+_POOL_EVENTS = ("connect", "checkout", "checkin", "reset", "invalidate", "soft_invalidate", "close")
+
+
+def root(engine: Any) -> sa.Engine:
+    """Return the engine that ``execution_options()`` was called on, of an ``AsyncEngine`` the one within it."""
+    engine = getattr(engine, "sync_engine", engine)
+    while isinstance(engine, OptionEngine):
+        engine = engine._proxied
+    return engine  # type: ignore[no-any-return]
+
+
+def is_supported(dialect: sa.Dialect) -> bool:
+    """Whether an engine may keep its own dialect."""
+    return dialect.name == "postgresql" and dialect.driver.removesuffix("_async") in SUPPORTED
+
+
+class TakenEngine:
+    """An engine while its connections are ours.
+
+    Attributes:
+        setup: How the engine prepares its connections.
+    """
+
+    def __init__(self, engine: sa.Engine, database: SandboxedDatabase, drivername: str, kind: Hashable) -> None:
+        self.engine = engine
+        self._database = database
+        self._kind = kind
+        self._original_pool, self._original_dialect = engine.pool, engine.dialect
+        self._original_state = dict(vars(engine.dialect))
+        self._options: list[OptionEngine] = []
+        self._template = engine.pool if is_supported(engine.dialect) else self._swap_dialect(drivername)
+        self._keep_adapters()
+        self.dialect: Any = engine.dialect
+        self._has_asked = False
+        listeners = list(_listeners(self._template, "connect"))
+        self.setup = Setup(
+            self.dialect,
+            _connect_args(self._template),
+            # The order is SQLAlchemy's: its own come first.
+            [self._once(each) if _is_first_connect(each) else each for each in listeners],
+            user_listeners=[each for each in listeners if not _is_sqlalchemys(each)],
+        )
+        self._shared_pool: Pool | None = None
+        self._put_gates_up()
+        self.use_real()
+
+    # -- pools
+
+    def use_shared(self) -> None:
+        """Give connections that share the one transaction."""
+        if self._shared_pool is None:
+            pool = self._derived_pool(self._shared_connection)
+            _listeners(pool, "connect").clear()
+            event.listen(pool, "connect", self._told_of_connect)
+            # The one connection of a test is there, or the test is an error: to ask costs a round trip, tells nothing.
+            pool._pre_ping = False
+            self._shared_pool = pool
+        self.engine.pool = self._shared_pool
+
+    def use_real(self) -> None:
+        """Give real connections to the database as it is at present."""
+        self._shared_pool = None  # whoever holds a connection of it keeps that one, and starves nobody
+        self.engine.pool = pool = self._derived_pool(self._real_connection)
+        real = self._database.real
+        event.listen(pool, "checkout", real.checked_out)
+        event.listen(pool, "checkin", real.checked_in)
+
+    def renew_pool(self) -> None:
+        """Let go of the connections that are checked out: somebody has kept them, and they starve nobody then."""
+        if self._shared_pool is not None and getattr(self._shared_pool, "checkedout", int)():
+            self._shared_pool = None
+            self.use_shared()
+
+    def dispose(self) -> None:
+        """Close what lies idle in the present pool."""
+        self.engine.pool.dispose()
+
+    def _derived_pool(self, creator: Callable[..., Any]) -> Pool:
+        pool = self._template.recreate()
+        listeners = _listeners(pool, "connect")
+        for index, listener in enumerate(listeners):
+            if _is_first_connect(listener):
+                listeners[index] = self._once(listener)
+        pool._creator = creator
+        if isinstance(pool, QueuePool) and pool._max_overflow >= 0:
+            pool._max_overflow += _CONNECTIONS_OF_THE_TEST
+        return pool
+
+    def _once(self, first_connect: Any) -> Callable[[Any, Any], None]:
+        """Return SQLAlchemy's listener for the first connection, without its own memory, which is the original pool's."""
+        ask = answered_once(self.engine.dialect, self._kind, _inner(first_connect))
+
+        def listener(connection: Any, record: Any) -> None:
+            if not self._has_asked:
+                ask(connection, record)
+                self._has_asked = True
+
+        return listener
+
+    def _real_connection(self, record: Any) -> Any:
+        return self._database.real_connection(self, record)
+
+    def _shared_connection(self, record: Any) -> Any:
+        connection = SandboxConnection(self._database, self)
+        level = getattr(self.dialect, "_on_connect_isolation_level", None)
+        if level:
+            self._set_level(connection, level)
+        elif self.setup.autocommits:
+            connection.autocommits = True
+        return connection
+
+    def _told_of_connect(self, connection: Any, record: Any) -> None:
+        record.info.update(self.setup.record_info)
+
+    # -- the dialect object
+
+    def _put_gates_up(self) -> None:
+        dialect, kind, database = self.dialect, type(self.dialect), self._database
+        state = vars(dialect)
+
+        def gate(name: str) -> Callable[..., Any]:
+            inner = getattr(kind, name)
+            is_many = name == "do_executemany"
+
+            def execute(cursor: Any, sql: Any, parameters: Any, context: Any = None) -> Any:
+                connection = context.root_connection._dbapi_connection.dbapi_connection
+                run = database.execute if type(connection) is SandboxConnection else database.execute_real
+                return run(
+                    connection, cursor, sql, parameters,
+                    lambda: inner(dialect, cursor, sql, parameters, context), is_many,
+                )  # fmt: skip
+
+            return execute
+
+        def without_parameters(cursor: Any, sql: Any, context: Any = None) -> Any:
+            connection = context.root_connection._dbapi_connection.dbapi_connection
+            run = database.execute if type(connection) is SandboxConnection else database.execute_real
+            return run(
+                connection, cursor, sql, None, lambda: kind.do_execute_no_params(dialect, cursor, sql, context)
+            )
+
+        def mode(name: str) -> Callable[..., Any]:
+            inner = getattr(kind, name)
+
+            def change(connection: Any, *value: Any) -> Any:
+                if type(connection) is not SandboxConnection:
+                    return inner(dialect, connection, *value)
+                return self._change_mode(connection, name, *value)
+
+            return change
+
+        def driver_connection(connection: Any) -> Any:
+            if type(connection) is SandboxConnection:
+                database.stop(connection, "the driver's own connection was asked for")
+            return kind.get_driver_connection(dialect, connection)
+
+        state["do_execute"], state["do_executemany"] = gate("do_execute"), gate("do_executemany")
+        state["do_execute_no_params"] = without_parameters
+        state["get_driver_connection"] = driver_connection
+        for name in ("set_isolation_level", "reset_isolation_level", "get_isolation_level", "set_readonly", "set_deferrable"):
+            if hasattr(kind, name):
+                state[name] = mode(name)
+
+    def _change_mode(self, connection: SandboxConnection, name: str, value: Any = None) -> Any:
+        if name == "get_isolation_level":
+            return "AUTOCOMMIT" if connection.autocommits else "READ COMMITTED"
+        if name == "set_isolation_level":
+            return self._set_level(connection, value)
+        if name == "reset_isolation_level":
+            level = getattr(self.dialect, "_on_connect_isolation_level", None)
+            return self._set_level(connection, level or "READ COMMITTED")
+        if value:
+            self._database.stop(connection, f"{name.removeprefix('set_')} transactions need real connections")
+        return None
+
+    def _set_level(self, connection: SandboxConnection, level: str) -> None:
+        level = level.replace("_", " ").upper()
+        if level != "AUTOCOMMIT" and level not in _SHARED_LEVELS:
+            self._database.stop(connection, f"the isolation level {level} needs real connections")
+        connection.autocommits = level == "AUTOCOMMIT"
+
+    # -- giving back
+
+    def give_back(self) -> None:
+        """Make the engine exactly what it was."""
+        engine = self.engine
+        ours, engine.pool = engine.pool, self._original_pool
+        if not engine.dialect.is_async:
+            ours.dispose()
+        if engine.dialect is not self._original_dialect:
+            self._use(self._original_dialect)
+        vars(self._original_dialect).clear()
+        vars(self._original_dialect).update(self._original_state)
+
+    def _keep_adapters(self) -> None:
+        dialect: Any = self.engine.dialect
+        adapters = getattr(dialect, "_psycopg_adapters_map", None)
+        if adapters is not None:
+            # initialize() registers the types that it finds in our database; they are not the other one's.
+            dialect._psycopg_adapters_map = type(adapters)(adapters)
+
+    def _swap_dialect(self, drivername: str) -> Pool:
+        engine = self.engine
+        known: Any = engine.dialect
+        if known.is_async != sa.make_url(f"{drivername}://").get_dialect(_is_async=known.is_async).is_async:
+            raise IsolationBroken(
+                f"{self._database.owner}: the engine {engine!r} is asynchronous, and no asynchronous driver for "
+                "PostgreSQL is installed. Install one: pip install 'dbtestcase[asyncio]'."
+            )
+        options: dict[str, Any] = {}
+        for option in ("json_serializer", "json_deserializer"):
+            value = getattr(known, f"_{option}", None)
+            if value is not None:
+                options[option] = value
+        level = getattr(known, "_on_connect_isolation_level", None)
+        if level in ("AUTOCOMMIT", "READ COMMITTED", "READ UNCOMMITTED", "REPEATABLE READ", "SERIALIZABLE"):
+            options["isolation_level"] = level
+        if known.is_async:
+            options["_is_async"] = True
+        else:
+            options["poolclass"] = QueuePool
+        donor = sa.create_engine(sa.URL.create(drivername), **options)
+        for name in _POOL_EVENTS:
+            for listener in list(_listeners(self._original_pool, name)):
+                if not _is_sqlalchemys(listener):
+                    event.listen(donor.pool, name, listener)
+        self._options = [found for found in _option_engines(engine) if found.dialect is known]
+        self._use(donor.dialect)
+        return donor.pool
+
+    def _use(self, dialect: sa.Dialect) -> None:
+        """Let the engine, and those made of it by ``execution_options()``, speak this dialect."""
+        for engine in (self.engine, *self._options):
+            known, engine.dialect = engine.dialect, dialect
+            for listener in engine.dispatch.engine_connect:
+                # Execution options such as isolation_level are kept in a listener that remembers the dialect.
+                if listener.__qualname__.endswith(".set_connection_characteristics"):
+                    for cell in listener.__closure__ or ():
+                        if cell.cell_contents is known:
+                            cell.cell_contents = dialect
+
+
+def _listeners(pool: Pool, name: str) -> deque[Any]:
+    collection: Any = getattr(pool.dispatch, name)
+    return collection.for_modify(pool.dispatch).listeners  # type: ignore[no-any-return]
+
+
+def _inner(listener: Any) -> Any:
+    """Return the function inside ``util.only_once``, or the listener itself."""
+    code = getattr(listener, "__code__", None)
+    if code is not None and code.co_name == "go" and "once" in code.co_freevars:
+        return listener.__closure__[code.co_freevars.index("fn")].cell_contents
+    return listener
+
+
+def _is_first_connect(listener: Any) -> bool:
+    return getattr(_inner(listener), "__qualname__", "") == "create_engine.<locals>.first_connect"
+
+
+def _is_sqlalchemys(listener: Any) -> bool:
+    return getattr(_inner(listener), "__qualname__", "").startswith(_OWN_LISTENERS)
+
+
+def _connect_args(pool: Pool) -> dict[str, Any]:
+    """Return what an engine's own ``connect()`` would be called with, as far as SQLAlchemy tells."""
+    creator: Any = pool._creator
+    code = getattr(creator, "__code__", None)
+    if code is None or "cparams" not in code.co_freevars:
+        return {}
+    return dict(creator.__closure__[code.co_freevars.index("cparams")].cell_contents)
+
+
+def _option_engines(engine: sa.Engine) -> Iterator[OptionEngine]:
+    for found in gc.get_referrers(engine):
+        owner = found if isinstance(found, OptionEngine) else None
+        if owner is None and isinstance(found, dict) and found.get("_proxied") is engine:
+            owner = next((o for o in gc.get_referrers(found) if isinstance(o, OptionEngine)), None)
+        if owner is not None and owner._proxied is engine:
+            yield owner
+            yield from _option_engines(owner)

@@ -1,0 +1,325 @@
+"""One transaction that stands for all connections of a test to one database, and when it can do so no longer.
+
+What a connection has committed is held by a savepoint of ours that it cannot undo any more; what it has not lies above
+the newest one:
+
+    BEGIN; SAVEPOINT dbt0     the test begins
+    INSERT ...                a connection writes: it owns dbt0
+    (commit)                  sends nothing: dbt0 holds committed work now, and is released by the next that needs one
+    (rollback)                ROLLBACK TO dbt0
+
+Connections that only read, under READ COMMITTED, conflict with nobody. Two that would have to see different things,
+wait for each other or keep state of their own end the attempt (:meth:`SharedTransaction.check` is the whole decision).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dbtestcase.errors import IsolationWarning
+from dbtestcase.frames import UNKNOWN, Origin
+
+from .attempt import Attempt, Reason
+from .rules import Effects
+
+if TYPE_CHECKING:
+    from .drivers import Physical
+
+__all__ = ["SharedTransaction", "Work"]
+
+# Errors by which a statement tells about itself alone: bad data, violated constraints, unknown names, RAISE. What else
+# the server refuses may be refused only because many transactions are one here.
+_OWN_ERRORS = ("21", "22", "23", "25P02", "28", "42", "44", "P0")
+
+
+class Work:
+    """What one connection does in a test's transaction, from its first statement there.
+
+    Attributes:
+        is_open: It is in a transaction of its own, as far as the code under test knows.
+        wrote: The statement by which it first wrote in that transaction, with its line; ``None`` if it only read.
+        cursors: Close what stands for server-side cursors, which end with their transaction.
+    """
+
+    __slots__ = ("cursors", "failed", "is_open", "label", "last", "savepoints", "shared",
+                 "until_commit", "wrote")  # fmt: skip
+
+    def __init__(self, shared: SharedTransaction, label: str) -> None:
+        self.shared = shared
+        self.label = label
+        self.cursors: list[Callable[[], None]] = []
+        self.last: tuple[str, Origin] = ("", UNKNOWN)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Be in no transaction."""
+        self.is_open = False
+        self.wrote: tuple[str, Origin] | None = None
+        self.savepoints: tuple[str, Origin] | None = None
+        self.until_commit: str = ""
+        self.failed = False
+
+    def ended(self) -> None:
+        """Its transaction is over, and with it the server-side cursors that were opened in it."""
+        for close in self.cursors:
+            close()
+        self.cursors.clear()
+        self.begin_anew()
+
+
+class SharedTransaction:
+    """The one transaction of a test to one database.
+
+    Args:
+        error: Makes the driver's ``OperationalError``.
+        deferrable: Names of the deferrable constraints of the schema, and those of them that begin deferred;
+            ``None`` if they are to be looked up.
+    """
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        physical: Physical,
+        *,
+        owner: str,
+        error: Callable[[str], Exception],
+        deferrable: tuple[bool, str] | None,
+    ) -> None:
+        self.attempt = attempt
+        self.physical = physical
+        self.has_begun = False
+        self.has_altered = False
+        self.ended_for_real = False
+        self.private: Work | None = None
+        self.busy: Work | None = None
+        self._owner_name = owner
+        self._error = error
+        self._deferrable = deferrable
+        self._ends_with_commit = ""
+        self._savepoint = 0
+        self._is_dirty = False
+        self._owner: Work | None = None
+        self._open: set[Work] = set()
+        self._count = 0
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the physical connection may serve another test: no state of its own was left on it."""
+        caches_are_true = not (self.has_altered and self.physical.caches_plans)
+        return self.physical.keeps and self.private is None and caches_are_true and not self.ended_for_real
+
+    def join(self) -> Work:
+        """Let one more connection take part."""
+        self._count += 1
+        return Work(self, f"connection {self._count}")
+
+    def stop(self, rule: str, sql: str, origin: Origin, other: tuple[str, Origin] | None = None) -> Any:
+        """End the attempt; see :meth:`Attempt.stop`."""
+        self.attempt.stop(Reason(rule, sql, origin, other), self._error)
+
+    def open_works(self) -> list[Work]:
+        """Return what the connections do that are in a transaction."""
+        return sorted(self._open, key=lambda work: work.label)
+
+    # -- the decision
+
+    def check(self, work: Work, effects: Effects, sql: str, origin: Origin, autocommits: bool) -> None:
+        """Let a statement pass that one transaction carries faithfully; end the attempt at any other.
+
+        Raises:
+            RunAgain: See :meth:`Attempt.stop`.
+        """
+        attempt = self.attempt
+        if attempt.reason is not None:
+            attempt.stop(attempt.reason, self._error)
+        if effects.real:
+            self.stop(f"needs real connections ({effects.real})", sql, origin)
+        if self.busy is not None:
+            self.stop("came while another statement was running", sql, origin, self.busy.last)
+        if self._ends_with_commit:
+            self.stop(f"came after a COMMIT that ends {self._ends_with_commit}", sql, origin)
+        if autocommits and not effects.is_plain:
+            self.stop("in autocommit is more than one transaction can carry", sql, origin)
+        if work.failed and work is not self._owner:
+            self.stop("came in a failed transaction, after another connection's statement", sql, origin)
+        if effects.private or self.private is not None:
+            if self.private is None:
+                self.private = work
+            if self.private is not work or (effects.private and self._count > 1):
+                rule = f"({effects.private})" if effects.private else "after another one has set"
+                self.stop(f"concerns state of one connection {rule}, and the test uses two", sql, origin, self.private.last)
+        if self._open and (len(self._open) > 1 or work not in self._open):
+            for other in self._open:
+                if other is not work:
+                    self._check_beside(other, effects, sql, origin)
+
+    def _check_beside(self, other: Work, effects: Effects, sql: str, origin: Origin) -> None:
+        if other.wrote is not None:
+            self.stop("met uncommitted work of another connection", sql, origin, other.wrote)
+        if other.savepoints is not None:
+            self.stop("came while another connection has savepoints", sql, origin, other.savepoints)
+        if effects.alters:
+            warnings.warn_explicit(
+                f"{self._owner_name}: {sql.strip()[:80]!r} at {origin} needs its tables alone, and a transaction that "
+                f"has only read is still open ({other.last[0].strip()[:80]!r} at {other.last[1]}). Real connections "
+                "would have waited for it to end; here it went on.\n"
+                "What to do: end that transaction first: close(), commit() or rollback() of its session or connection.",
+                IsolationWarning,
+                origin.filename,
+                origin.line,
+                registry=_seen,
+            )
+
+    # -- around a statement
+
+    def ready(self, work: Work) -> None:
+        """Let the next statement be one of this connection: send the savepoint that it needs."""
+        if not work.is_open:
+            work.is_open = True
+            self._open.add(work)
+        if self._owner is work:
+            return
+        if not self.has_begun:
+            self.physical.send("BEGIN; SAVEPOINT dbt0")
+            self.has_begun = True
+        elif self._owner is not None and self._owner.failed:
+            self.physical.send(f"ROLLBACK TO dbt{self._savepoint}")
+        elif self._is_dirty:
+            number, self._savepoint = self._savepoint, self._savepoint + 1
+            self.physical.send(f"RELEASE dbt{number}; SAVEPOINT dbt{number + 1}")
+            self._is_dirty = False
+        self._owner = work
+
+    def sent(self, work: Work, effects: Effects, sql: str, origin: Origin, autocommits: bool) -> None:
+        """Note what a statement did that the server has carried out."""
+        work.last = (sql, origin)
+        if not self.physical.in_transaction():
+            self.ended_for_real = True
+            self.stop("ended the transaction", sql, origin)
+        if effects.writes:
+            self._is_dirty = True
+            if work.wrote is None:
+                work.wrote = (sql, origin)
+            if effects.alters:
+                self.has_altered = True
+                self._deferrable = None
+        if effects.savepoints:
+            self._is_dirty = True
+            work.failed = False
+            if work.savepoints is None:
+                work.savepoints = (sql, origin)
+        if effects.private:
+            self._is_dirty = True
+            if effects.until_commit:
+                work.until_commit = effects.private
+        if autocommits:
+            self.end(work, keep=True)
+
+    def refused(self, work: Work, error: Exception, sql: str, origin: Origin, autocommits: bool) -> None:
+        """Note that the server has refused a statement.
+
+        Raises:
+            RunAgain: Real connections may not have refused it.
+        """
+        work.last = (sql, origin)
+        if not self.physical.in_transaction():
+            self.stop(f"lost the connection ({type(error).__name__})", sql, origin)
+        state = sqlstate(error)
+        if state is not None and not state.startswith(_OWN_ERRORS):
+            self.stop(f"was refused with SQLSTATE {state}, which one transaction may have caused", sql, origin)
+        if autocommits:
+            self._undo(work)
+            self._leave(work)
+        elif state is not None:
+            # The driver's own errors, such as a wrong number of parameters, never reached the server.
+            work.failed = True
+
+    # -- the end of a connection's transaction
+
+    def end(self, work: Work, *, keep: bool) -> None:
+        """Commit or roll back what one connection has done since its last commit or rollback."""
+        if not work.is_open or self.attempt.reason is not None:
+            return
+        if self.busy is not None and self.busy is not work:
+            self.stop("ended during another connection's statement", *work.last)
+        owns = self._owner is work
+        try:
+            if keep and not work.failed:
+                if owns and self._is_dirty:
+                    self._check_deferred(work)
+                    if work.until_commit:
+                        self._ends_with_commit = work.until_commit
+            elif owns:
+                if self._is_dirty or work.failed:
+                    self._undo(work)
+            elif work.wrote is not None:
+                self.stop("was rolled back after another connection's statement", *work.wrote)
+        finally:
+            self._leave(work)
+
+    def _undo(self, work: Work) -> None:
+        self.physical.send(f"ROLLBACK TO dbt{self._savepoint}")
+        self._is_dirty = False
+
+    def _leave(self, work: Work) -> None:
+        self._open.discard(work)
+        if self._owner is work:
+            self._owner = None
+        work.ended()
+
+    def _check_deferred(self, work: Work) -> None:
+        """Check what PostgreSQL checks at COMMIT."""
+        if self._deferrable is None:
+            self._deferrable = _parted(self.physical.ask(_DEFERRABLE))
+        any_deferrable, deferred = self._deferrable
+        if not any_deferrable:
+            return
+        cursor = self.physical.connection.cursor()
+        try:
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        except Exception:
+            self._undo(work)
+            raise
+        finally:
+            cursor.close()
+        if deferred:
+            self.physical.send(f"SET CONSTRAINTS {deferred} DEFERRED")
+
+    # -- the end of the test
+
+    def finish(self, ask: str = "") -> Any:
+        """Undo it all; return what ``ask``, sent in the same round trip, tells, ``None`` without it."""
+        if not self.has_begun:
+            return None
+        if ask:
+            return self.physical.ask(f"ROLLBACK; {ask}")
+        self.physical.send("ROLLBACK")
+        return None
+
+    def keep(self) -> None:
+        """Commit what the test has done, for somebody to look at."""
+        if self.has_begun and not self.physical.is_failed():
+            self.physical.send("COMMIT")
+            self.has_begun = False
+
+
+_seen: dict[Any, Any] = {}
+
+_DEFERRABLE = (
+    "SELECT count(*)::text || ' ' || coalesce(string_agg(quote_ident(n.nspname) || '.' || quote_ident(conname), ', ')"
+    " FILTER (WHERE condeferred), '') FROM pg_constraint c JOIN pg_namespace n ON n.oid = connamespace"
+    " WHERE condeferrable"
+)
+
+
+def _parted(answer: str) -> tuple[bool, str]:
+    count, _, names = answer.partition(" ")
+    return count != "0", names
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE of a driver's error, ``None`` if it has none."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return state if isinstance(state, str) else None
