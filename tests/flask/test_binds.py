@@ -139,6 +139,20 @@ class BindTests(unittest.TestCase):
 
         self.passes(Jobs)
 
+    def test_advice_about_a_missing_table_looks_into_the_database_that_lacks_it(self):
+        for driver in ("psycopg2", "psycopg"):
+            for isolation in ("savepoint", "clone"):
+                with self.subTest(driver=driver, isolation=isolation):
+                    binds = {"reader": READER.replace("psycopg2", driver)}
+
+                    class Jobs(self.case(binds, isolation=isolation)):
+                        def test_1(self):
+                            self.seen("reader")
+
+                    texts = "".join(problems(run_case(Jobs)))
+
+                    self.assertRegex(texts, "What to do: There are: report")
+
     def test_an_application_that_each_test_makes(self):
         outer = self
 
