@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 import warnings
+from collections.abc import Iterable
 
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -31,13 +32,31 @@ class Order(Base):
 
 
 def run_case(*cases: type[unittest.TestCase]) -> unittest.TestResult:
-    """Run test classes as unittest would, tests in name order, and return the plain result."""
+    """Run test classes as unittest would, tests in name order, and return the plain result.
+
+    Raises:
+        AssertionError: No test ran and nothing failed: whatever is asserted about such a result says nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        return _run(cases)
+
+
+def run_with_warnings(*cases: type[unittest.TestCase]) -> tuple[unittest.TestResult, list[str]]:
+    """Do what :func:`run_case` does; return the result and the texts of the ``ResourceWarning``s meanwhile."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = _run(cases)
+    return result, [str(each.message) for each in caught if issubclass(each.category, ResourceWarning)]
+
+
+def _run(cases: Iterable[type[unittest.TestCase]]) -> unittest.TestResult:
     loader = unittest.TestLoader()
     suite = unittest.TestSuite(loader.loadTestsFromTestCase(case) for case in cases)
     result = unittest.TestResult()
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        suite.run(result)
+    suite.run(result)
+    if result.testsRun <= len(result.skipped) and not (result.errors or result.failures):
+        raise AssertionError(f"no test of {', '.join(case.__qualname__ for case in cases)} ran.")
     return result
 
 

@@ -6,7 +6,6 @@ import multiprocessing
 import threading
 import time
 import unittest
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
@@ -16,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from dbtestcase import DatabaseTestCase
 from dbtestcase.sandbox.wire import PATIENCE
-from tests.support import Base, Customer, problems
+from tests.support import Base, Customer, problems, run_with_warnings
 
 
 class ShopTestCase(DatabaseTestCase):
@@ -35,15 +34,6 @@ def took_to_end(test: DatabaseTestCase) -> None:
 
 
 BOUND = 0.5  # seconds: lock_wait of these classes, and how long a thread that goes on is waited for
-
-
-def run_with_warnings(case):
-    result = unittest.TestResult()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        unittest.defaultTestLoader.loadTestsFromTestCase(case)(result)
-    said = [str(each.message) for each in caught if issubclass(each.category, ResourceWarning)]
-    return result, said
 
 
 class LeftOpenTests(unittest.TestCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +18,7 @@ from dbtestcase.diagnosis.hidden import HiddenNames, hiding
 from dbtestcase.diagnosis.hints import hint_for
 from dbtestcase.diagnosis.locks import LockWatch
 from dbtestcase.diagnosis.statements import StatementLog
-from dbtestcase.diagnosis.tracebacks import chain, leave_out_ours
+from dbtestcase.diagnosis.tracebacks import chain, database_of, leave_out_ours
 
 _TABLES = """
 SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -92,7 +93,7 @@ class Explanations:
         """Add to an error of the test, as notes, what to do about it and the statements that were sent."""
         _gather_notes(error)
         without_secrets = self.log.hide_secrets(error)
-        hint = hint_for(error, tables=self._tables, statements=self.log.statements)
+        hint = hint_for(error, tables=partial(self._tables, database_of(error)), statements=self.log.statements)
         if hint is not None and not any(hint in note for note in getattr(error, "__notes__", ())):
             error.add_note(f"What to do: {without_secrets(hint)}")
         self.log.explain(error)
@@ -110,9 +111,10 @@ class Explanations:
             return None
         return tables[0][0] if len(tables) == 1 else None
 
-    def _tables(self) -> list[str]:
+    def _tables(self, database: str | None) -> list[str]:
+        url = self._url() if database is None else self._url().set(database=database)
         try:
-            return [name for (name,) in ask_server(self._url(), _TABLES)]
+            return [name for (name,) in ask_server(url, _TABLES)]
         except psycopg2.Error:
             return []
 

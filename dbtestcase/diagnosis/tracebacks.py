@@ -34,6 +34,16 @@ def leave_out_ours(error: BaseException) -> None:
         each.__traceback__ = kept[0]
 
 
+def database_of(error: BaseException) -> str | None:
+    """Return the name of the database whose driver raised an error, ``None`` if its traceback does not tell."""
+    for each in chain(error):
+        for frame in _frames(each.__traceback__):
+            connection = getattr(frame.tb_frame.f_locals.get("cursor"), "connection", None)
+            with contextlib.suppress(Exception):  # it is closed, or the cursor of some other library
+                return str(connection.info.dbname)  # type: ignore[union-attr]
+    return None
+
+
 def _is_shown(frame: TracebackType, following: TracebackType | None) -> bool:
     leads_to_ours = following is not None and _is_ours(following)
     is_context_manager = frame.tb_frame.f_code.co_filename == contextlib.__file__

@@ -7,6 +7,7 @@ production (:mod:`dbtestcase.flask.requests`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,8 +16,9 @@ from flask.testing import FlaskClient
 
 from dbtestcase.case import DatabaseTestCase
 from dbtestcase.errors import DBTestCaseError
-from dbtestcase.flask.extensions import imported_by
+from dbtestcase.flask.binds import BindDatabases
 from dbtestcase.flask.running import RunningFlaskClass
+from dbtestcase.flask.schema import extension_for, schema_of
 
 if TYPE_CHECKING:
     from dbtestcase.schema import SchemaLike
@@ -38,15 +40,23 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
       unless one is given; each bind key has a database of its own. If it is not set, the extension that the class's
       module has imported is taken, or else that of the application.
     * ``app``: the application under test, if :meth:`create_app` does not make it.
+    * ``bind_databases``: binds that are one database, as ``{"reader": "default"}``; ``"default"`` is the main one.
+      Binds that are configured with the same address are one database without being named here.
 
     And these are there to read:
 
-    * ``app``: the application that :meth:`create_app` returned. Its application context is pushed during each test.
+    * ``app``: the application that :meth:`create_app` returned. Its application context is pushed during each test,
+      unless the class or the module has pushed one.
     * ``client``: a test client, new for each test. A request gets an application context, a ``g`` and a database
-      session of its own, as in production.
+      session of its own, as in production. Where the test has pushed a context itself, Flask's own rules hold: below
+      Flask 3.2 the request uses that context, and with it its session.
+
+    An application on plain SQLAlchemy has no ``db``: its tables are named in ``schema``, its engines in
+    ``app_engines`` or with :meth:`redirect_engine`.
     """
 
     db: ClassVar[Any] = None
+    bind_databases: ClassVar[Mapping[str, str]] = {}
     app: Flask
 
     _running_kind = RunningFlaskClass
@@ -76,19 +86,7 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
 
     @classmethod
     def _schema(cls) -> SchemaLike | None:
-        if not cls._schema_is_the_extension_s():
-            return cls.schema
         running = cls.__dict__.get("_dbtestcase")
-        extension = running.extension if isinstance(running, RunningFlaskClass) else cls._extension()
-        # Flask-SQLAlchemy-Lite knows no models; who names it as schema is told so.
-        return extension if hasattr(extension, "metadatas") else cls.schema
-
-    @classmethod
-    def _schema_is_the_extension_s(cls) -> bool:
-        return cls.schema is None or cls.schema is cls.db
-
-    @classmethod
-    def _extension(cls) -> Any | None:
-        if cls.db is not None or cls.schema is not None:
-            return cls.db
-        return imported_by(cls)
+        if isinstance(running, RunningFlaskClass):
+            return schema_of(cls, running.extension, running.binds.database_of)
+        return schema_of(cls, extension_for(cls), BindDatabases(cls.bind_databases, cls.__qualname__).database_of)

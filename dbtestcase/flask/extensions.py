@@ -56,7 +56,9 @@ def imported_by(cls: type) -> Any | None:
 
 def extension_of(app: Flask) -> Any | None:
     """Return the extension that an application was given, if any."""
-    return app.extensions.get("sqlalchemy")
+    found = app.extensions.get("sqlalchemy")
+    # An application on plain SQLAlchemy may keep an engine or a session factory under this name.
+    return found if hasattr(type(found), "engines") else None
 
 
 def applications_of(extension: Any) -> list[Flask]:

@@ -1,8 +1,8 @@
 """Requests and commands of a test get contexts of their own, as they have in production.
 
-Flask gives a request the application context that is already pushed, if there is one; a test that pushed its own would
-share ``g`` and the database session with the code under test, and hide every bug that lies between them. So the test's
-contexts are out of sight while a request or a command of an application runs.
+Below 3.2 Flask gives a request the application context that is already pushed. The one that we push for a test would so
+share ``g`` and the database session with the code under test, and hide every bug that lies between them: it is out of
+sight while a request or a command runs. Where the user's code has pushed a context, Flask's own rules hold.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from typing import Any, ParamSpec, TypeVar
 from flask import Flask, has_request_context
 from flask.testing import FlaskCliRunner
 
-from dbtestcase.flask.contexts import FLASK_VARIABLES
+from dbtestcase.flask.contexts import (
+    FLASK_VARIABLES,
+    is_shared_with_requests,
+    keep_apart,
+    only_apart_contexts_are_pushed,
+)
 
 __all__ = ["own_contexts"]
 
@@ -27,21 +32,35 @@ _is_out_of_sight: ContextVar[bool] = ContextVar("dbtestcase_is_out_of_sight", de
 
 
 @contextmanager
-def own_contexts(after: Callable[[], None]) -> Iterator[None]:
+def own_contexts(after: Callable[[bool], None]) -> Iterator[None]:
     """Give each request and each command that a test makes contexts of its own, while the block runs.
 
     Args:
-        after: Called when a request or command is over, with the test's contexts in place again.
+        after: Called when a request or command is over, with the test's contexts in place again; its argument says
+            whether the request has used the application context of the test.
     """
     call, invoke = Flask.__call__, FlaskCliRunner.invoke
 
     def called(self: Flask, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if _is_out_of_sight.get():  # a request that the code under test makes of its own application
             return call(self, environ, start_response)
+        if not only_apart_contexts_are_pushed():
+            shares = is_shared_with_requests(self)
+            try:
+                return call(self, environ, start_response)
+            finally:
+                after(shares)
         own = _OwnContext(after)
+        preserve = environ.get("werkzeug.debug.preserve_context")
+        if preserve is None:
+            return _Body(own.run(call, self, environ, start_response), own)
+
+        def preserve_apart(context: Any) -> None:
+            keep_apart(context)  # the client pushes it again, but other requests have nothing to do with it
+            preserve(context)
+
+        environ["werkzeug.debug.preserve_context"] = preserve_apart
         body = _Body(own.run(call, self, environ, start_response), own)
-        if "werkzeug.debug.preserve_context" not in environ:
-            return body
         # In a with block of the client Flask pushes the request's contexts again, for the test to look at. A body that
         # is still being made shares them: it has to be read where they are pushed, or, as before Flask 3.1.2 they are
         # still pushed by the body itself, to its end before that.
@@ -50,6 +69,11 @@ def own_contexts(after: Callable[[], None]) -> Iterator[None]:
     def invoked(self: FlaskCliRunner, *args: Any, **kwargs: Any) -> Any:
         if _is_out_of_sight.get():
             return invoke(self, *args, **kwargs)
+        if not only_apart_contexts_are_pushed():
+            try:
+                return invoke(self, *args, **kwargs)
+            finally:
+                after(True)
         return _OwnContext(after).run(invoke, self, *args, **kwargs)
 
     # On the classes: whichever application a test makes, however its wsgi_app is wrapped, and whoever made the client.
@@ -65,7 +89,7 @@ def own_contexts(after: Callable[[], None]) -> Iterator[None]:
 class _OwnContext:
     """Where no Flask context is pushed, as a server calls an application; all other context variables are the same."""
 
-    def __init__(self, after: Callable[[], None]) -> None:
+    def __init__(self, after: Callable[[bool], None]) -> None:
         self._after = after
         self._context = Context()
         self._context.run(_take_over, copy_context())
@@ -74,7 +98,7 @@ class _OwnContext:
         try:
             return self._context.run(function, *args, **kwargs)
         finally:
-            self._after()
+            self._after(False)
 
     def run_at_any_time(self, function: Callable[[], None]) -> None:
         """Run a function without a word to the test, which may be in the middle of something."""

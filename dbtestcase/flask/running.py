@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from dbtestcase import sandbox
 from dbtestcase.errors import DBTestCaseError, IsolationBroken
-from dbtestcase.flask.contexts import popping_what_is_left
+from dbtestcase.flask.binds import BindDatabases
+from dbtestcase.flask.contexts import current_application_context, keep_apart, popping_what_is_left
 from dbtestcase.flask.extensions import (
     Applications,
     applications_of,
@@ -26,12 +27,13 @@ from dbtestcase.flask.extensions import (
     tables_of,
 )
 from dbtestcase.flask.requests import own_contexts
-from dbtestcase.flask.sessions import existing_session, forget_what_was_read, session_of_context
+from dbtestcase.flask.schema import extension_for, is_schema_of_extension
+from dbtestcase.flask.sessions import LastingObjects, existing_session, forget_what_was_read, session_of_context
 from dbtestcase.lifecycle.running import RunningClass, plan_of
 
 if TYPE_CHECKING:
     from dbtestcase.case import DatabaseTestCase
-    from dbtestcase.flask import FlaskDatabaseTestCase
+    from dbtestcase.sandbox import Sandbox
 
 __all__ = ["RunningFlaskClass"]
 
@@ -41,19 +43,26 @@ class RunningFlaskClass(RunningClass):
 
     Attributes:
         extension: The one whose tables are the class's schema: the class's own, or the first that it met.
+        binds: Which of the application's binds are one database.
     """
 
-    def __init__(self, test_class: type[FlaskDatabaseTestCase]) -> None:
+    def __init__(self, test_class: type[Any]) -> None:
         super().__init__(test_class)
         self._flask_class = test_class
         self._begins_at_once = True  # an application context is pushed for every test
-        self.extension = test_class._extension()
+        self.binds = BindDatabases(test_class.bind_databases, test_class.__qualname__)
+        self.extension = _checked_extension(test_class)
         self._created = tables_of(self.extension)
         self._applications = Applications()
         self._added: list[str] = []
         self._of_test = ExitStack()
         self._thread: int | None = None
+        self._own_context: Any | None = None
+        self._lasting: LastingObjects | None = None
         self._fault: Exception | None = None
+
+    def sandbox(self, database: str | None) -> Sandbox:
+        return super().sandbox(self.binds.database_of(database))
 
     def redirect_application(self) -> None:
         super().redirect_application()
@@ -103,14 +112,24 @@ class RunningFlaskClass(RunningClass):
         self._of_test.enter_context(popping_what_is_left())
         if self._makes_app_per_test and "app" not in vars(test):  # Flask-Testing has made it already
             app = test.create_app()  # type: ignore[attr-defined]
-            vars(test)["app"] = _checked(app, self._flask_class)
+            vars(test)["app"] = _checked_app(app, self._flask_class)
             self._of_test.callback(vars(test).pop, "app", None)
             self._meet(app)
         app = getattr(test, "app", None)
-        if isinstance(app, Flask):
-            app.app_context().push()
+        present = current_application_context()
+        if present is not None:
+            session = existing_session()
+            self._lasting = LastingObjects(session) if session is not None else None
+        # A context that the user has pushed for the class or the module does what ours would do.
+        if isinstance(app, Flask) and (present is None or present.app is not app):
+            self._own_context = app.app_context()
+            keep_apart(self._own_context)
+            self._own_context.push()
 
     def leave_test(self, test: DatabaseTestCase) -> None:
+        self._own_context = None
+        if self._lasting is not None:
+            self._lasting.expire()
         try:
             self._of_test.close()
         except Exception as fault:  # of a teardown function of the application; the test is to be undone all the same
@@ -127,6 +146,9 @@ class RunningFlaskClass(RunningClass):
             super().end_test(test)
         finally:
             self._forget_the_gone()
+            if self._lasting is not None:
+                self._lasting.put_back()
+                self._lasting = None
             fault, self._fault = self._fault, None
         if fault is not None:
             raise fault
@@ -163,12 +185,16 @@ class RunningFlaskClass(RunningClass):
         if self._makes_app_per_test:
             return None
         app = self._flask_class.create_app()
-        return None if app is None else _checked(app, self._flask_class)
+        return None if app is None else _checked_app(app, self._flask_class)
 
     @cached_property
     def _makes_app_per_test(self) -> bool:
         """Whether ``create_app`` is an instance method, as Flask-Testing has it."""
         return inspect.isfunction(inspect.getattr_static(self._flask_class, "create_app"))
+
+    @property
+    def _schema_is_the_extension_s(self) -> bool:
+        return is_schema_of_extension(self._flask_class)
 
     def _forget_app(self) -> None:
         if "app" in vars(self._flask_class):
@@ -183,26 +209,36 @@ class RunningFlaskClass(RunningClass):
             engines = engines_of(extension, app)
             # Noted first: to add a database may make a context, and so come back here.
             self._applications.add(app, list(engines.values()))
+            self._join_equal_binds(engines)
             for key, engine in engines.items():
-                self._redirect_bind(key, engine, engines.get(None))
+                self._redirect_bind(key, engine, engines)
         if self.extension is None:
             self.extension = extension
         if self.extension is extension:
             self._create_what_is_new()
 
-    def _redirect_bind(self, bind_key: str | None, engine: Engine, main: Engine | None) -> None:
-        if bind_key is None or bind_key in self._sandboxes:
-            self.redirect(engine, bind_key)
-        elif main is not None and _share_a_database(main, engine):
-            self.redirect(engine)
-        else:
-            self.add_database(bind_key)
-            self.redirect(engine, bind_key)
+    def _join_equal_binds(self, engines: Mapping[str | None, Engine]) -> None:
+        # A bind for which the class's own schema names a database is what that says.
+        by_itself = () if self._schema_is_the_extension_s else self._sandboxes
+        if self.binds.join_equal({key: engine for key, engine in engines.items() if key not in by_itself}):
+            self._created = set()  # tables of such a bind are in a database of their own up to now
+
+    def _redirect_bind(self, bind_key: str | None, engine: Engine, engines: Mapping[str | None, Engine]) -> None:
+        database = self.binds.database_of(bind_key)
+        is_planned = database is None or database in self._sandboxes
+        if database is not None and database not in engines and (self._schema_is_the_extension_s or not is_planned):
+            raise DBTestCaseError(
+                f"{self._class.__qualname__}.bind_databases: {bind_key!r} is to be {database!r}, which is neither "
+                "'default', for the main database, nor another bind, nor a database that the schema names."
+            )
+        if database is not None and not is_planned:
+            self.add_database(database)
+        self.redirect(engine, database)
 
     def _create_what_is_new(self) -> None:
         """Create the tables of models that were imported after the instance was chosen, by ``create_app`` say."""
         tables = tables_of(self.extension)
-        if tables == self._created or not self._flask_class._schema_is_the_extension_s():
+        if tables == self._created or not self._schema_is_the_extension_s:
             return
         if self._test is not None and not self.is_untouched:
             return  # it may hold locks that we would wait for; the test has made its tables itself
@@ -230,16 +266,34 @@ class RunningFlaskClass(RunningClass):
             for each in self._sandboxes.values():
                 each.restore(engine)
 
-    def _after_request(self) -> None:
-        """Let the test's session see what a request or command committed."""
+    def _after_request(self, has_shared_context: bool) -> None:
+        """Let the test's sessions see what a request or command committed, but for one that it has used itself."""
         if threading.get_ident() != self._thread or self._test is None:
             return
-        for session in {vars(self._test).get("session"), existing_session()}:
+        present = existing_session()
+        sessions = {vars(self._test).get("session"), present}
+        if self._own_context is not None:
+            sessions.add(existing_session(self._own_context))
+        if has_shared_context:
+            sessions.discard(present)
+        for session in sessions:
             if isinstance(session, Session):
                 forget_what_was_read(session)
 
 
-def _checked(app: Any, test_class: type) -> Flask:
+def _checked_extension(test_class: type[Any]) -> Any | None:
+    extension = extension_for(test_class)
+    if extension is not None and not hasattr(extension, "init_app"):
+        name = test_class.__qualname__
+        raise DBTestCaseError(
+            f"{name}.db is {extension!r}, which is no extension such as that of Flask-SQLAlchemy.\n"
+            f"For an application on plain SQLAlchemy leave {name}.db out: name the tables in 'schema' and the engines "
+            "in 'app_engines', or call cls.redirect_engine(engine) where an engine is made later."
+        )
+    return extension
+
+
+def _checked_app(app: Any, test_class: type) -> Flask:
     if not isinstance(app, Flask):
         raise DBTestCaseError(f"{test_class.__qualname__}.create_app returned {app!r}; return the Flask application.")
     return app
@@ -247,8 +301,3 @@ def _checked(app: Any, test_class: type) -> Flask:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _share_a_database(one: Engine, other: Engine) -> bool:
-    in_memory = one.dialect.name == "sqlite" and one.url.database in (None, "", ":memory:")
-    return one.url == other.url and not in_memory

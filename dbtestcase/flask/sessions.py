@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from typing import Any
 
+import flask.globals
+from sqlalchemy import inspect
 from sqlalchemy.orm import InstanceState, Session, scoped_session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from dbtestcase.flask.contexts import current_application_context
 from dbtestcase.flask.extensions import extension_of
 
-__all__ = ["existing_session", "forget_what_was_read", "session_of_context"]
+__all__ = ["LastingObjects", "existing_session", "forget_what_was_read", "session_of_context"]
 
 
 def session_of_context() -> Session | None:
@@ -24,14 +27,40 @@ def session_of_context() -> Session | None:
     return session() if isinstance(session, scoped_session) else session
 
 
-def existing_session() -> Session | None:
-    """Return that session if somebody has used it already."""
+def existing_session(context: Any | None = None) -> Session | None:
+    """Return that session, or that of another context, if somebody has used it already."""
+    if context is not None and context is not current_application_context():
+        return copy_context().run(_existing_session_in, context)
     context = current_application_context()
     extension = extension_of(context.app) if context is not None else None
     session = getattr(extension, "session", None)
     if isinstance(session, scoped_session) and not session.registry.has():
         return None
     return session() if isinstance(session, scoped_session) else session
+
+
+def _existing_session_in(context: Any) -> Session | None:
+    flask.globals._cv_app.set(context)
+    return existing_session()
+
+
+class LastingObjects:
+    """The objects of a session that is there before a test, since a context was pushed for a class or a module.
+
+    The session is closed with the test, and its objects would be of no use to the next one.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._objects = list(session.identity_map.values())
+
+    def expire(self) -> None:
+        """Forget what the test has read and written; call it before the session is closed."""
+        self._session.expire_all()
+
+    def put_back(self) -> None:
+        """Give the session its objects back; call it after the session was closed."""
+        self._session.add_all(each for each in self._objects if inspect(each).detached)
 
 
 def forget_what_was_read(session: Session) -> None:

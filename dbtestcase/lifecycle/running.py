@@ -389,7 +389,7 @@ class RunningClass:
             observer=self.explanations.log,
             locks=self.explanations.locks,
             kind=(self._class.postgres, self._plan.token, database),
-            watches_commits=not self._may_clone and self._class.postgres.tells_commits,
+            watches_commits=not self._may_clone and self._class.postgres.tracks_commits,
         )
         undo.callback(added.close)
         added.before_use = self.begin

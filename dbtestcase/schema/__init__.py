@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from dbtestcase.schema.compare import schema_differences
 from dbtestcase.schema.migrations import AlembicMigrations
-from dbtestcase.schema.plan import SchemaLike, SchemaPlan, plan
+from dbtestcase.schema.plan import MAIN_DATABASE, SchemaLike, SchemaPlan, plan
 
-__all__ = ["AlembicMigrations", "SchemaLike", "SchemaPlan", "plan", "schema_differences"]
+__all__ = ["MAIN_DATABASE", "AlembicMigrations", "SchemaLike", "SchemaPlan", "plan", "schema_differences"]

@@ -15,6 +15,7 @@ from dbtestcase.schema.metadata import MetaDataPart
 from dbtestcase.schema.migrations import AlembicMigrations, AlembicPart
 from dbtestcase.schema.parts import CallablePart, Making, Part
 from dbtestcase.schema.sql_files import SqlFilesPart
+from dbtestcase.sql import quoted_identifier
 
 MAIN_DATABASE = "test"
 _RESERVED = {"postgres", "template0", "template1"}
@@ -85,7 +86,7 @@ class SchemaPlan:
             # Set here, because SQLAlchemy 2.0 reads a name that is quoted in a URL's text as it stands.
             url = url_for(name).set(database=name)
             if name != MAIN_DATABASE:
-                run_admin(f"CREATE DATABASE {_quoted(name)}")
+                run_admin(f"CREATE DATABASE {quoted_identifier(name)}")
                 _add_extensions(self._owner, url, self._extensions)
             for part in parts:
                 part.create(Making(self._owner, url, self._extensions))
@@ -274,16 +275,12 @@ def _advice(value: object) -> str:
     return ""
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _add_extensions(owner: str, url: URL, extensions: tuple[str, ...]) -> None:
     if not extensions:
         return
 
     def create_extensions(connection: Connection) -> None:
         for name in extensions:
-            connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS {_quoted(name)} CASCADE")
+            connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS {quoted_identifier(name)} CASCADE")
 
     CallablePart(create_extensions, owner).create(Making(owner, url, extensions))

@@ -16,7 +16,7 @@ from dbtestcase.schema.connect import connect
 from dbtestcase.schema.digest import digest, file_digest
 from dbtestcase.schema.failure import failure
 from dbtestcase.schema.parts import Making, Part
-from dbtestcase.schema.sql_lexer import Statement, UnreadableScript, statements
+from dbtestcase.schema.script import Statement, UnreadableScript, statements
 
 # A dump made by a newer pg_dump sets these; psql would print an error and go on.
 _SETTING_OF_LATER_SERVERS = re.compile(r"set\s+\w+_timeout\s*(?:=|to)\s*0$", re.IGNORECASE)

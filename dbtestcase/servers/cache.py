@@ -16,19 +16,28 @@ import pwd
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dbtestcase.servers.supervisor import tree
 
-__all__ = ["Cache", "CachedTemplate", "Pack", "cache_folder"]
+__all__ = ["NO_NOTES", "Cache", "CachedTemplate", "Pack", "cache_folder", "write_pack"]
 
 KEEP_DAYS = 30
 KEEP_BYTES = 2 * 1024**3
 _USED_AFTER = 3600.0
 _DAY = 86400.0
-_CLAIMED = {"size": int, "time": int, "hash": str, "unpacked": int, "server_version": str, "description": str}
+NO_NOTES = "{}"  # what was noted when a template was prepared: the text of a JSON object
+_CLAIMED = {
+    "size": int,
+    "time": int,
+    "hash": str,
+    "unpacked": int,
+    "server_version": str,
+    "description": str,
+    "notes": str,
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Pack:
     path: Path
     server_version: str
     unpacked: int
+    notes: str = NO_NOTES
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class Cache:
         if not usable or about.st_size != claim["size"] or about.st_mtime_ns != claim["time"]:
             return None
         self._note_use(key)
-        return Pack(path, claim["server_version"], claim["unpacked"])
+        return Pack(path, claim["server_version"], claim["unpacked"], claim["notes"])
 
     def examine(self, key: str) -> str | None:
         """Return what is wrong with the pack after reading all of it; ``None`` if it is right or not there.
@@ -140,9 +150,10 @@ class Cache:
             "unpacked": pack.unpacked,
             "server_version": pack.server_version,
             "description": description,
+            "notes": pack.notes,
         }
         self._write_claim(key, claim)
-        return Pack(target, pack.server_version, pack.unpacked)
+        return replace(pack, path=target)
 
     def private_path(self, key: str) -> Path:
         """Return a name in this folder to write a pack under before it is published."""
@@ -175,13 +186,13 @@ class Cache:
         for path in (self._claim_path(key), self.pack_path(key)):
             path.unlink(missing_ok=True)
 
-    def prune(self, spare_key: str = "") -> None:
-        """Delete what was not used for 30 days, and the longest unused above 2 GB; never ``spare_key``."""
+    def prune(self, used_key: str = "") -> None:
+        """Delete what was not used for 30 days, and the longest unused above 2 GB; never ``used_key``."""
         total = 0
         for template in sorted(self.templates(), key=lambda template: -template.last_used):
             total += template.size
             too_old = time.time() - template.last_used > KEEP_DAYS * _DAY
-            if (too_old or total > KEEP_BYTES) and template.path.stem != spare_key:
+            if (too_old or total > KEEP_BYTES) and template.path.stem != used_key:
                 with suppress(OSError):
                     self.drop(template.path.stem)
         for left in (*self.folder.glob("*.part"), *self.folder.glob("*.lock")):

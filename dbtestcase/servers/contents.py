@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from dbtestcase.servers.instance import Instance
+from dbtestcase.servers.instance import Instance
 
 __all__ = ["EMPTY", "Contents"]
 
@@ -18,13 +17,15 @@ class Contents:
 
     Args:
         fingerprint: Identifies the content across processes and runs; ``None`` if nothing can.
-        prepare: Called once with a running instance to make the content; ``None`` for an empty database.
+        prepare: Called once with a running instance to make the content; ``None`` for an empty database. It may return
+            notes, a mapping that JSON can hold: they are kept with the content, and every instance that starts with
+            it has them as ``instance.notes``.
         token: Without a fingerprint, equal tokens share what was prepared within this process; ``None`` shares nothing.
         background: Whether ``prepare`` may be called from a thread other than the main one.
     """
 
     fingerprint: str | None
-    prepare: Callable[[Instance], None] | None
+    prepare: Callable[[Instance], Mapping[str, Any] | None] | None
     token: Hashable = None
     background: bool = True
 

@@ -22,7 +22,7 @@ from dbtestcase.servers import (
     running_instance,
 )
 from dbtestcase.servers.cache import Cache, cache_folder
-from dbtestcase.servers.places import MEMORY, instance_places
+from dbtestcase.servers.locations import MEMORY, instance_locations
 
 __all__ = ["examine"]
 
@@ -71,16 +71,16 @@ def _place(advice: list[str]) -> Iterator[str]:
     if chosen and not os.path.isdir(chosen):
         raise DBTestCaseError(f"DBTESTCASE_DIR is {chosen!r}, which is not a folder.\nMake it, or leave it unset.")
     usual = max((template.size for template in cached_templates()), default=_USUAL_SIZE)
-    places = instance_places(usual, None)
-    if not places:
+    locations = instance_locations(usual, None)
+    if not locations:
         raise DBTestCaseError("there is no folder to put an instance into; set DBTESTCASE_DIR to one.")
-    free = shutil.disk_usage(places[0]).free
-    yield f"instances   in {places[0]}, {free // _MEGABYTE} MB free"
+    free = shutil.disk_usage(locations[0]).free
+    yield f"instances   in {locations[0]}, {free // _MEGABYTE} MB free"
     if free < usual + _HEADROOM:
         advice.append(
-            f"{places[0]} has hardly room for one instance; an instance takes {usual // _MEGABYTE} MB and more."
+            f"{locations[0]} has hardly room for one instance; an instance takes {usual // _MEGABYTE} MB and more."
         )
-    if places[0] != MEMORY and not chosen and os.path.isdir(MEMORY):
+    if locations[0] != MEMORY and not chosen and os.path.isdir(MEMORY):
         advice.append(
             f"Instances live on disk, because {MEMORY} is too small; more room there makes them faster "
             "(docker run --shm-size=1g)."

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dbtestcase.servers.cache import Cache, CachedTemplate, cache_folder
-from dbtestcase.servers.places import sweep_places
+from dbtestcase.servers.locations import sweep_locations
 from dbtestcase.servers.supervisor import folder
 from dbtestcase.servers.user import copies_of_programs
 
@@ -44,8 +44,8 @@ def clear_cache() -> list[Path]:
 def leftovers() -> list[str]:
     """Return folders of instances whose owners are dead; the next run deletes them."""
     found = []
-    for place in sweep_places():
-        for path, lock in folder.dead(place):
+    for location in sweep_locations():
+        for path, lock in folder.dead(location):
             os.close(lock)
             found.append(path)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,20 +10,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import psycopg2
 
 from dbtestcase.errors import PostgresNotReady
+from dbtestcase.servers.archive import keep
 from dbtestcase.servers.base import Postgresql
-from dbtestcase.servers.contents import EMPTY, Contents
-from dbtestcase.servers.kept import keep
+from dbtestcase.servers.directory import PORT
+from dbtestcase.servers.environment import hide_variables, show_variables
 from dbtestcase.servers.options import ThrowawayPostgres
-from dbtestcase.servers.server import PORT, Boot, Server, ServerProcess
-from dbtestcase.servers.surroundings import hide_variables, show_variables
-from dbtestcase.servers.template import Recipe, boot
+from dbtestcase.servers.server import Boot, Server, ServerProcess
 
 __all__ = ["Instance"]
 
@@ -42,40 +43,22 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
     :meth:`stop`, or with the process that made it, however that ends.
 
     Args:
-        options: The server's options; the default ones if left out.
-        contents: What it holds beyond the empty database ``test``.
+        server: The running server, which is this instance's from now on.
         owner: For whom it is, for messages.
-
-    Raises:
-        PostgresNotFound: There are no server programs.
-        PostgresNotReady: The server does not start.
     """
 
-    def __init__(
-        self, options: ThrowawayPostgres | None = None, contents: Contents = EMPTY, *, owner: str = ""
-    ) -> None:
-        recipe = Recipe(options or ThrowawayPostgres(), contents, owner)
-        self._adopt(boot(recipe), recipe)
-
-    @classmethod
-    def of(cls, server: Server, recipe: Recipe) -> Self:
-        """Return the instance for a server that runs already."""
-        instance = cls.__new__(cls)
-        instance._adopt(server, recipe)
-        return instance
-
-    def _adopt(self, server: Server, recipe: Recipe) -> None:
+    def __init__(self, server: Server, *, owner: str = "") -> None:
         self.name = type(self).__name__
         self.settings: dict[str, Any] = {"port": PORT}
-        self.options: ThrowawayPostgres = recipe.options
-        self.base_dir: str = str(server.lodging.folder)
-        self.data_dir: Path = server.lodging.data_dir
-        self.socket_dir: Path = server.lodging.socket_dir
-        self.initdb: str = recipe.launch.programs.initdb
-        self.postgres: str = recipe.launch.programs.postgres
+        self.options: ThrowawayPostgres = server.options
+        self.base_dir: str = str(server.directory.folder)
+        self.data_dir: Path = server.directory.data_dir
+        self.socket_dir: Path = server.directory.socket_dir
+        self.initdb: str = server.launch.programs.initdb
+        self.postgres: str = server.launch.programs.postgres
         self.child_process: ServerProcess | None = server.process
         self._server = server
-        self._recipe = recipe
+        self._owner = owner
         self._owner_pid = os.getpid()
         self._is_ours = True
         self._keep_as: str | None = None
@@ -165,11 +148,17 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
             time.sleep(_GOODBYE)
         return None
 
+    @cached_property
+    def notes(self) -> dict[str, Any]:
+        """What was noted when the contents were prepared (see :class:`~dbtestcase.servers.Contents`); else ``{}``."""
+        notes: dict[str, Any] = json.loads(self._server.notes)
+        return notes
+
     @property
     def server_version(self) -> str:
         """The server's version, such as ``"15.18"``."""
         if not self._version:
-            self._version = self._recipe.found.version
+            self._version = self._server.launch.found.version
         return self._version
 
     @property
@@ -188,7 +177,9 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         if self.child_process is not None and self.child_process.poll() is None:
             return
         self._check_owner()
-        self._server = Boot(self._recipe.launch, self.options, lodging=self._server.lodging).wait()
+        notes = self._server.notes
+        self._server = Boot(self._server.launch, self.options, directory=self._server.directory).wait()
+        self._server.notes = notes
         self.child_process = self._server.process
 
     def is_alive(self) -> bool:
@@ -228,7 +219,7 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         if self.child_process is not None or not self._is_ours or self._owner_pid != os.getpid():
             return
         self.release()
-        self._server.lodging.delete()
+        self._server.directory.delete()
 
     def end(self) -> None:
         """Do as :meth:`stop` without waiting: the server dies within milliseconds, and its folder goes with it.
@@ -257,7 +248,7 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
 
     def _stop_and_keep(self, label: str) -> None:
         self.terminate(signal.SIGINT)
-        self._kept_name = keep(self._server, self._recipe, label)
+        self._kept_name = keep(self._server, label or self._owner)
 
     def release(self) -> None:
         """Leave the server to somebody else: this object neither ends nor deletes it any more."""
@@ -268,7 +259,7 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
 
     def read_bootlog(self) -> str:
         """Return the server's log."""
-        return self._server.lodging.read_log()
+        return self._server.directory.read_log()
 
     def get_data_directory(self) -> str:
         """Return the data folder, as testing.postgresql's factory wants it."""

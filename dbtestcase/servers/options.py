@@ -172,19 +172,19 @@ class ThrowawayPostgres:
     def configuration(self, socket_dir: str | Path, port: int, major: int) -> str:
         """Return the text of ``postgresql.conf`` for a server of that major version."""
         chosen = {name.lower() for name, _ in self._settings}
-        silent = set().union(*(group for group in _TOGETHER if group & chosen), chosen)
+        pipe_ended = set().union(*(group for group in _TOGETHER if group & chosen), chosen)
         defaults = dict(_DEFAULTS)
         for since, more in _DEFAULTS_SINCE.items():
             if major >= since:
                 defaults.update(more)
-        lines = [f"{name} = {value}" for name, value in defaults.items() if name not in silent]
+        lines = [f"{name} = {value}" for name, value in defaults.items() if name not in pipe_ended]
         lines += [f"unix_socket_directories = {_quoted(str(socket_dir))}", f"port = {port}"]
         lines += ["unix_socket_permissions = 0700"]
         lines += [f"{name} = {_written(value)}" for name, value in self._settings]
         return "\n".join(lines) + "\n"
 
     @property
-    def tells_commits(self) -> bool:
+    def tracks_commits(self) -> bool:
         """Whether the server notes who committed last, and has no processes of its own that commit."""
         return not {name.lower() for name, _ in self._settings} & {"track_commit_timestamp", "autovacuum"}
 

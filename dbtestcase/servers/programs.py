@@ -1,4 +1,4 @@
-"""Where ``initdb`` and ``postgres`` are: named, on PATH, in the usual places, or in a wheel that brings them."""
+"""Where ``initdb`` and ``postgres`` are: named, on PATH, in the usual locations, or in a wheel that brings them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dbtestcase.errors import PostgresNotFound, PostgresNotReady
-from dbtestcase.servers.surroundings import server_environment
+from dbtestcase.servers.environment import server_environment
 
 __all__ = ["Programs", "find_programs"]
 
@@ -98,7 +98,7 @@ def find_programs(bin_dir: str | Path | None = None) -> Programs:
     """Return the server programs to use.
 
     The environment variable ``DBTESTCASE_BIN_DIR`` comes first, then ``bin_dir``; where one of them is given, nothing
-    else is searched. Then come PATH, the usual places, and the wheels that bring PostgreSQL.
+    else is searched. Then come PATH, the usual locations, and the wheels that bring PostgreSQL.
 
     Raises:
         PostgresNotFound: The given folder does not hold them, or they are nowhere.
@@ -107,9 +107,9 @@ def find_programs(bin_dir: str | Path | None = None) -> Programs:
         if given:
             return _in_given(Path(given).expanduser(), name)
     looked: list[str] = []
-    for folder, place in _candidates(looked):
+    for folder, location in _candidates(looked):
         if _holds_programs(folder):
-            return Programs(folder, place)
+            return Programs(folder, location)
     raise PostgresNotFound.after_looking_in(looked)
 
 
@@ -127,7 +127,7 @@ def _in_given(folder: Path, name: str) -> Programs:
 
 
 def _candidates(looked: list[str]) -> Iterator[tuple[Path, str]]:
-    """Yield folders and where they come from; note in ``looked`` each place as it is passed."""
+    """Yield folders and where they come from; note in ``looked`` each location as it is passed."""
     path = os.environ.get("PATH", os.defpath)
     looked.append(f"PATH ({path})")
     for entry in path.split(os.pathsep):

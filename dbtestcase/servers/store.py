@@ -11,10 +11,10 @@ from pathlib import Path
 
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.cache import Cache, Pack, cache_folder, write_pack
-from dbtestcase.servers.keeping import Failure, current_keeper
-from dbtestcase.servers.places import instance_places
+from dbtestcase.servers.locations import instance_locations
+from dbtestcase.servers.messages import print_once
 from dbtestcase.servers.server import Server
-from dbtestcase.servers.telling import tell_once
+from dbtestcase.servers.supervisor_client import RequestFailed, current_supervisor
 
 __all__ = ["Store"]
 
@@ -72,7 +72,7 @@ class Store:
                     if found is None:
                         found = self._private(server)
                 finally:
-                    server.lodging.end()
+                    server.directory.end()
             with self._lock:
                 self._known[key] = found
             return found
@@ -86,7 +86,7 @@ class Store:
                 try:
                     found = self._private(server)
                 finally:
-                    server.lodging.end()
+                    server.directory.end()
                 with self._lock:
                     self._anonymous[key] = found
                     while len(self._anonymous) > _ANONYMOUS:
@@ -106,7 +106,7 @@ class Store:
         damage = cache.examine(key)
         if damage is None:
             return not cache.pack_path(key).exists()
-        _tell_damage(cache, key, damage)
+        _print_damage(cache, key, damage)
         try:
             cache.drop(key)
         except OSError:
@@ -121,7 +121,7 @@ class Store:
         try:
             stack.enter_context(cache.lock(key))
         except OSError as exc:
-            _tell_unusable(cache, exc)
+            _print_unusable(cache, exc)
             return None
         return cache
 
@@ -137,11 +137,15 @@ class Store:
     def _private_folder(self) -> Path:
         with self._lock:
             if self._folder is None or not self._folder.exists():
-                order = current_keeper().order("folder", places=instance_places(_UNPACKED_GUESS, None), mode=0o700)
+                reply = current_supervisor().request(
+                    "folder", locations=instance_locations(_UNPACKED_GUESS, None), mode=0o700
+                )
                 try:
-                    self._folder = Path(order.wait()["path"])
-                except Failure as exc:
-                    raise PostgresNotReady(f"cannot prepare a test database: there is no place for it: {exc}") from exc
+                    self._folder = Path(reply.wait()["path"])
+                except RequestFailed as exc:
+                    raise PostgresNotReady(
+                        f"cannot prepare a test database: there is no location for it: {exc}"
+                    ) from exc
             return self._folder
 
     def _making(self, key: Hashable) -> threading.Lock:
@@ -153,7 +157,7 @@ def _rescued(cache: Cache, key: str) -> Pack | None:
     """Return a template whose time stamp is not what it was, but whose content is."""
     damage = cache.examine(key)
     if damage is not None:
-        _tell_damage(cache, key, damage)
+        _print_damage(cache, key, damage)
         return None
     return cache.load(key)
 
@@ -164,7 +168,7 @@ def _published(cache: Cache, key: str, server: Server, description: str) -> Pack
         pack = cache.publish(key, private, _packed(server, private), description)
         cache.prune(key)
     except OSError as exc:
-        _tell_unusable(cache, exc)
+        _print_unusable(cache, exc)
         return None
     finally:
         private.unlink(missing_ok=True)
@@ -172,21 +176,21 @@ def _published(cache: Cache, key: str, server: Server, description: str) -> Pack
 
 
 def _packed(server: Server, target: Path) -> Pack:
-    version = (server.lodging.data_dir / "PG_VERSION").read_text().strip()
+    version = (server.directory.data_dir / "PG_VERSION").read_text().strip()
     try:
-        return Pack(target, version, write_pack(server.lodging.data_dir, target))
+        return Pack(target, version, write_pack(server.directory.data_dir, target), server.notes)
     except ValueError as exc:
         raise PostgresNotReady(
             f"cannot prepare a test database: in its data folder {exc}. Tablespaces cannot be part of a schema."
         ) from exc
 
 
-def _tell_damage(cache: Cache, key: str, damage: str) -> None:
-    tell_once(f"the template {str(cache.pack_path(key))!r} is damaged ({damage}); it is made anew.")
+def _print_damage(cache: Cache, key: str, damage: str) -> None:
+    print_once(f"the template {str(cache.pack_path(key))!r} is damaged ({damage}); it is made anew.")
 
 
-def _tell_unusable(cache: Cache, problem: OSError) -> None:
-    tell_once(
+def _print_unusable(cache: Cache, problem: OSError) -> None:
+    print_once(
         f"the cache folder {str(cache.folder)!r} cannot be used ({problem.strerror or problem}), so each run makes its "
         "templates anew. Set DBTESTCASE_CACHE to a folder that can be written to, or to 'off'."
     )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
+import json
 import os
 import signal
-from collections.abc import Hashable
 from contextlib import closing
 
 import psycopg2
@@ -14,95 +12,40 @@ import psycopg2
 from dbtestcase.diagnosis import report
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.cache import Pack
-from dbtestcase.servers.contents import EMPTY, Contents
-from dbtestcase.servers.keeping import Failure
+from dbtestcase.servers.directory import PORT, InstanceDirectory
+from dbtestcase.servers.environment import hidden_variables
+from dbtestcase.servers.instance import Instance
+from dbtestcase.servers.locations import instance_locations
+from dbtestcase.servers.messages import print_if_slow
 from dbtestcase.servers.options import ThrowawayPostgres
-from dbtestcase.servers.places import instance_places
-from dbtestcase.servers.programs import OLDEST_VERSION, Programs, find_programs
-from dbtestcase.servers.server import PORT, Boot, Launch, Lodging, PackLost, Server
+from dbtestcase.servers.programs import OLDEST_VERSION, Programs
+from dbtestcase.servers.recipe import Recipe
+from dbtestcase.servers.server import Boot, PackLost, Server
 from dbtestcase.servers.store import Store
-from dbtestcase.servers.surroundings import hidden_variables
-from dbtestcase.servers.telling import told_if_slow
-from dbtestcase.servers.user import launch_for
+from dbtestcase.servers.supervisor_client import RequestFailed
 
-__all__ = ["Recipe", "begin_boot", "boot", "make_template"]
+__all__ = ["begin_boot", "boot", "make_template"]
 
-# Part of every key: raise it when what a template holds, or how it is made, changes.
-LAYOUT = 4
 # What initdb needs before its cluster is packed.
 _UNPACKED_GUESS = 48 * 1024 * 1024
-
-
-class Recipe:
-    """How to come by a server with these options and contents: programs, user, and the keys of the templates."""
-
-    def __init__(self, options: ThrowawayPostgres, contents: Contents, owner: str = "") -> None:
-        self.options = options
-        self.contents = contents
-        self.owner = owner
-        self.found: Programs = _programs_for(options)
-        self.launch: Launch = launch_for(self.found)
-        self.base_key = f"base-{_digest(LAYOUT, self.found.fingerprint)}"
-        self.key = self._key()
-
-    def _key(self) -> str | None:
-        """Return the name of the template, ``None`` if it cannot be known again."""
-        if self.contents.prepare is None and not self.options.extensions:
-            return self.base_key
-        if self.contents.prepare is not None and self.contents.fingerprint is None:
-            return None
-        wanted = self.contents.fingerprint if self.contents.prepare is not None else "empty"
-        return f"prepared-{_digest(LAYOUT, self.found.fingerprint, self.options.content(), wanted)}"
-
-    @property
-    def anonymous_key(self) -> Hashable:
-        """What identifies it within this process."""
-        return (self.base_key, self.options, self.contents.key)
-
-    def base(self) -> Recipe:
-        """Return the recipe for an empty database with the same options, without their extensions."""
-        base = copy.copy(self)
-        base.contents, base.key = EMPTY, self.base_key
-        return base
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether anybody else could use the template."""
-        return self.key is not None or self.contents.token is not None
-
-
-_found: dict[tuple[object, ...], Programs] = {}
-
-
-def _programs_for(options: ThrowawayPostgres) -> Programs:
-    # Every class asks, and a search looks at a hundred files.
-    asked = (options.bin_dir, os.environ.get("DBTESTCASE_BIN_DIR"), os.environ.get("PATH"))
-    known = _found.get(asked)
-    if known is None or not os.path.exists(known.postgres):
-        known = _found[asked] = find_programs(options.bin_dir)
-    return known
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=12).hexdigest()
 
 
 _store = Store()
 
 
-def begin_boot(recipe: Recipe, *, greet: str | None = None) -> Boot | None:
+def begin_boot(recipe: Recipe, *, probe_database: str | None = None) -> Boot | None:
     """Begin to boot a server from the recipe's template; ``None`` if that has to be made first."""
     pack = _find(recipe)
     if pack is None:
         return None
-    return Boot(recipe.launch, recipe.options, pack=pack, greet=greet)
+    return Boot(recipe.launch, recipe.options, pack=pack, probe_database=probe_database)
 
 
 def _find(recipe: Recipe) -> Pack | None:
     return _store.find(recipe.key) if recipe.key is not None else _store.find_anonymous(recipe.anonymous_key)
 
 
-def boot(recipe: Recipe, *, greet: str | None = None) -> Server:
+def boot(recipe: Recipe, *, probe_database: str | None = None) -> Server:
     """Boot a server from the recipe's template, which is made first if need be.
 
     Raises:
@@ -112,10 +55,10 @@ def boot(recipe: Recipe, *, greet: str | None = None) -> Server:
     if not recipe.is_shared:
         return _prepared_server(recipe)
     for _ in range(3):
-        begun = begin_boot(recipe, greet=greet)
+        begun = begin_boot(recipe, probe_database=probe_database)
         if begun is None:
             make_template(recipe)
-            begun = begin_boot(recipe, greet=greet)
+            begun = begin_boot(recipe, probe_database=probe_database)
         if begun is None:
             break
         try:
@@ -136,11 +79,11 @@ def make_template(recipe: Recipe) -> Pack:
         return base
     owner = recipe.owner or "a test class"
     if recipe.key is None:
-        with report.span("template", owner), told_if_slow(f"preparing the database of {owner}, once in this run ..."):
+        with report.span("template", owner), print_if_slow(f"preparing the database of {owner}, once in this run ..."):
             return _store.make_anonymous(recipe.anonymous_key, lambda: _stopped(_prepared_server(recipe)))
     with (
         report.span("template", owner),
-        told_if_slow(f"preparing the database of {owner}, once until its schema changes ..."),
+        print_if_slow(f"preparing the database of {owner}, once until its schema changes ..."),
     ):
         description = f"PostgreSQL {base.server_version}, prepared for {owner}"
         return _store.make(recipe.key, description, lambda: _stopped(_prepared_server(recipe)))
@@ -151,7 +94,7 @@ def _base(recipe: Recipe) -> Pack:
     if found is not None:
         return found
     description = f"PostgreSQL in {recipe.found.bin_dir}, an empty database"
-    with told_if_slow("preparing PostgreSQL for tests, once on this machine ..."):
+    with print_if_slow("preparing PostgreSQL for tests, once on this machine ..."):
         return _store.make(recipe.base_key, description, lambda: _initialized(recipe))
 
 
@@ -163,14 +106,14 @@ def _initialized(recipe: Recipe) -> Server:
             f"cannot start a test database: {programs.postgres!r} is PostgreSQL {programs.version}; "
             f"{OLDEST_VERSION} or newer is needed. Set DBTESTCASE_BIN_DIR to the programs of a newer one."
         )
-    lodging = Lodging.make(recipe.launch, instance_places(_UNPACKED_GUESS, recipe.launch.user))
+    directory = InstanceDirectory.make(recipe.launch, instance_locations(_UNPACKED_GUESS, recipe.launch.user))
     try:
-        _initdb(programs, lodging)
-        server = Boot(recipe.launch, ThrowawayPostgres(), lodging=lodging).wait()
+        _initdb(programs, directory)
+        server = Boot(recipe.launch, ThrowawayPostgres(), directory=directory).wait()
         run_sql(server, "postgres", ["CREATE DATABASE test"])
         return _stopped(server)
     except BaseException:
-        lodging.end()
+        directory.end()
         raise
 
 
@@ -179,7 +122,7 @@ def _major(programs: Programs) -> int:
     return int("".join(character for character in digits[:2] if character.isdigit()) or 0)
 
 
-def _initdb(programs: Programs, lodging: Lodging) -> None:
+def _initdb(programs: Programs, directory: InstanceDirectory) -> None:
     more = ["--no-data-checksums"] if _major(programs) >= 18 else []
     if _major(programs) >= 16:
         # In files of the data folder: segments of the default kind outlive an initdb that is killed.
@@ -189,8 +132,10 @@ def _initdb(programs: Programs, lodging: Lodging) -> None:
     # C.UTF-8 sorts like C and knows upper and lower case beyond ASCII; not every system has it.
     for locale in ("C.UTF-8", "C"):
         try:
-            status, output = lodging.run([programs.initdb, *common, f"--locale={locale}", "-D", str(lodging.data_dir)])
-        except Failure as exc:
+            status, output = directory.run(
+                [programs.initdb, *common, f"--locale={locale}", "-D", str(directory.data_dir)]
+            )
+        except RequestFailed as exc:
             raise PostgresNotReady(
                 f"cannot start a test database: {programs.initdb!r} could not be started: {exc}"
             ) from exc
@@ -206,15 +151,13 @@ def _initdb(programs: Programs, lodging: Lodging) -> None:
 
 def _prepared_server(recipe: Recipe) -> Server:
     """Return a running server in which the contents were made."""
-    from dbtestcase.servers.instance import Instance
-
     server = boot(recipe.base())
-    instance = Instance.of(server, recipe)
+    instance = Instance(server, owner=recipe.owner)
     try:
         for database in ("template1", "test"):
             _create_extensions(instance, database)
         if recipe.contents.prepare is not None:
-            recipe.contents.prepare(instance)
+            server.notes = json.dumps(recipe.contents.prepare(instance) or {})
     except BaseException:
         instance.stop()
         raise
@@ -222,10 +165,7 @@ def _prepared_server(recipe: Recipe) -> Server:
     return server
 
 
-def _create_extensions(instance: object, database: str) -> None:
-    from dbtestcase.servers.instance import Instance
-
-    assert isinstance(instance, Instance)
+def _create_extensions(instance: Instance, database: str) -> None:
     for name in instance.options.extensions:
         quoted = name.replace('"', '""')
         try:
@@ -242,8 +182,8 @@ def _create_extensions(instance: object, database: str) -> None:
 def _stopped(server: Server) -> Server:
     status = server.stop(signal.SIGINT)
     if status != 0:
-        log = server.lodging.read_log().strip()
-        server.lodging.end()
+        log = server.directory.read_log().strip()
+        server.directory.end()
         raise PostgresNotReady(
             f"cannot prepare a test database: the server ended with exit status {status}. Its log ends:\n{log[-2000:]}"
         )
@@ -255,7 +195,7 @@ def run_sql(server: Server, database: str, statements: list[str]) -> None:
     with (
         hidden_variables(),
         closing(
-            psycopg2.connect(host=str(server.lodging.socket_dir), port=PORT, user="postgres", dbname=database)
+            psycopg2.connect(host=str(server.directory.socket_dir), port=PORT, user="postgres", dbname=database)
         ) as connection,
     ):
         connection.autocommit = True

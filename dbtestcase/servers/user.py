@@ -14,10 +14,10 @@ from pathlib import Path
 
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.cache import cache_folder
-from dbtestcase.servers.keeping import Failure, current_keeper
-from dbtestcase.servers.places import allowed, instance_places, reachable
+from dbtestcase.servers.directory import Launch
+from dbtestcase.servers.locations import allowed, instance_locations, reachable
 from dbtestcase.servers.programs import Programs
-from dbtestcase.servers.server import Launch
+from dbtestcase.servers.supervisor_client import RequestFailed, current_supervisor
 
 __all__ = ["copies_of_programs", "launch_for"]
 
@@ -38,7 +38,7 @@ def launch_for(programs: Programs) -> Launch:
         PostgresNotReady: They cannot be copied.
     """
     if os.geteuid() != 0:
-        return Launch(programs, None)
+        return Launch(programs, None, programs)
     key = f"{os.getpid()} {programs.bin_dir} {programs.fingerprint}"
     with _lock:
         known = _launches.get(key)
@@ -51,9 +51,9 @@ def _launch_as_root(programs: Programs) -> Launch:
     users = list(_users())
     for user in users:
         if _can_run(programs, user):
-            return Launch(programs, user)
+            return Launch(programs, user, programs)
     user = users[0]
-    return Launch(_readable_copy(programs, user), user)
+    return Launch(_readable_copy(programs, user), user, programs)
 
 
 def _users() -> Iterator[tuple[int, int]]:
@@ -90,24 +90,24 @@ def _readable_copy(programs: Programs, user: tuple[int, int]) -> Programs:
     below = source.relative_to(libraries.parent) if libraries is not None else Path("pgsql")
     name = f"programs-{programs.fingerprint}"
     problems = []
-    for place in _places_for_copies(user):
+    for location in _locations_for_copies(user):
         try:
-            place.mkdir(mode=0o755, parents=True, exist_ok=True)
-            if not reachable(str(place), user):
+            location.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if not reachable(str(location), user):
                 continue
-            target = place / name
+            target = location / name
             if not target.exists():
                 _copy(source, libraries, target)
             return Programs(target / below / "bin", programs.found_in)
         except OSError as exc:
-            problems.append(f"{place}: {exc.strerror or exc}")
+            problems.append(f"{location}: {exc.strerror or exc}")
     raise PostgresNotReady(
         f"cannot start a test database: the programs in {str(programs.bin_dir)!r} can be read by root only, "
         f"and could not be copied to where others can read them ({'; '.join(problems)})."
     )
 
 
-def _places_for_copies(user: tuple[int, int]) -> Iterator[Path]:
+def _locations_for_copies(user: tuple[int, int]) -> Iterator[Path]:
     from platformdirs import site_cache_path
 
     chosen = cache_folder()
@@ -116,8 +116,8 @@ def _places_for_copies(user: tuple[int, int]) -> Iterator[Path]:
             yield chosen
         yield site_cache_path("dbtestcase", appauthor=False)
     # The last resort lasts as long as this process.
-    with suppress(Failure):
-        made = current_keeper().order("folder", places=instance_places(0, user), mode=0o711).wait()
+    with suppress(RequestFailed):
+        made = current_supervisor().request("folder", locations=instance_locations(0, user), mode=0o711).wait()
         yield Path(made["path"])
 
 
@@ -127,8 +127,10 @@ def copies_of_programs() -> list[Path]:
 
     if os.geteuid() != 0:
         return []
-    places = {site_cache_path("dbtestcase", appauthor=False)} | {path for path in (cache_folder(),) if path is not None}
-    return sorted(path for place in places for path in place.glob("programs-*"))
+    locations = {site_cache_path("dbtestcase", appauthor=False)} | {
+        path for path in (cache_folder(),) if path is not None
+    }
+    return sorted(path for location in locations for path in location.glob("programs-*"))
 
 
 def _libraries_of_wheel(source: Path) -> Path | None:

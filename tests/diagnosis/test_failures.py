@@ -57,7 +57,7 @@ class PrintedTests(unittest.TestCase):
             leave_out_ours(fault)
             printed = "".join(traceback.format_exception(fault))
 
-        self.assertIn("origin.py", printed)
+        self.assertIn("frames.py", printed)
 
     def test_what_the_test_failed_with_is_not_reported_a_second_time_when_it_ends(self):
         class Shop(ShopTestCase):

@@ -165,16 +165,10 @@ class HabitTests(unittest.TestCase):
 
     def test_a_test_that_pops_the_context_that_we_pushed(self):
         class Shop(ShopTestCase):
-            @classmethod
-            def setUpClass(cls):
-                super().setUpClass()
-                cls.context = cls.app.app_context()
-                cls.context.push()
-                cls.addClassCleanup(cls.context.pop)
-
             def test_1(self):
                 flask.globals._cv_app.get().pop()
-                self.assertEqual(db.session.scalars(select(Customer)).all(), [])
+                with self.app.app_context():
+                    self.assertEqual(db.session.scalars(select(Customer)).all(), [])
 
             test_2 = test_1
 

@@ -1,4 +1,4 @@
-"""A place of their own for the instances of a test, so that it can count what is left there, and Python beside it."""
+"""A folder of its own for the instances of a test, so that it can count what is left there, and Python beside it."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class ScratchTestCase(unittest.TestCase):
         self.scratch = Path(tempfile.mkdtemp(prefix="dbtc-", dir=where))
         self.addCleanup(self._remove_scratch)
         self.scratch.chmod(0o755)
-        self.place = self.scratch / "place"
-        self.place.mkdir()
+        self.location = self.scratch / "location"
+        self.location.mkdir()
 
     def _remove_scratch(self) -> None:
         def is_gone() -> bool:
-            # Our keeper may be deleting the same files.
+            # Our supervisor may be deleting the same files.
             shutil.rmtree(self.scratch, ignore_errors=True)
             return not self.scratch.exists()
 
         self.assertSoon(is_gone, 5, f"{self.scratch} cannot be deleted")
 
     def environment(self, **variables: str | Path) -> dict[str, str]:
-        """The environment for another process, with its instances in our place."""
+        """The environment for another process, with its instances in our location."""
         changed = {name: str(value) for name, value in variables.items()}
-        return {**os.environ, "PYTHONPATH": str(ROOT), "DBTESTCASE_DIR": str(self.place), **changed}
+        return {**os.environ, "PYTHONPATH": str(ROOT), "DBTESTCASE_DIR": str(self.location), **changed}
 
     def command(self, code: str) -> list[str]:
         """The command that runs Python code."""
@@ -87,12 +87,12 @@ class ScratchTestCase(unittest.TestCase):
         return process
 
     def servers(self) -> list[psutil.Process]:
-        """All processes that work in our place."""
-        return processes_in(self.place)
+        """All processes that work in our location."""
+        return processes_in(self.location)
 
     def folders(self) -> list[str]:
-        """What is left in our place."""
-        return sorted(os.listdir(self.place))
+        """What is left in our location."""
+        return sorted(os.listdir(self.location))
 
     def assertSoon(self, holds: Callable[[], bool], seconds: float, message: str) -> None:
         """Fail unless the condition holds within the time."""
@@ -103,8 +103,8 @@ class ScratchTestCase(unittest.TestCase):
             time.sleep(0.01)
 
 
-def processes_in(place: Path) -> list[psutil.Process]:
-    """Return the processes whose working folder or command line is in ``place``."""
+def processes_in(location: Path) -> list[psutil.Process]:
+    """Return the processes whose working folder or command line is in ``location``."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -113,7 +113,7 @@ def processes_in(place: Path) -> list[psutil.Process]:
             where = [*process.cmdline(), _cwd(process)]
         except psutil.Error:
             continue
-        if any(part.startswith(str(place)) for part in where):
+        if any(part.startswith(str(location)) for part in where):
             found.append(process)
     return found
 

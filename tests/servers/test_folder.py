@@ -12,25 +12,25 @@ from tests.servers.support import ScratchTestCase
 
 class SweepTests(ScratchTestCase):
     def dead(self):
-        found = folder.dead(str(self.place))
+        found = folder.dead(str(self.location))
         for _, lock in found:
             os.close(lock)
         return [path for path, _ in found]
 
     def made(self, name: str = f"dbtestcase-{os.getuid()}-0123456789") -> Path:
-        path = self.place / name
+        path = self.location / name
         path.mkdir(mode=0o700)
         return path
 
     def test_a_folder_is_alive_as_long_as_its_lock_is_held(self):
-        path, lock = folder.make(str(self.place), 0o700)
+        path, lock = folder.make(str(self.location), 0o700)
 
         self.assertEqual(self.dead(), [])
         os.close(lock)
         self.assertEqual(self.dead(), [path])
 
     def test_a_child_that_inherited_the_lock_keeps_the_folder_alive(self):
-        path, lock = folder.make(str(self.place), 0o700)
+        path, lock = folder.make(str(self.location), 0o700)
         read_end, write_end = os.pipe()
         child = os.fork()
         if not child:
@@ -77,7 +77,7 @@ class SweepTests(ScratchTestCase):
     def test_a_link_is_not_followed(self):
         target = self.scratch / "target"
         target.mkdir()
-        (self.place / f"dbtestcase-{os.getuid()}-0123456789").symlink_to(target)
+        (self.location / f"dbtestcase-{os.getuid()}-0123456789").symlink_to(target)
 
         self.assertEqual(self.dead(), [])
         self.assertEqual(list(target.iterdir()), [])

@@ -22,6 +22,7 @@ from dbtestcase.servers import (
     remove_kept,
     running_instance,
     running_kept,
+    start_instance,
 )
 from tests.servers.support import ScratchTestCase, changed_environment
 
@@ -96,17 +97,17 @@ class RunningInstanceTests(unittest.TestCase):
 class LifeTests(ScratchTestCase):
     def setUp(self):
         super().setUp()
-        changed_environment(self, {"DBTESTCASE_DIR": self.place})
+        changed_environment(self, {"DBTESTCASE_DIR": self.location})
 
     def test_it_can_be_made_without_arguments(self):
-        with Instance() as instance:
+        with start_instance() as instance:
             self.assertEqual(ask(instance, "SELECT 1"), 1)
 
         self.assertFalse(instance.is_alive())
         self.assertIsNone(instance.server_pid)
 
     def test_stop_ends_the_server_and_deletes_its_folder(self):
-        instance = Instance()
+        instance = start_instance()
         pid = instance.server_pid
 
         instance.stop()
@@ -124,7 +125,7 @@ class LifeTests(ScratchTestCase):
         self.assertSoon(lambda: not self.servers() and not self.folders(), 2, "something is left")
 
     def test_a_terminated_server_starts_again_with_its_data(self):
-        with Instance() as instance:
+        with start_instance() as instance:
             instance.execute("CREATE TABLE t AS SELECT 7 AS x", database="test")
             instance.terminate(signal.SIGINT)
             self.assertFalse(instance.is_alive())
@@ -154,7 +155,7 @@ class LifeTests(ScratchTestCase):
             self.assertEqual(ask(instance, "SELECT 1"), 1)
 
     def test_an_instance_that_nobody_holds_any_more_ends(self):
-        pid = Instance().server_pid
+        pid = start_instance().server_pid
 
         with self.assertRaises(ProcessLookupError):
             os.kill(pid, 0)
@@ -256,7 +257,7 @@ class OptionsTests(unittest.TestCase):
 
     def test_a_wrong_bin_dir_is_named(self):
         with self.assertRaisesRegex(PostgresNotFound, "bin_dir is '/nonesuch'"):
-            Instance(ThrowawayPostgres(bin_dir="/nonesuch"))
+            start_instance(ThrowawayPostgres(bin_dir="/nonesuch"))
 
     def test_extensions_exist_in_every_database(self):
         with running_instance(ThrowawayPostgres(extensions=["plpgsql", "citext"])) as instance:
@@ -267,7 +268,7 @@ class OptionsTests(unittest.TestCase):
 
     def test_a_missing_extension_is_named_with_the_servers_words(self):
         with self.assertRaises(PostgresNotReady) as caught:
-            Instance(ThrowawayPostgres(extensions=["nonesuch"]))
+            start_instance(ThrowawayPostgres(extensions=["nonesuch"]))
 
         self.assertIn("'nonesuch'", str(caught.exception))
         self.assertIn("is not available", str(caught.exception))
@@ -282,7 +283,7 @@ class ContentsTests(ScratchTestCase):
 
     def setUp(self):
         super().setUp()
-        changed_environment(self, {"DBTESTCASE_DIR": self.place, "DBTESTCASE_CACHE": self.cache})
+        changed_environment(self, {"DBTESTCASE_DIR": self.location, "DBTESTCASE_CACHE": self.cache})
         self.prepared = 0
 
     def contents(self, fingerprint: str | None, token: str | None = None) -> Contents:

@@ -35,7 +35,7 @@ while True:
 WAITING = """
 import os, sys, time
 from dbtestcase.servers import *
-instance = Instance()
+instance = start_instance()
 expect(ThrowawayPostgres(), EMPTY)
 print(instance.server_pid, flush=True)
 """
@@ -76,8 +76,8 @@ class OrphanTestCase(ScratchTestCase):
         self.assertSoon(lambda: not self.servers(), 2, "a server outlives its test process")
 
     def assertNextStartCleansUp(self):
-        self.run_well("from dbtestcase.servers import *\nInstance().stop()")
-        # The keeper of who was killed may be at it, too, and on a busy machine it gives way to others.
+        self.run_well("from dbtestcase.servers import *\nstart_instance().stop()")
+        # The supervisor of who was killed may be at it, too, and on a busy machine it gives way to others.
         self.assertSoon(lambda: not self.folders(), 5, f"the next start leaves {self.folders()}")
 
 
@@ -145,7 +145,7 @@ class KilledTests(OrphanTestCase):
     def test_kills_while_a_cluster_is_made_leave_no_shared_memory(self):
         seed = random.randrange(10**6)
         chance = random.Random(seed)
-        code = "from dbtestcase.servers import *\nprint('started', flush=True)\nInstance()"
+        code = "from dbtestcase.servers import *\nprint('started', flush=True)\nstart_instance()"
         for number in range(KILLS // 3):
             with self.subTest(number=number, seed=seed):
                 before = lost_segments()
@@ -209,9 +209,9 @@ class KilledTests(OrphanTestCase):
     def test_servers_do_not_outlive_their_keeper(self):
         process = self.start(WAITING + "time.sleep(60)")
         server = int(process.stdout.readline())
-        keeper = psutil.Process(server).ppid()
+        supervisor = psutil.Process(server).ppid()
 
-        os.kill(keeper, signal.SIGKILL)
+        os.kill(supervisor, signal.SIGKILL)
         self.assertNoServers()
         process.kill()
         process.wait(5)
@@ -223,8 +223,8 @@ class KilledTests(OrphanTestCase):
             WAITING
             + """
 import signal
-keeper = int(open(f"/proc/{instance.server_pid}/stat").read().rpartition(")")[2].split()[1])
-os.kill(keeper, signal.SIGKILL)
+supervisor = int(open(f"/proc/{instance.server_pid}/stat").read().rpartition(")")[2].split()[1])
+os.kill(supervisor, signal.SIGKILL)
 assert instance.child_process.wait(5) is not None
 with running_instance(ThrowawayPostgres()) as second:
     second.connect().close()
@@ -237,8 +237,8 @@ with running_instance(ThrowawayPostgres()) as second:
     def test_everything_killed_at_once_is_swept_by_the_next_start(self):
         process = self.start(WAITING + "time.sleep(60)")
         server = int(process.stdout.readline())
-        keeper = psutil.Process(server).ppid()
-        for pid in (keeper, process.pid):
+        supervisor = psutil.Process(server).ppid()
+        for pid in (supervisor, process.pid):
             os.kill(pid, signal.SIGKILL)
         process.wait(5)
 
@@ -250,7 +250,7 @@ with running_instance(ThrowawayPostgres()) as second:
         process = self.start(WAITING + "sys.stdin.readline(); instance.connect().close(); print('alive')", stdin=-1)
         process.stdout.readline()
 
-        self.run_well("from dbtestcase.servers import *\nInstance().stop()")
+        self.run_well("from dbtestcase.servers import *\nstart_instance().stop()")
         process.stdin.write("\n")
         process.stdin.close()
 
@@ -266,14 +266,14 @@ from dbtestcase.servers import *
 me = psutil.Process()
 states = []
 def state():
-    keeper, = me.children()
-    return (me.num_fds(), me.num_threads(), keeper.num_fds(), len(me.children()))
+    supervisor, = me.children()
+    return (me.num_fds(), me.num_threads(), supervisor.num_fds(), len(me.children()))
 for number in range(int(os.environ.get("DBTESTCASE_CLASSES", "25"))):
     with running_instance(ThrowawayPostgres()) as instance:
         expect(ThrowawayPostgres(), EMPTY)
         instance.connect().close()
-        # The spare is at some point of its boot here, and the server before at some point of its end, so looks differ;
-        # the least of several is what stays. The first class had no spare.
+        # The standby is at some point of its boot here, and the server before at some point of its end, so looks
+        # differ; the least of several is what stays. The first class had no standby.
         states.append(state())
         if number == 9:
             memory = me.memory_info().rss

@@ -22,8 +22,8 @@ from dbtestcase.servers import (
     clear_cache,
     expect,
     find_programs,
+    messages,
     running_instance,
-    telling,
     template,
 )
 from dbtestcase.servers.cache import Cache, Pack
@@ -182,7 +182,7 @@ class DamageTests(TemplateTestCase):
 
     def setUp(self):
         super().setUp()
-        # The programs in the same place for all tests, so that one cache does for them.
+        # The programs in the same location for all tests, so that one cache does for them.
         self.bin_dir = self.shared / "bin"
         self.calls = self.shared / "calls"
         if not self.bin_dir.exists():
@@ -190,7 +190,7 @@ class DamageTests(TemplateTestCase):
             self.calls.chmod(0o666)
             self.make_bin_dir()
         self.options = ThrowawayPostgres(bin_dir=self.bin_dir)
-        changed_environment(self, {"DBTESTCASE_CACHE": self.shared / "cache", "DBTESTCASE_DIR": self.place})
+        changed_environment(self, {"DBTESTCASE_CACHE": self.shared / "cache", "DBTESTCASE_DIR": self.location})
         self.boot()
         shutil.copytree(self.shared / "cache", self.cache)
         os.environ["DBTESTCASE_CACHE"] = str(self.cache)
@@ -201,7 +201,7 @@ class DamageTests(TemplateTestCase):
         """Boot as a new process would; return what was told."""
         with (
             mock.patch.object(template, "_store", Store()),
-            mock.patch.object(telling, "_told", set()),
+            mock.patch.object(messages, "_told", set()),
             redirect_stderr(StringIO()) as told,
             running_instance(self.options) as instance,
         ):

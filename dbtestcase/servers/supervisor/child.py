@@ -1,4 +1,4 @@
-"""A child process of the keeper: another user's, in a session of its own, and dead when the keeper is."""
+"""A child process of the supervisor: another user's, in a session of its own, and dead when the supervisor is."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Child:
     def __init__(self, pid: int, pipe: int) -> None:
         self.pid = pid
         self.pipe = pipe
-        self.complaint = b""
+        self.error = b""
 
-    def hear(self) -> bool:
+    def read(self) -> bool:
         """Read the pipe; return whether all its holders are gone."""
         more = os.read(self.pipe, 4096)
-        self.complaint += more
+        self.error += more
         return not more
 
     def reap(self) -> int | None:
@@ -82,11 +82,11 @@ def start(
     Args:
         user: User and group id to become, with no other group; ``None`` stays who we are.
         log: Descriptor for the program's output.
-        signal: What it gets when the keeper dies.
+        signal: What it gets when the supervisor dies.
         inherit: Further descriptors that it and its children keep open.
         keep: Names in ``data_dir`` that unpacking leaves alone.
     """
-    keeper = os.getpid()
+    supervisor = os.getpid()
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid:
@@ -101,7 +101,7 @@ def start(
             os.setuid(user[0])
         # After the change of user, which clears it.
         die_with_parent(_SIGKILL if pack is not None else signal)
-        if os.getppid() != keeper:
+        if os.getppid() != supervisor:
             os._exit(1)
         if pack is not None and data_dir is not None:
             tree.unpack(pack, data_dir, keep=keep)
@@ -113,10 +113,10 @@ def start(
         os.dup2(log, 2)
         os.execve(argv[0], argv, env)
     except BaseException as exc:
-        _complain(write_end, exc)
+        _report(write_end, exc)
 
 
-def _complain(pipe: int, exc: BaseException) -> NoReturn:
+def _report(pipe: int, exc: BaseException) -> NoReturn:
     number = exc.errno if isinstance(exc, OSError) and exc.errno else 0
     try:
         os.write(pipe, f"{type(exc).__name__}\0{number}\0{exc}".encode(errors="replace")[:4000])
@@ -124,8 +124,8 @@ def _complain(pipe: int, exc: BaseException) -> NoReturn:
         os._exit(127)
 
 
-def aside(work: Callable[[], None], *, keep: Sequence[int] = ()) -> int:
-    """Do ``work`` in a child of low priority; return its process id. It is not tied to the keeper's life.
+def in_background(work: Callable[[], None], *, keep: Sequence[int] = ()) -> int:
+    """Do ``work`` in a child of low priority; return its process id. It is not tied to the supervisor's life.
 
     Args:
         keep: Descriptors above 2 that the child keeps; it closes all others.

@@ -1,6 +1,6 @@
-"""Folders of ours in places that others use too: made with a lock, and swept once nobody holds it.
+"""Folders of ours in locations that others use too: made with a lock, and swept once nobody holds it.
 
-The lock is a file in the folder, locked with flock. A server inherits it, so it is free only when the keeper, the
+The lock is a file in the folder, locked with flock. A server inherits it, so it is free only when the supervisor, the
 server and every process of the server are dead, however they died. Whoever makes the lock file first, the maker of
 the folder or a sweep that met it a moment too early, owns the folder; the other one leaves it alone.
 """
@@ -20,14 +20,14 @@ MARK = b"This folder belongs to a run of dbtestcase and is deleted when it ends.
 _RANDOM_BYTES = 5
 
 
-def make(place: str, mode: int) -> tuple[str, int]:
-    """Make a folder in ``place``; return its path and the descriptor that holds its lock.
+def make(location: str, mode: int) -> tuple[str, int]:
+    """Make a folder in ``location``; return its path and the descriptor that holds its lock.
 
     Raises:
-        OSError: The place does not exist, is full, or may not be written to.
+        OSError: The location does not exist, is full, or may not be written to.
     """
     while True:
-        path = _new_path(place)
+        path = _new_path(location)
         os.mkdir(path, 0o700)
         try:
             lock = _take_new_lock(path)
@@ -40,7 +40,7 @@ def make(place: str, mode: int) -> tuple[str, int]:
         return path, lock
 
 
-def put_aside(path: str) -> str:
+def rename_away(path: str) -> str:
     """Give a folder of ours another name, so that the old one is free before all is deleted; return the name it has."""
     other = _new_path(os.path.dirname(path))
     try:
@@ -50,8 +50,8 @@ def put_aside(path: str) -> str:
     return other
 
 
-def _new_path(place: str) -> str:
-    return os.path.join(place, f"{PREFIX}{os.getuid()}-{os.urandom(_RANDOM_BYTES).hex()}")
+def _new_path(location: str) -> str:
+    return os.path.join(location, f"{PREFIX}{os.getuid()}-{os.urandom(_RANDOM_BYTES).hex()}")
 
 
 def _take_new_lock(path: str) -> int | None:
@@ -80,18 +80,18 @@ def _lock(file: int) -> bool:
     return True
 
 
-def dead(place: str) -> list[tuple[str, int]]:
-    """Return the folders of ours in ``place`` whose owners are all dead, each with its lock, now held by us."""
+def dead(location: str) -> list[tuple[str, int]]:
+    """Return the folders of ours in ``location`` whose owners are all dead, each with its lock, now held by us."""
     found: list[tuple[str, int]] = []
     prefix = f"{PREFIX}{os.getuid()}-"
     try:
-        names = os.listdir(place)
+        names = os.listdir(location)
     except OSError:
         return found
     for name in names:
         if not name.startswith(prefix) or len(name) != len(prefix) + 2 * _RANDOM_BYTES:
             continue
-        path = os.path.join(place, name)
+        path = os.path.join(location, name)
         try:
             lock = _take_dead(path)
         except OSError:

@@ -1,4 +1,4 @@
-"""The spare: booted while tests run, taken if it fits, gone if nobody wants it."""
+"""The standby: booted while tests run, taken if it fits, gone if nobody wants it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from contextlib import closing
 
 from dbtestcase.errors import PostgresNotFound
-from dbtestcase.servers import EMPTY, Contents, ThrowawayPostgres, expect, forget_spare, running_instance
+from dbtestcase.servers import EMPTY, Contents, ThrowawayPostgres, discard_standby, expect, running_instance
 from tests.servers.support import ScratchTestCase, changed_environment
 
 OPTIONS = ThrowawayPostgres()
@@ -21,8 +21,8 @@ def make_table(instance):
 class SpareTests(ScratchTestCase):
     def setUp(self):
         super().setUp()
-        changed_environment(self, {"DBTESTCASE_DIR": self.place})
-        self.addCleanup(forget_spare)
+        changed_environment(self, {"DBTESTCASE_DIR": self.location})
+        self.addCleanup(discard_standby)
 
     def assertAllGone(self):
         # Folders are deleted by a process of low priority, which on a busy machine takes its time.
@@ -32,10 +32,10 @@ class SpareTests(ScratchTestCase):
         with running_instance(OPTIONS):
             expect(OPTIONS, EMPTY, owner="Next")
             self.assertSoon(lambda: len(self.servers()) > 4, 5, "no second server came up")
-            spare = {process.pid for process in self.servers()}
+            standby = {process.pid for process in self.servers()}
 
         with running_instance(OPTIONS) as instance:
-            self.assertIn(instance.server_pid, spare)
+            self.assertIn(instance.server_pid, standby)
             instance.connect().close()
 
         self.assertAllGone()
@@ -59,13 +59,13 @@ class SpareTests(ScratchTestCase):
         with running_instance(OPTIONS) as instance:
             self.assertSoon(lambda: {s.ppid() for s in self.servers()} >= {instance.server_pid}, 3, "no children")
             self.assertSoon(
-                lambda: all(instance.server_pid in (s.pid, s.ppid()) for s in self.servers()), 3, "the spare lives on"
+                lambda: all(instance.server_pid in (s.pid, s.ppid()) for s in self.servers()), 3, "the standby lives on"
             )
 
     def test_expecting_something_else_ends_the_spare(self):
         expect(OPTIONS, EMPTY)
         expect(ThrowawayPostgres(settings={"work_mem": "8MB"}), EMPTY)
-        forget_spare()
+        discard_standby()
 
         self.assertAllGone()
 
@@ -80,11 +80,11 @@ class SpareTests(ScratchTestCase):
 
     def test_a_spare_is_forgotten_at_any_moment(self):
         expect(OPTIONS, EMPTY)
-        forget_spare()
+        discard_standby()
         expect(OPTIONS, EMPTY)
         self.assertSoon(lambda: bool(self.servers()), 5, "no server came up")
-        forget_spare()
-        forget_spare()
+        discard_standby()
+        discard_standby()
 
         self.assertAllGone()
 
@@ -94,13 +94,13 @@ class SpareTests(ScratchTestCase):
             "import signal, sys, time\n"
             "signal.signal(signal.SIGQUIT, signal.SIG_IGN)\n"
             "from dbtestcase.servers import *\n"
-            "from dbtestcase.servers import forget_spare\n"
+            "from dbtestcase.servers import discard_standby\n"
             "with running_instance(ThrowawayPostgres()):\n"
             "    pass\n"
             "for number in range(16):\n"
             "    expect(ThrowawayPostgres(), EMPTY)\n"
             "    time.sleep(number / 500)\n"  # in all stages of its boot
-            "    forget_spare()\n"
+            "    discard_standby()\n"
             "print(flush=True)\n"
             "sys.stdin.readline()\n",
             stdin=subprocess.PIPE,
@@ -150,7 +150,7 @@ class SpareTests(ScratchTestCase):
 
         with running_instance(OPTIONS, Contents(None, prepare)) as instance:
             instance.execute("SELECT * FROM t", database="test")
-        forget_spare()
+        discard_standby()
 
         self.assertAllGone()
 
@@ -183,7 +183,7 @@ class SpareTests(ScratchTestCase):
         expect(OPTIONS, EMPTY)
         child = os.fork()
         if not child:
-            forget_spare()
+            discard_standby()
             os._exit(0)
         os.waitpid(child, 0)
 

@@ -1,4 +1,4 @@
-"""This process's keeper, the program in ``keeper/``: start it when first needed, give it orders, wait for answers."""
+"""The supervisor of this process, the program in ``supervisor/``: start it when first needed, ask it to do things."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from time import perf_counter
 from typing import Any
 
 from dbtestcase.errors import PostgresNotReady
-from dbtestcase.servers.places import sweep_places
-from dbtestcase.servers.supervisor import wire
+from dbtestcase.servers.locations import sweep_locations
+from dbtestcase.servers.supervisor import channel
 
-__all__ = ["Answer", "Failure", "Keeper", "at_end", "current_keeper"]
+__all__ = ["Reply", "RequestFailed", "SupervisorClient", "at_end", "current_supervisor"]
 
 _LAST_WAIT = 10.0
 _START = "import sys; sys.path.append(sys.argv.pop()); from supervisor.process import main; main()"
 
 
-class Failure(Exception):
-    """The keeper could not do what it was told.
+class RequestFailed(Exception):
+    """The supervisor could not do what it was told.
 
     ``number`` is the ``errno``, 0 if none; ``kind`` the name of the exception; ``status`` the exit status of a program
     that ended by itself; ``path`` its folder, if there is one.
@@ -40,8 +40,8 @@ class Failure(Exception):
         self.path: str | None = answer["path"]
 
 
-class Answer:
-    """The answer to an order, once it is there."""
+class Reply:
+    """The reply to a request, once it is there."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -54,14 +54,14 @@ class Answer:
         """Wait for the answer and return it.
 
         Raises:
-            Failure: The order could not be carried out.
-            PostgresNotReady: The keeper is dead.
+            RequestFailed: The request could not be carried out.
+            PostgresNotReady: The supervisor is dead.
         """
         self._there.wait()
         if self._problem is not None:
             raise self._problem
         if "error" in self._message:
-            raise Failure(self._message["error"], self._message)
+            raise RequestFailed(self._message["error"], self._message)
         return self._message
 
     def arrive(self, message: dict[str, Any]) -> None:
@@ -71,19 +71,19 @@ class Answer:
         self._there.set()
 
     def fail(self, problem: BaseException) -> None:
-        """Be the order that is never answered."""
+        """Be the reply that never comes."""
         self._problem = problem
         self._there.set()
 
 
-class Keeper:
-    """The keeper of this process, running."""
+class SupervisorClient:
+    """The supervisor of this process, running."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._lock = threading.Lock()
         self._number = 0
-        self._open: dict[int, Answer] = {}
+        self._open: dict[int, Reply] = {}
         self._watchers: dict[int, Callable[[int], None]] = {}
         self._ends: dict[int, int] = {}
         self.is_alive = True
@@ -106,12 +106,12 @@ class Keeper:
                     f"{sys.executable!r}, could not be started: {exc}"
                 ) from exc
         # A daemon: a test run that ends never waits for it.
-        self._listener = threading.Thread(target=self._listen, name="dbtestcase keeper", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="dbtestcase supervisor", daemon=True)
         self._listener.start()
 
-    def order(self, do: str, **details: Any) -> Answer:
-        """Send an order and return at once; the answer comes later."""
-        answer = Answer()
+    def request(self, do: str, **details: Any) -> Reply:
+        """Send a request and return at once; the reply comes later."""
+        answer = Reply()
         with self._lock:
             if not self.is_alive:
                 answer.fail(self._gone())
@@ -120,18 +120,18 @@ class Keeper:
             answer.number = self._number
             self._open[self._number] = answer
             try:
-                wire.send(self._socket.fileno(), {"do": do, "id": self._number, **details})
+                channel.send(self._socket.fileno(), {"do": do, "id": self._number, **details})
             except OSError:
                 del self._open[self._number]
                 answer.fail(self._gone())
         return answer
 
-    def tell(self, do: str, **details: Any) -> None:
-        """Send an order that has no answer."""
+    def notify(self, do: str, **details: Any) -> None:
+        """Send a request that is not replied to."""
         with self._lock:
             if self.is_alive:
                 try:
-                    wire.send(self._socket.fileno(), {"do": do, "id": 0, **details})
+                    channel.send(self._socket.fileno(), {"do": do, "id": 0, **details})
                 except OSError:
                     return
 
@@ -154,7 +154,7 @@ class Keeper:
             self._ends.pop(number, None)
 
     def _listen(self) -> None:
-        receiver = wire.Receiver(self._socket.fileno())
+        receiver = channel.Receiver(self._socket.fileno())
         while True:
             try:
                 messages = receiver.receive()
@@ -171,7 +171,7 @@ class Keeper:
         for answer in waiting.values():
             answer.fail(self._gone())
         for when_ended in watchers.values():
-            when_ended(-signal.SIGQUIT)  # they die with their keeper
+            when_ended(-signal.SIGQUIT)  # they die with their supervisor
 
     def _arrive(self, message: dict[str, Any]) -> None:
         if "crash" in message:
@@ -220,49 +220,49 @@ def _here() -> str:
 
 
 _lock = threading.Lock()
-_keeper: Keeper | None = None
+_supervisor: SupervisorClient | None = None
 _last_acts: list[Callable[[], None]] = []
 
 
-def current_keeper() -> Keeper:
-    """Return this process's keeper, started now if there is none.
+def current_supervisor() -> SupervisorClient:
+    """Return this process's supervisor, started now if there is none.
 
     Raises:
         PostgresNotReady: It cannot be started.
     """
-    global _keeper
+    global _supervisor
     with _lock:
-        if _keeper is None or not _keeper.is_alive:
-            first = _keeper is None
-            if _keeper is not None:
-                _keeper.close()
-            _keeper = Keeper()
-            # What earlier runs could not delete because they were killed, and their keepers too.
-            _keeper.tell("sweep", places=sweep_places())
+        if _supervisor is None or not _supervisor.is_alive:
+            first = _supervisor is None
+            if _supervisor is not None:
+                _supervisor.close()
+            _supervisor = SupervisorClient()
+            # What earlier runs could not delete because they were killed, and their supervisors too.
+            _supervisor.notify("sweep", locations=sweep_locations())
             if first:
                 atexit.register(_end)
-        return _keeper
+        return _supervisor
 
 
 def at_end(act: Callable[[], None]) -> None:
-    """Have ``act`` called when the process ends in order, before the keeper is told to end."""
+    """Have ``act`` called when the process ends in order, before the supervisor is told to end."""
     _last_acts.append(act)
 
 
 def _end() -> None:
-    if _keeper is None or _keeper.pid != os.getpid():
+    if _supervisor is None or _supervisor.pid != os.getpid():
         return
     for act in _last_acts:
         act()
-    _keeper.close()
+    _supervisor.close()
 
 
 def _after_fork_in_child() -> None:
-    global _keeper, _lock
+    global _supervisor, _lock
     _lock = threading.Lock()
-    if _keeper is not None:
-        _keeper.forget()
-        _keeper = None
+    if _supervisor is not None:
+        _supervisor.forget()
+        _supervisor = None
         atexit.unregister(_end)
 
 

@@ -6,14 +6,14 @@ import os
 import stat
 import tempfile
 
-__all__ = ["SOCKET_PATH_LIMIT", "instance_places", "reachable", "short_places", "sweep_places"]
+__all__ = ["SOCKET_PATH_LIMIT", "instance_locations", "reachable", "socket_locations", "sweep_locations"]
 
 MEMORY = "/dev/shm"
 # The shortest of the systems' limits (macOS: 104 bytes, Linux: 108), less the byte that ends it.
 SOCKET_PATH_LIMIT = 103
 
 _MEGABYTE = 1024 * 1024
-# What is planned, beside the copy of the template: the class's instance, the spare and one being deleted are there
+# What is planned, beside the copy of the template: the class's instance, the standby and one being deleted are there
 # at a time, and each of them may grow.
 _COPIES = 3
 _HEADROOM = 128 * _MEGABYTE
@@ -23,7 +23,7 @@ _CGROUP_LIMITS = (
 )
 
 
-def instance_places(unpacked: int, user: tuple[int, int] | None) -> list[str]:
+def instance_locations(unpacked: int, user: tuple[int, int] | None) -> list[str]:
     """Return the folders to try for an instance whose template unpacks to so many bytes, best first.
 
     The environment variable ``DBTESTCASE_DIR`` names the only one.
@@ -31,24 +31,24 @@ def instance_places(unpacked: int, user: tuple[int, int] | None) -> list[str]:
     chosen = os.environ.get("DBTESTCASE_DIR")
     if chosen:
         return [os.path.abspath(chosen)]
-    places = []
+    locations = []
     need = unpacked * _COPIES + _HEADROOM
     if os.path.isdir(MEMORY) and _free(MEMORY) >= need and _free_memory() >= need:
-        places.append(MEMORY)
-    places += [place for place in _on_disk() if place not in places]
-    return [place for place in places if os.access(place, os.W_OK | os.X_OK) and reachable(place, user)]
+        locations.append(MEMORY)
+    locations += [location for location in _on_disk() if location not in locations]
+    return [location for location in locations if os.access(location, os.W_OK | os.X_OK) and reachable(location, user)]
 
 
-def short_places(user: tuple[int, int] | None) -> list[str]:
+def socket_locations(user: tuple[int, int] | None) -> list[str]:
     """Return the folders to try for a socket when the instance's own path is too long for one."""
     return [
-        place
-        for place in dict.fromkeys((MEMORY, "/tmp", "/var/tmp", os.path.expanduser("~")))
-        if os.access(place, os.W_OK | os.X_OK) and reachable(place, user)
+        location
+        for location in dict.fromkeys((MEMORY, "/tmp", "/var/tmp", os.path.expanduser("~")))
+        if os.access(location, os.W_OK | os.X_OK) and reachable(location, user)
     ]
 
 
-def sweep_places() -> list[str]:
+def sweep_locations() -> list[str]:
     """Return all folders where earlier runs may have left something."""
     chosen = os.environ.get("DBTESTCASE_DIR")
     everywhere = [os.path.abspath(chosen)] if chosen else []
@@ -84,9 +84,9 @@ def _on_disk() -> list[str]:
     return list(dict.fromkeys((os.path.abspath(tempfile.gettempdir()), "/tmp", "/var/tmp")))
 
 
-def _free(place: str) -> int:
+def _free(location: str) -> int:
     try:
-        about = os.statvfs(place)
+        about = os.statvfs(location)
     except OSError:
         return 0
     if about.f_files and about.f_favail < 10_000:

@@ -12,7 +12,15 @@ from pathlib import Path
 from unittest import mock
 
 from dbtestcase.errors import PostgresNotReady
-from dbtestcase.servers import Instance, ThrowawayPostgres, find_programs, places, programs, running_instance, user
+from dbtestcase.servers import (
+    ThrowawayPostgres,
+    find_programs,
+    locations,
+    programs,
+    running_instance,
+    start_instance,
+    user,
+)
 from tests.servers.support import ScratchTestCase, changed_environment
 
 ROUND_TRIP = """
@@ -88,17 +96,17 @@ class EnvironmentTests(ScratchTestCase):
 
 class PlacesTests(ScratchTestCase):
     def test_memory_is_taken_when_there_is_room_for_what_is_planned(self):
-        with mock.patch.object(places, "_free", return_value=10**10):
-            self.assertIn(places.MEMORY, places.instance_places(10**7, None)[:1])
-        with mock.patch.object(places, "_free", return_value=64 * 1024**2):
-            self.assertNotIn(places.MEMORY, places.instance_places(10**7, None))
+        with mock.patch.object(locations, "_free", return_value=10**10):
+            self.assertIn(locations.MEMORY, locations.instance_locations(10**7, None)[:1])
+        with mock.patch.object(locations, "_free", return_value=64 * 1024**2):
+            self.assertNotIn(locations.MEMORY, locations.instance_locations(10**7, None))
 
     def test_memory_that_a_container_may_not_use_is_no_room(self):
-        with mock.patch.object(places, "_free_memory", return_value=64 * 1024**2):
-            self.assertNotIn(places.MEMORY, places.instance_places(10**7, None))
+        with mock.patch.object(locations, "_free_memory", return_value=64 * 1024**2):
+            self.assertNotIn(locations.MEMORY, locations.instance_locations(10**7, None))
 
     def test_a_machine_without_memory_to_write_to_uses_its_disk(self):
-        with mock.patch.object(places, "MEMORY", "/nonesuch"), running_instance(ThrowawayPostgres()) as instance:
+        with mock.patch.object(locations, "MEMORY", "/nonesuch"), running_instance(ThrowawayPostgres()) as instance:
             self.assertEqual(os.path.dirname(instance.base_dir), tempfile.gettempdir())
             instance.connect().close()
 
@@ -107,48 +115,48 @@ class PlacesTests(ScratchTestCase):
         (closed / "tmp").mkdir(parents=True)
         closed.chmod(0o700)
 
-        self.assertFalse(places.reachable(str(closed / "tmp"), (12345, 12345)))
+        self.assertFalse(locations.reachable(str(closed / "tmp"), (12345, 12345)))
         closed.chmod(0o711)
-        self.assertTrue(places.reachable(str(closed / "tmp"), (12345, 12345)))
+        self.assertTrue(locations.reachable(str(closed / "tmp"), (12345, 12345)))
 
     def test_nowhere_to_write_is_said_in_words(self):
         changed_environment(self, {"DBTESTCASE_DIR": self.scratch / "nonesuch"})
 
         with self.assertRaisesRegex(PostgresNotReady, "DBTESTCASE_DIR"):
-            Instance()
+            start_instance()
 
     def test_a_full_place_is_left_for_the_next_one(self):
         small = self.small_place("12m")
         with (
-            mock.patch.object(places, "MEMORY", str(small)),
-            mock.patch.object(places, "_free", return_value=10**10),
+            mock.patch.object(locations, "MEMORY", str(small)),
+            mock.patch.object(locations, "_free", return_value=10**10),
             running_instance(ThrowawayPostgres()) as instance,
         ):
             self.assertEqual(os.path.dirname(instance.base_dir), tempfile.gettempdir())
             instance.connect().close()
-        self.assertSoon(lambda: os.listdir(small) == [], 3, "something is left in the full place")
+        self.assertSoon(lambda: os.listdir(small) == [], 3, "something is left in the full location")
 
     def test_a_full_place_without_another_is_said_in_words(self):
         changed_environment(self, {"DBTESTCASE_DIR": self.small_place("12m")})
 
         with self.assertRaisesRegex(PostgresNotReady, "no room"):
-            Instance()
+            start_instance()
 
     def small_place(self, size: str) -> Path:
-        place = self.scratch / "small"
-        place.mkdir()
+        location = self.scratch / "small"
+        location.mkdir()
         mounted = (
             os.getuid() == 0
             and not subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", place],
+                ["mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", location],
                 capture_output=True,
                 check=False,
             ).returncode
         )
         if not mounted:
             self.skipTest("only root can mount a small file system, and not everywhere")
-        self.addCleanup(subprocess.run, ["umount", "-l", place], check=True)
-        return place
+        self.addCleanup(subprocess.run, ["umount", "-l", location], check=True)
+        return location
 
 
 @unittest.skipIf(os.getuid() != 0, "these are about running as root")
@@ -179,7 +187,7 @@ class RootTests(ScratchTestCase):
         if libraries is not None:
             shutil.copytree(libraries, closed / libraries.name)
         cache = self.scratch / "cache"
-        changed_environment(self, {"DBTESTCASE_CACHE": cache, "DBTESTCASE_DIR": self.place})
+        changed_environment(self, {"DBTESTCASE_CACHE": cache, "DBTESTCASE_DIR": self.location})
         self.addCleanup(user._launches.clear)
 
         for _ in range(2):
@@ -197,7 +205,7 @@ class RootTests(ScratchTestCase):
             shutil.copy("/bin/true", closed / program)
 
         with self.assertRaisesRegex(PostgresNotReady, "root only"):
-            Instance(ThrowawayPostgres(bin_dir=closed))
+            start_instance(ThrowawayPostgres(bin_dir=closed))
 
     def relocatable_programs(self) -> Path:
         with (

@@ -6,23 +6,16 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.servers.cache import Pack, cache_folder, write_pack
-from dbtestcase.servers.contents import EMPTY
 from dbtestcase.servers.options import ThrowawayPostgres
-from dbtestcase.servers.server import Boot, Server
+from dbtestcase.servers.server import Server
 
-if TYPE_CHECKING:
-    from dbtestcase.servers.instance import Instance
-    from dbtestcase.servers.template import Recipe
-
-__all__ = ["KeptInstance", "keep", "kept_instances", "remove_kept", "running_kept"]
+__all__ = ["KeptInstance", "keep", "kept_instances", "open_kept", "remove_kept"]
 
 
 @dataclass(frozen=True)
@@ -52,19 +45,19 @@ def kept_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"dbtestcase-kept-{os.getuid()}"
 
 
-def keep(server: Server, recipe: Recipe, label: str) -> str:
+def keep(server: Server, label: str) -> str:
     """Pack a server that was stopped in order; return the name it is kept under."""
     folder = kept_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-    unpacked = write_pack(server.lodging.data_dir, folder / f"{name}.pack")
+    unpacked = write_pack(server.directory.data_dir, folder / f"{name}.pack")
     about = {
-        "owner": label or recipe.owner,
+        "owner": label,
         "kept_at": time.time(),
         "unpacked": unpacked,
-        "bin_dir": str(recipe.found.bin_dir),
-        "settings": dict(recipe.options.settings),
-        "server_version": (server.lodging.data_dir / "PG_VERSION").read_text().strip(),
+        "bin_dir": str(server.launch.found.bin_dir),
+        "settings": dict(server.options.settings),
+        "server_version": (server.directory.data_dir / "PG_VERSION").read_text().strip(),
     }
     (folder / f"{name}.json").write_text(json.dumps(about))
     return name
@@ -92,26 +85,15 @@ def remove_kept(name: str | None = None) -> int:
     return len(names)
 
 
-@contextmanager
-def running_kept(name: str) -> Iterator[Instance]:
-    """Yield a running copy of a kept instance; what is done to it is thrown away.
+def open_kept(name: str) -> tuple[ThrowawayPostgres, Pack, str]:
+    """Return the options, the pack and the owner of a kept instance.
 
     Raises:
         DBTestCaseError: There is none of that name.
-        PostgresNotReady: It does not start.
     """
-    from dbtestcase.servers.instance import Instance
-    from dbtestcase.servers.template import Recipe
-
     try:
         about = json.loads((kept_folder() / f"{name}.json").read_text())
     except (OSError, ValueError) as exc:
         raise DBTestCaseError(f"no instance called {name!r} is kept in {str(kept_folder())!r}.") from exc
     options = ThrowawayPostgres(settings=about["settings"], bin_dir=about["bin_dir"])
-    recipe = Recipe(options, EMPTY, about["owner"])
-    pack = Pack(kept_folder() / f"{name}.pack", about["server_version"], about["unpacked"])
-    instance = Instance.of(Boot(recipe.launch, options, pack=pack).wait(), recipe)
-    try:
-        yield instance
-    finally:
-        instance.stop()
+    return options, Pack(kept_folder() / f"{name}.pack", about["server_version"], about["unpacked"]), about["owner"]

@@ -6,17 +6,17 @@ import errno
 import re
 
 from dbtestcase.errors import PostgresNotReady
-from dbtestcase.servers.keeping import Failure
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.programs import Programs
+from dbtestcase.servers.supervisor_client import RequestFailed
 
-__all__ = ["explained"]
+__all__ = ["start_error"]
 
 _LAST_LINES = 20
 _LEVEL = re.compile(r"^(?:\S+ \S+ \S+ \[\d+\] )?(LOG|FATAL|ERROR|PANIC|WARNING|HINT|DETAIL):\s+(.*)$", re.MULTILINE)
 
 
-def explained(failure: Failure, options: ThrowawayPostgres, programs: Programs, log: str) -> PostgresNotReady:
+def start_error(failure: RequestFailed, options: ThrowawayPostgres, programs: Programs, log: str) -> PostgresNotReady:
     """Return the error for a boot that failed."""
     if failure.number in (errno.ENOSPC, errno.EDQUOT):
         return PostgresNotReady(

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["tell_once", "told_if_slow"]
+__all__ = ["print_if_slow", "print_once"]
 
 _told: set[str] = set()
 
 
-def tell_once(message: str) -> None:
+def print_once(message: str) -> None:
     """Print one line, unless it was printed before in this process."""
     if message not in _told:
         _told.add(message)
@@ -20,7 +20,7 @@ def tell_once(message: str) -> None:
 
 
 @contextmanager
-def told_if_slow(message: str, seconds: float = 1.0) -> Iterator[None]:
+def print_if_slow(message: str, seconds: float = 1.0) -> Iterator[None]:
     """Print one line if the block takes longer than ``seconds`` and somebody watches; nothing into a pipe."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield

@@ -1,4 +1,4 @@
-"""Messages between the test process and its keeper: a length, then a dict in marshal's format.
+"""Messages between the test process and its supervisor: a length, then a dict in marshal's format.
 
 Both ends run the same interpreter, and nobody else holds the socket: that is what marshal asks for.
 """
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 _LENGTH = 4
 
 
-def send(channel: int, message: Message) -> None:
-    """Write one message to the file descriptor ``channel``."""
+def send(descriptor: int, message: Message) -> None:
+    """Write one message to the file descriptor ``descriptor``."""
     body = marshal.dumps(message)
     rest = memoryview(len(body).to_bytes(_LENGTH, "big") + body)
     while rest:
-        rest = rest[os.write(channel, rest) :]
+        rest = rest[os.write(descriptor, rest) :]
 
 
 class Receiver:
     """Puts the bytes of a channel together to messages."""
 
-    def __init__(self, channel: int) -> None:
-        self._channel = channel
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self._bytes = b""
 
     def receive(self) -> list[Message] | None:
         """Read once, waiting if need be; return the messages that are whole now, ``None`` at the channel's end."""
         try:
-            more = os.read(self._channel, 64 * 1024)
+            more = os.read(self._descriptor, 64 * 1024)
         except ConnectionError:
             return None
         if not more:

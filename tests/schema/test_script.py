@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import unittest
 
-from dbtestcase.schema.sql_lexer import UnreadableScript, statements
+from dbtestcase.schema.script import UnreadableScript, statements
 
 
 def texts(script: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The folder that one server lives in, what the keeper knows of it, and what it looks up there."""
+"""The folder that one server lives in, what the supervisor knows of it, and what it looks up there."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import child
-    from .greeting import Greeting
-    from .wire import Message
+    from .channel import Message
+    from .readiness import ReadinessProbe
 
 _DATA, _RUN = "data", "run"
 _ROOM = 256 * 1024 * 1024
 
 
-class Lodging:
+class Directory:
     """A folder of ours, its lock, and what runs in it."""
 
     def __init__(self, path: str, lock: int) -> None:
@@ -23,20 +23,20 @@ class Lodging:
         self.short: str | None = None  # another folder, for the socket
         self.child: child.Child | None = None
         self.is_server = False
-        self.silent = False  # the child's pipe has ended
+        self.pipe_ended = False  # the child's pipe has ended
         self.status: int | None = None
-        self.order: Message | None = None  # the run or boot that waits for its answer
-        self.greeting: Greeting | None = None
+        self.request: Message | None = None  # the run or boot that waits for its answer
+        self.probe: ReadinessProbe | None = None
         self.deadline = 0.0
-        self.stop_orders: list[Message] = []
-        self.end_orders: list[Message] = []
+        self.stop_requests: list[Message] = []
+        self.end_requests: list[Message] = []
         self.kill_at = 0.0
-        self.hurry_at = 0.0  # when all processes of a program that was told to end are told so
+        self.escalate_at = 0.0  # when all processes of a program that was told to end are told so
         self.segments: set[str] = set()  # shared memory that a program which is killed leaves behind
         self.user: tuple[int, int] | None = None
         self.pack: tuple[int, ...] | None = None  # what the data folder was unpacked from
-        self.number = 0  # of the order that started what runs here
-        self.is_doomed = False
+        self.number = 0  # of the request that started what runs here
+        self.is_ending = False
         self.until = 0.0  # when a used folder is deleted
 
     @property
@@ -54,10 +54,15 @@ class Lodging:
         """Whether something here is worth looking at every millisecond."""
         if self.child is None:
             return False
-        return self.is_doomed or bool(self.stop_orders) or self.silent or (self.order is not None and self.is_server)
+        return (
+            self.is_ending
+            or bool(self.stop_requests)
+            or self.pipe_ended
+            or (self.request is not None and self.is_server)
+        )
 
 
-def furnish(path: str, user: tuple[int, int] | None) -> None:
+def make_private(path: str, user: tuple[int, int] | None) -> None:
     """Make a folder that only the server's user can enter."""
     os.mkdir(path, 0o700)
     if user is not None:

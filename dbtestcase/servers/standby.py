@@ -1,4 +1,4 @@
-"""The spare: the next class's instance, booted while the present class's tests run."""
+"""The standby: the next class's instance, booted while the present class's tests run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from typing import Any
 import psycopg2
 
 from dbtestcase.servers.contents import Contents
+from dbtestcase.servers.environment import hidden_variables
 from dbtestcase.servers.instance import Instance
-from dbtestcase.servers.keeping import at_end
 from dbtestcase.servers.options import ThrowawayPostgres
+from dbtestcase.servers.recipe import Recipe
 from dbtestcase.servers.server import Boot, Server
-from dbtestcase.servers.surroundings import hidden_variables
-from dbtestcase.servers.template import Recipe, begin_boot, boot
+from dbtestcase.servers.supervisor_client import at_end
+from dbtestcase.servers.template import begin_boot, boot
 
-__all__ = ["expect", "forget_spare", "take"]
+__all__ = ["discard_standby", "expect", "take"]
 
 
-class Spare:
+class Standby:
     """A server that is wanted soon: it waits for its turn, is on its way, or is ready, with a connection open."""
 
     def __init__(self, options: ThrowawayPostgres, contents: Contents, owner: str) -> None:
@@ -38,7 +39,7 @@ class Spare:
         self._connection: Any = None
         self._error: BaseException | None = None
 
-    # In the workshop's thread
+    # In the standby thread's thread
 
     def make(self) -> None:
         """Make it, unless nobody wants it any more."""
@@ -70,7 +71,7 @@ class Spare:
             server.end()
 
     def _booted(self, recipe: Recipe) -> Server | None:
-        begun = begin_boot(recipe, greet="test")
+        begun = begin_boot(recipe, probe_database="test")
         if begun is not None:
             with self._lock:
                 self._boot = begun
@@ -82,7 +83,7 @@ class Spare:
         if not self._contents.background:
             return None  # only the main thread can make its template
         try:
-            return boot(recipe, greet="test")
+            return boot(recipe, probe_database="test")
         except BaseException as exc:
             self._error = exc
             return None
@@ -110,7 +111,7 @@ class Spare:
         server, connection = self._let_go()
         if server is None or self._recipe is None:
             return None
-        instance = Instance.of(server, self._recipe)
+        instance = Instance(server, owner=self._owner)
         instance.ready_connection = connection
         return instance
 
@@ -132,28 +133,28 @@ class Spare:
         return server, connection
 
 
-class Workshop:
-    """The thread that makes spares: to start a thread for each would keep the class waiting that orders it."""
+class StandbyThread:
+    """The thread that makes standbys: to start a thread for each would keep the class waiting that orders it."""
 
     def __init__(self) -> None:
-        self._orders: SimpleQueue[Spare | None] = SimpleQueue()
-        self._last: Spare | None = None
+        self._orders: SimpleQueue[Standby | None] = SimpleQueue()
+        self._last: Standby | None = None
 
-    def order(self, spare: Spare) -> None:
-        """Have a spare made."""
+    def order(self, standby: Standby) -> None:
+        """Have a standby made."""
         if self._last is None or not self._last.is_over:
             # The first; or the thread is busy with a template that nobody wants any more, and ends with that.
             self._orders.put(None)
             self._orders = SimpleQueue()
-            threading.Thread(target=_work, args=(self._orders,), name="dbtestcase spare", daemon=True).start()
-        self._last = spare
-        self._orders.put(spare)
+            threading.Thread(target=_work, args=(self._orders,), name="dbtestcase standby", daemon=True).start()
+        self._last = standby
+        self._orders.put(standby)
 
 
-def _work(orders: SimpleQueue[Spare | None]) -> None:
-    while (spare := orders.get()) is not None:
-        spare.make()
-        del spare  # nothing of it is held while there is no other
+def _work(orders: SimpleQueue[Standby | None]) -> None:
+    while (standby := orders.get()) is not None:
+        standby.make()
+        del standby  # nothing of it is held while there is no other
 
 
 def _key(options: ThrowawayPostgres, contents: Contents) -> Hashable:
@@ -161,8 +162,8 @@ def _key(options: ThrowawayPostgres, contents: Contents) -> Hashable:
 
 
 _lock = threading.Lock()
-_workshop = Workshop()
-_spare: tuple[Hashable, Spare] | None = None
+_thread = StandbyThread()
+_standby: tuple[Hashable, Standby] | None = None
 _is_at_end = False
 
 
@@ -171,56 +172,56 @@ def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "") -
 
     Never raises: an error is raised by the :func:`running_instance` that wants the instance.
     """
-    global _spare, _is_at_end
+    global _standby, _is_at_end
     key = _key(options, contents)
     with _lock:
-        if _spare is not None and _spare[0] == key:
+        if _standby is not None and _standby[0] == key:
             return
-        previous, _spare = _spare, (key, Spare(options, contents, owner))
-        _workshop.order(_spare[1])
+        previous, _standby = _standby, (key, Standby(options, contents, owner))
+        _thread.order(_standby[1])
         if not _is_at_end:
             _is_at_end = True
-            at_end(forget_spare)
+            at_end(discard_standby)
     _end(previous)
 
 
 def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
-    """Return the spare if it fits; ``None`` if there is none that does, and the one that does not is ended.
+    """Return the standby if it fits; ``None`` if there is none that does, and the one that does not is ended.
 
     Raises:
         Exception: What went wrong while it was booted.
     """
-    global _spare
+    global _standby
     with _lock:
-        spare, _spare = _spare, None
-    if spare is None:
+        standby, _standby = _standby, None
+    if standby is None:
         return None
-    if spare[0] != _key(options, contents):
-        _end(spare)
+    if standby[0] != _key(options, contents):
+        _end(standby)
         return None
-    return spare[1].take()
+    return standby[1].take()
 
 
-def forget_spare() -> None:
-    """End and delete a spare that nobody took."""
-    global _spare
+def discard_standby() -> None:
+    """End and delete a standby that nobody took."""
+    global _standby
     with _lock:
-        spare, _spare = _spare, None
-    _end(spare)
+        standby, _standby = _standby, None
+    _end(standby)
 
 
-def _end(spare: tuple[Hashable, Spare] | None) -> None:
-    if spare is not None:
+def _end(standby: tuple[Hashable, Standby] | None) -> None:
+    if standby is not None:
         with suppress(Exception):
-            spare[1].forget()
+            standby[1].forget()
 
 
 def _after_fork_in_child() -> None:
-    # The spare is the parent's, and so is the thread.
-    global _lock, _spare, _workshop
+    # The standby is the parent's, and so is the thread.
+    global _lock, _standby, _thread
     _lock = threading.Lock()
-    _workshop = Workshop()
-    _spare = None
+    _thread = StandbyThread()
+    _standby = None
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

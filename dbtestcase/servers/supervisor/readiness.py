@@ -1,4 +1,4 @@
-"""The first connection to a server that has just become ready, made by the keeper itself.
+"""The first connection to a server that has just become ready, made by the supervisor itself.
 
 It proves that the server answers, and the server fills the caches that every first connection to a database fills,
 so that the test's own connection finds them. It speaks the few bytes of the protocol that this takes.
@@ -13,7 +13,7 @@ _READY_FOR_QUERY = b"Z\0\0\0\5I"
 _TERMINATE = b"X\0\0\0\4"
 
 
-class Greeting:
+class ReadinessProbe:
     """One connection to ``database``, through the socket at ``path``: begun, answered, and closed by the server."""
 
     def __init__(self, path: str, database: str | None) -> None:
@@ -21,7 +21,7 @@ class Greeting:
         self._answer = b""
         if database is None:
             return
-        # Not the module socket: importing it would double the keeper's start.
+        # Not the module socket: importing it would double the supervisor's start.
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             self._socket.connect(path)
