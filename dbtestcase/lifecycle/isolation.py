@@ -7,59 +7,54 @@ from typing import Any, Literal, TypeVar
 
 from dbtestcase.errors import DBTestCaseError
 
-__all__ = ["Isolation", "isolation", "isolation_of", "may_clone"]
+__all__ = ["Isolation", "isolate", "isolation_of"]
 
-Isolation = Literal["savepoint", "clone"]
+Isolation = Literal["auto", "savepoint", "clone", "class"]
 Test = TypeVar("Test", bound=Callable[..., Any])
 
-_KINDS = ("savepoint", "clone")
+_VALUES = ("auto", "savepoint", "clone", "class")
 _MARK = "__dbtestcase_isolation__"
 
 
-def isolation(kind: Isolation) -> Callable[[Test], Test]:
-    """Isolate one test in another way than its class does.
+def isolate(value: Isolation) -> Callable[[Test], Test]:
+    """Isolate one test, or all of a class, in another way than its class or base class says.
 
     Args:
-        kind: ``"savepoint"``, or ``"clone"`` for a private copy of the class's database with real commits.
+        value: ``"auto"``, ``"savepoint"``, ``"clone"`` or ``"class"``, as ``DatabaseTestCase.isolation``.
 
     Raises:
-        DBTestCaseError: ``kind`` is neither.
+        DBTestCaseError: ``value`` is none of these.
     """
-    _check(kind, "isolation()")
+    _check(value, "isolate()")
 
     def mark(test: Test) -> Test:
-        setattr(test, _MARK, kind)
+        if isinstance(test, type):
+            test.isolation = value  # type: ignore[attr-defined]
+        else:
+            setattr(test, _MARK, value)
         return test
 
     return mark
 
 
 def isolation_of(test: Any) -> Isolation:
-    """Return how a test (an object of a test class) is to be isolated.
+    """Return how a test (an object of a test class) is to be isolated."""
+    method = getattr(test, test._testMethodName, None)
+    marks = getattr(method, "__dict__", None)
+    if marks and _MARK in marks:
+        return marks[_MARK]  # type: ignore[no-any-return]
+    return type(test).isolation  # type: ignore[no-any-return]
+
+
+def check_isolation(test_class: type) -> None:
+    """Raise if the class's attribute says nothing that is known.
 
     Raises:
-        DBTestCaseError: The class names a kind that does not exist.
+        DBTestCaseError: It does not.
     """
-    kind = getattr(getattr(test, test._testMethodName, None), _MARK, None) or type(test).isolation
-    return _check(kind, f"{type(test).__qualname__}.isolation")
+    _check(getattr(test_class, "isolation", None), f"{test_class.__qualname__}.isolation")
 
 
-def may_clone(test_class: type) -> bool:
-    """Return whether any test of the class is not isolated by savepoints, or wrongly declared."""
-    return getattr(test_class, "isolation", None) != "savepoint" or any(
-        _is_marked(member) for base in test_class.__mro__ for member in vars(base).values()
-    )
-
-
-def _is_marked(member: object) -> bool:
-    # Not hasattr(): a proxy, such as Flask's current_app, would look for what it stands for.
-    try:
-        return _MARK in object.__getattribute__(member, "__dict__")
-    except AttributeError:
-        return False
-
-
-def _check(kind: Any, where: str) -> Isolation:
-    if kind not in _KINDS:
-        raise DBTestCaseError(f"{where} is {kind!r}; it can be 'savepoint' or 'clone'.")
-    return kind  # type: ignore[no-any-return]
+def _check(value: Any, where: str) -> None:
+    if value not in _VALUES:
+        raise DBTestCaseError(f"{where} is {value!r}; it can be 'auto', 'savepoint', 'clone' or 'class'.")

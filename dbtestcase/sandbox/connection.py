@@ -8,18 +8,17 @@ the test run again.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
 from . import cursors
+from .drivers import Physical
+from .setup import Setup
 from .transaction import Work
 
-if TYPE_CHECKING:
-    from .database import SandboxedDatabase
-    from .takeover import TakenEngine
-
-__all__ = ["SandboxConnection"]
+__all__ = ["Engine", "Gate", "SandboxConnection"]
 
 _SQLALCHEMY = sa.__file__.rpartition("/")[0]
 _POOL = sa.pool.base.__file__
@@ -32,6 +31,38 @@ _SAME_FOR_ALL = frozenset({
 _OWN = frozenset({"autocommits", "database", "engine", "is_closed", "is_connecting", "work"})
 
 
+class Engine(Protocol):
+    """The engine that a connection belongs to."""
+
+    dialect: Any
+    setup: Setup
+
+
+class Gate(Protocol):
+    """What decides about the statements of all connections to one database."""
+
+    physical: Physical | None
+
+    def physical_for(self, connection: SandboxConnection) -> Physical: ...
+
+    def work_of(self, connection: SandboxConnection) -> Work: ...
+
+    def execute(
+        self,
+        connection: SandboxConnection,
+        cursor: Any,
+        sql: Any,
+        parameters: Any,
+        send: Callable[[], Any],
+        is_many: bool = False,
+        copies: bool = False,
+    ) -> Any: ...
+
+    def end(self, connection: SandboxConnection, *, keep: bool) -> None: ...
+
+    def stop(self, connection: SandboxConnection, rule: str) -> Any: ...
+
+
 class SandboxConnection:
     """One connection of the code under test in the one transaction.
 
@@ -42,14 +73,14 @@ class SandboxConnection:
 
     __slots__ = ("__weakref__", "autocommits", "database", "engine", "is_closed", "is_connecting", "work")
 
-    database: SandboxedDatabase
-    engine: TakenEngine
+    database: Gate
+    engine: Engine
     work: Work | None
     autocommits: bool
     is_closed: bool
     is_connecting: bool
 
-    def __init__(self, database: SandboxedDatabase, engine: TakenEngine) -> None:
+    def __init__(self, database: Gate, engine: Engine) -> None:
         self.database = database
         self.engine = engine
         self.work = None

@@ -8,10 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .connection import SandboxConnection
+from typing import Any
 
 __all__ = ["gated", "gated_class", "instead_of_server_side", "text_of"]
 
@@ -23,11 +20,12 @@ _NEED_REAL = ("callproc", "copy", "stream")
 _COPY = {"copy_from": "COPY FROM", "copy_to": "COPY TO", "copy_expert": ""}
 
 
-def gated(connection: Any, virtual: SandboxConnection, options: dict[str, Any]) -> Any:
+def gated(connection: Any, virtual: Any, options: dict[str, Any]) -> Any:
     """Return a cursor for the user's own statements.
 
     Args:
         connection: The physical connection.
+        virtual: The :class:`~dbtestcase.sandbox.connection.SandboxConnection` that it is asked of.
         options: What ``cursor()`` was called with.
     """
     kind = options.pop("cursor_factory", None) or getattr(connection, "cursor_factory", None) or _default_class()
@@ -44,7 +42,7 @@ def gated(connection: Any, virtual: SandboxConnection, options: dict[str, Any]) 
 
 @cache
 def gated_class(kind: type) -> type:
-    """Return a driver's cursor class with the gate of :meth:`SandboxedDatabase.execute` before what sends."""
+    """Return a driver's cursor class with the gate of :meth:`Gate.execute` before what sends."""
     members: dict[str, Any] = {"connection": property(lambda self: self.sandboxed)}
     for name in _SEND:
         members[name] = _sending(getattr(kind, name))
@@ -57,7 +55,7 @@ def gated_class(kind: type) -> type:
     return type(kind.__name__, (kind,), members)
 
 
-def instead_of_server_side(connection: Any, virtual: SandboxConnection) -> Any:
+def instead_of_server_side(connection: Any, virtual: Any) -> Any:
     """Return a cursor in place of a server-side one, which SQLAlchemy wants for ``yield_per`` and its like.
 
     It reads the same rows, since those are a snapshot of when the cursor was opened, and it ends as the other would:

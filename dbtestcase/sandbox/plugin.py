@@ -8,30 +8,31 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
 
+from dbtestcase.errors import IsolationBroken
+
 from . import registry
-from .problems import IsolationBroken
 
 
 class SandboxPlugin(CreateEnginePlugin):
-    """Hands each engine to its sandbox the moment it is made."""
+    """Hands each engine to its database the moment it is made."""
 
     def __init__(self, url: sa.URL, kwargs: dict[str, Any]) -> None:
         super().__init__(url, kwargs)
         self.url = url
         # Resolved here: a URL whose class is over is an error where the engine is made.
-        self._sandbox = registry.find(url)
+        self._database = registry.find(url)
         # The engine's own pool serves while no class is running; it must not connect anywhere.
         kwargs["creator"] = unconnected(url)
 
     def update_url(self, url: sa.URL) -> sa.URL:
         # SQLAlchemy takes the plugin out. An engine that somebody makes from `engine.url` is to be isolated as well.
-        return url.update_query_dict({"plugin": registry.PLUGIN}, append=True)
+        return url.difference_update_query([registry.SUFFIX]).update_query_dict({"plugin": registry.PLUGIN}, append=True)
 
     def engine_created(self, engine: sa.Engine) -> None:
-        if self._sandbox is None:
+        if self._database is None:
             registry.add_late(engine)
         else:
-            self._sandbox.redirect(engine)
+            self._database.redirect(engine)
 
 
 def unconnected(url: sa.URL) -> Any:

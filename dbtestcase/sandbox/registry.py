@@ -1,25 +1,38 @@
-"""Which sandboxes there are: who answers for a URL, and which class is running."""
+"""Which databases there are: who answers for a URL, and which class is running."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
 from dbtestcase.errors import DBTestCaseError
 
-if TYPE_CHECKING:
-    from .sandbox import Sandbox
+__all__ = ["PLUGIN", "URL"]
 
 PLUGIN = "dbtestcase"
+_HOST = "dbtestcase"
+_DATABASE = "test"
+# Takes what somebody appends to the URL, such as the number of a worker; it has no meaning here.
+SUFFIX = "suffix"
 
-# Bound late: an engine made from it connects to whichever class is running.
-LATE_URL = sa.URL.create("postgresql+psycopg2", query={"plugin": PLUGIN})
+URL = f"postgresql+psycopg2://{_HOST}/{_DATABASE}?plugin={PLUGIN}&{SUFFIX}="
+"""Stands for the database of whichever test class is running: a plain string, for configurations and for engines that
+are made once and used by several classes. Another path names another database of the class."""
 
-_by_address: weakref.WeakValueDictionary[tuple[str, str, str], Sandbox] = weakref.WeakValueDictionary()
-_running: dict[str, Sandbox] = {}
+
+class Database(Protocol):
+    """What redirects engines."""
+
+    def redirect(self, engine: Any) -> None: ...
+
+    def restore(self, engine: Any) -> None: ...
+
+
+_by_address: weakref.WeakValueDictionary[tuple[str, str, str], Database] = weakref.WeakValueDictionary()
+_running: dict[str, Database] = {}
 _late_engines: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 
 
@@ -30,54 +43,58 @@ def address(url: sa.URL) -> tuple[str, str, str]:
     return str(host), str(port), url.database or ""
 
 
-def enter(sandbox: Sandbox, url: sa.URL) -> None:
-    """Let ``create_engine(url)`` find this sandbox."""
-    _by_address[address(url)] = sandbox
+def enter(database: Database, url: sa.URL) -> None:
+    """Let ``create_engine(url)`` find this database."""
+    _by_address[address(url)] = database
 
 
-def leave(sandbox: Sandbox) -> None:
-    """Forget a sandbox that is closed."""
-    for key in [key for key, found in _by_address.items() if found is sandbox]:
+def leave(database: Database) -> None:
+    """Forget a database whose class is over."""
+    for key in [key for key, found in _by_address.items() if found is database]:
         del _by_address[key]
 
 
-def find(url: sa.URL) -> Sandbox | None:
-    """Return the sandbox that answers for a URL, None for the late-bound one.
+def names_running_class(url: sa.URL) -> bool:
+    """Whether a URL is :data:`URL`, perhaps with another path or driver."""
+    return (url.host or url.query.get("host") or _HOST) == _HOST
+
+
+def find(url: sa.URL) -> Database | None:
+    """Return the database that answers for a URL, ``None`` for the one that stands for the running class's.
 
     Raises:
         DBTestCaseError: The class that the URL belonged to is over.
     """
-    if not (url.host or url.query.get("host")):
+    if names_running_class(url):
         return None
-    sandbox = _by_address.get(address(url))
-    if sandbox is None:
+    database = _by_address.get(address(url))
+    if database is None:
         raise DBTestCaseError(
             f"no test class runs the database {url.render_as_string()!r} any more (or yet). A class's 'url' is good "
             "while the class runs; for an engine that is made once and used by several classes, use dbtestcase.URL.\n"
-            'In another process, with isolation = "clone", use instance.url(database=...) with the name that SELECT '
-            "current_database() gives in the test."
+            "For another process or program, ask for self.external_url within the test."
         )
-    return sandbox
+    return database
 
 
-def activate(sandboxes: Mapping[str, Sandbox]) -> None:
-    """Make these the running class's sandboxes; the first is its main database."""
+def activate(databases: Mapping[str, Database]) -> None:
+    """Make these the running class's databases; the first is its main one."""
     _running.clear()
-    _running.update(sandboxes)
+    _running.update(databases)
     for engine in list(_late_engines):
         _let_take_part(engine)
 
 
 def deactivate() -> None:
     """No class is running any more."""
-    for sandbox in _running.values():
+    for database in _running.values():
         for engine in list(_late_engines):
-            sandbox.restore(engine)
+            database.restore(engine)
     _running.clear()
 
 
-def running(url: sa.URL) -> Sandbox:
-    """Return the sandbox of the running class that a late-bound URL means.
+def running(url: sa.URL) -> Database:
+    """Return the database of the running class that :data:`URL` means.
 
     Raises:
         DBTestCaseError: No class is running, or it has no such database.
@@ -88,14 +105,15 @@ def running(url: sa.URL) -> Sandbox:
             "of the DatabaseTestCase that runs; use it inside tests, setUpClass (after super().setUpClass()) or "
             "setUpTestData."
         )
-    if not url.database:
+    name = _name(url)
+    if name is None:
         return next(iter(_running.values()))
-    if url.database not in _running:
+    if name not in _running:
         raise DBTestCaseError(
-            f"an engine was made from dbtestcase.URL for the database {url.database!r}, but the running class has only "
+            f"an engine was made from dbtestcase.URL for the database {name!r}, but the running class has only "
             f"{', '.join(map(repr, _running))}. Add it to the class's 'schema' mapping."
         )
-    return _running[url.database]
+    return _running[name]
 
 
 def add_late(engine: sa.Engine) -> None:
@@ -106,15 +124,17 @@ def add_late(engine: sa.Engine) -> None:
 
 
 def is_late(engine: sa.Engine) -> bool:
-    """Whether an engine was made from the late-bound URL, and so for no driver in particular."""
+    """Whether an engine was made from :data:`URL`, and so for no driver in particular."""
     return engine in _late_engines
+
+
+def _name(url: sa.URL) -> str | None:
+    """Return the database that a URL asks for by name; ``None`` for the class's first."""
+    return url.database if url.database and (url.database != _DATABASE or _DATABASE in _running) else None
 
 
 def _let_take_part(engine: sa.Engine) -> None:
     # An engine for a database that only other classes have raises when it is used, not because it exists.
-    if not engine.url.database or engine.url.database in _running:
+    name = _name(engine.url)
+    if name is None or name in _running:
         running(engine.url).redirect(engine)
-
-
-def running_sandboxes() -> dict[str, Sandbox]:
-    return dict(_running)

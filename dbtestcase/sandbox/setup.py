@@ -70,6 +70,10 @@ class Setup:
         return None if self._learned is None else (self._fixed, self._learned)
 
     @property
+    def is_async(self) -> bool:
+        return bool(self._dialect.is_async)
+
+    @property
     def may_have_own_state(self) -> bool:
         """Whether its connections may be different from those of a plain engine."""
         return self._has_user_listeners or any(name not in _WITHOUT_EFFECT for name in self.connect_args)
@@ -83,6 +87,10 @@ class Setup:
         """Return what the driver's ``connect()`` is called with."""
         positional, named = self._dialect.create_connect_args(url)
         return tuple(positional), {**named, **self.connect_args}
+
+    def connects_like(self, other: Setup, url: sa.URL) -> bool:
+        """Whether a connection that this opened is what the other would have opened."""
+        return type(self._dialect) is type(other._dialect) and self.arguments(url) == other.arguments(url)
 
     def prepare(self, connection: Any, rules: Rules) -> None:
         """Run the engine's connect listeners, and learn what state they set."""

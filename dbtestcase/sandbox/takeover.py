@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -19,13 +19,11 @@ from sqlalchemy.pool import Pool, QueuePool
 
 from dbtestcase.errors import IsolationBroken
 
-from .connection import SandboxConnection
+from .connection import Gate, SandboxConnection
 from .drivers import SUPPORTED
 from .first_connect import answered_once
+from .real import RealConnections
 from .setup import Setup
-
-if TYPE_CHECKING:
-    from .database import SandboxedDatabase
 
 __all__ = ["TakenEngine", "is_supported", "root"]
 
@@ -49,6 +47,19 @@ def is_supported(dialect: sa.Dialect) -> bool:
     return dialect.name == "postgresql" and dialect.driver.removesuffix("_async") in SUPPORTED
 
 
+class Database(Gate, Protocol):
+    """What an engine's connections are made by."""
+
+    owner: str
+    real: RealConnections
+
+    def real_connection(self, taken: TakenEngine, record: Any) -> Any: ...
+
+    def execute_real(
+        self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], is_many: bool = False
+    ) -> Any: ...
+
+
 class TakenEngine:
     """An engine while its connections are ours.
 
@@ -56,7 +67,7 @@ class TakenEngine:
         setup: How the engine prepares its connections.
     """
 
-    def __init__(self, engine: sa.Engine, database: SandboxedDatabase, drivername: str, kind: Hashable) -> None:
+    def __init__(self, engine: sa.Engine, database: Database, drivername: str, kind: Hashable) -> None:
         self.engine = engine
         self._database = database
         self._kind = kind

@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dbtestcase.errors import IsolationWarning
 from dbtestcase.frames import UNKNOWN, Origin
 
 from .attempt import Attempt, Reason
+from .drivers import Physical
 from .rules import Effects
-
-if TYPE_CHECKING:
-    from .drivers import Physical
 
 __all__ = ["SharedTransaction", "Work"]
 

@@ -1,0 +1,29 @@
+"""One transaction for all connections of a test, undone afterwards; and the test runs again where that is not the truth.
+
+Knows SQLAlchemy's engines and pools, and of drivers only how to send a text of ours. Knows nothing of servers, of test
+classes or of how things are explained: whoever wants to know what is sent is an observer.
+"""
+
+from . import plugin as _plugin  # registers itself with SQLAlchemy, for use without installation
+from .ahead import MOST, ConnectionsAhead
+from .attempt import Attempt, Reason, RunAgain
+from .database import SandboxedDatabase
+from .real import LeftOpen
+from .registry import URL, activate, deactivate
+from .rules import Rules
+
+__all__ = [
+    "MOST",
+    "URL",
+    "Attempt",
+    "ConnectionsAhead",
+    "LeftOpen",
+    "Reason",
+    "Rules",
+    "RunAgain",
+    "SandboxedDatabase",
+    "activate",
+    "deactivate",
+]
+
+del _plugin
