@@ -275,4 +275,6 @@ class ServerTests(unittest.TestCase):
 
         self.assertGreater(len(words), 90)
         for word in words:
+            if word == "system_user":
+                continue  # since PostgreSQL 16; before, it may name a function
             self.assertEqual(only(f"SELECT {word} (1)").calls, set(), word)
