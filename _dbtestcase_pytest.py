@@ -1,4 +1,6 @@
-"""Tells dbtestcase which tests pytest is about to run. A plugin that pytest finds by its entry point.
+"""Tells dbtestcase which tests pytest is about to run, and pytest which of them ran twice.
+
+A plugin that pytest finds by its entry point.
 
 It stands beside the package so that pytest, which loads it in every run, does not import SQLAlchemy and all the rest in
 runs that have no use for it.
@@ -7,10 +9,9 @@ runs that have no use for it.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -24,3 +25,29 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     sys.modules["dbtestcase.lifecycle.schedule"].plan(
         each for each in classes if isinstance(each, type) and issubclass(each, case.DatabaseTestCase)
     )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a worker of pytest-xdist: send what was recorded to the process that talks to the user."""
+    report = sys.modules.get("dbtestcase.diagnosis.report")
+    if report is not None and hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["dbtestcase"] = report.hand_over()
+
+
+@pytest.hookimpl(optionalhook=True)  # a hook of pytest-xdist
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker of pytest-xdist has recorded."""
+    rows = getattr(node, "workeroutput", {}).get("dbtestcase")
+    if rows:
+        from dbtestcase.diagnosis import report
+
+        report.begin()
+        report.take_over(rows)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that ran twice."""
+    report = sys.modules.get("dbtestcase.diagnosis.report")
+    line = report.closing_line() if report is not None else None
+    if line:
+        terminalreporter.write_line(line)

@@ -70,7 +70,7 @@ _KEYWORD_LIST = """
     none normalize not notnull null nullif numeric offset on only operator or order out outer overlaps overlay
     placing position precision primary real references returning right rollup row select session_user set setof sets
     similar smallint some substring symmetric table tablesample then time timestamp to trailing treat trim true
-    union unique user using values varchar variadic verbose when where window with xmlattributes xmlconcat
+    union unique user using values varchar variadic varying verbose when where window with xmlattributes xmlconcat
     xmlelement xmlexists xmlforest xmlnamespaces xmlparse xmlpi xmlroot xmlserialize xmltable
 """
 _KEYWORDS = frozenset(_KEYWORD_LIST.split())

@@ -195,6 +195,7 @@ class StatementTests(unittest.TestCase):
             ("SELECT pg_catalog . now /* a */ ()", "now"),
             ("SELECT 'f(1)', \"f(2)\", -- f(3)\n $$f(4)$$, f5(6)", "f5"),
             ("INSERT INTO shop.orders (a) VALUES (f(1)) ON CONFLICT (a) DO UPDATE SET (a, b) = (1, 2)", "f"),
+            ("SELECT x::character varying(10), x::bit varying (3)",),
             ("SELECT x::numeric(10, 2)::public.vector(3), CAST(y AS geometry(Point, 4326))",),
             ("WITH a (b) AS (SELECT f()), c(d) AS NOT MATERIALIZED (VALUES (1)) SELECT 1", "f"),
             ("WITH a AS (SELECT 1) SELECT * FROM a, f(1) AS (b int)", "f"),
@@ -274,4 +275,6 @@ class ServerTests(unittest.TestCase):
 
         self.assertGreater(len(words), 90)
         for word in words:
+            if word == "system_user":
+                continue  # since PostgreSQL 16; before, it may name a function
             self.assertEqual(only(f"SELECT {word} (1)").calls, set(), word)

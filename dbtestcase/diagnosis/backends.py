@@ -10,13 +10,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
 
 import psycopg2
 from sqlalchemy import URL
 from sqlalchemy.orm import session
 
+from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS
 from dbtestcase.diagnosis.sqltext import render
 from dbtestcase.diagnosis.statements import duration
@@ -102,7 +102,7 @@ class Backends:
             known = self._known[pid] = Backend(pid, "connection", origin)
         known.sql, known.parameters = sql, parameters
         if begins:
-            known.began, known.began_at = origin, monotonic()
+            known.began, known.began_at = origin, perf_counter()
             known.thread = threading.current_thread()
             known.kind = kind or ("session" if comes_from(_SESSION_MODULE) else "connection")
 
@@ -147,7 +147,7 @@ class Backends:
         if activity is None:
             if not in_transaction:
                 return ""
-            age = f" for {duration(monotonic() - known.began_at)}" if known is not None and known.began_at else ""
+            age = f" for {duration(perf_counter() - known.began_at)}" if known is not None and known.began_at else ""
             return f", in a transaction{age}"
         if activity.state.startswith("idle in transaction"):
             begun = activity.transaction_age

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from concurrent.futures import thread as workers
 from contextlib import suppress
 from queue import SimpleQueue
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.diagnosis.states import describe
 from dbtestcase.frames import UNKNOWN, Origin, origin_of_caller, user_origin
 
@@ -131,13 +132,13 @@ class ThreadWatch:
         if not self._workers and threading.enumerate() == self._before:
             return []
         new = self._new_threads()
-        begun = monotonic()
+        begun = perf_counter()
         for thread in sorted(new, key=lambda each: each.daemon):
             deadline = begun + (bound / 5 if thread.daemon else bound)
-            while _is_worker(thread) and not _waits_for_work(thread) and monotonic() < deadline:
+            while _is_worker(thread) and not _waits_for_work(thread) and perf_counter() < deadline:
                 sleep(0.001)
             if not _is_worker(thread):
-                thread.join(max(0.0, deadline - monotonic()))
+                thread.join(max(0.0, deadline - perf_counter()))
         left = [thread for thread in new if thread.is_alive() and not _waits_for_work(thread)]
         self._leave_behind(left)
         return [_thread_text(thread) for thread in left]

@@ -14,12 +14,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from time import monotonic
 
 import psycopg2
 from sqlalchemy import URL
 
 from dbtestcase.diagnosis.backends import Activity, Backends, activities, ask_server
+from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS
 from dbtestcase.diagnosis.statements import duration
 from dbtestcase.errors import LockWait
@@ -49,7 +49,7 @@ class _Running:
         self._watch = watch
         self.pid = pid
         self.thread = threading.current_thread()
-        self.started = monotonic()
+        self.started = perf_counter()
         self.scene: str | None = None
 
     def __enter__(self) -> None:
@@ -126,7 +126,7 @@ class LockWatch:
 
     def look(self) -> None:
         """End the statements that have waited too long."""
-        now = monotonic()
+        now = perf_counter()
         for running in list(self._running.values()):
             if now - running.started >= self.limit and running.scene is None:
                 try:
@@ -146,7 +146,7 @@ class LockWatch:
         if len(chain) < 2:
             return
         wanted = f"{mode} on {relation}" if relation else f"a lock on a {_LOCK_WORDS.get(kind, kind)}"
-        scene = self._scene(running, wanted, chain, waited if waited is not None else monotonic() - running.started)
+        scene = self._scene(running, wanted, chain, waited if waited is not None else perf_counter() - running.started)
         with self._lock:
             if self._running.get(running.pid) is running:
                 running.scene = scene

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import get_ident
-from time import perf_counter
 from typing import Any, Literal, cast, overload
 
 from dbtestcase.diagnosis import loads
+from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.diagnosis.hidden import HiddenNames
 from dbtestcase.diagnosis.secrets import hide_secrets
 from dbtestcase.diagnosis.sqltext import Shortened, is_transaction_control, render, text_of

@@ -29,7 +29,7 @@ from dbtestcase.lifecycle.copies import Cloning
 from dbtestcase.lifecycle.isolation import isolation_of, may_clone
 from dbtestcase.lifecycle.postmortem import PostMortem
 from dbtestcase.sandbox import Sandbox, undeclared
-from dbtestcase.schema import SchemaPlan, plan
+from dbtestcase.schema import SchemaPlan, effects, plan
 from dbtestcase.servers import EMPTY, Contents, Instance, expect, running_instance
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def contents_of(wanted: SchemaPlan) -> Contents:
     if wanted.is_empty:
         return EMPTY
 
-    def prepare(instance: Instance) -> None:
+    def prepare(instance: Instance) -> dict[str, Any]:
         wanted.create(lambda database: _plain_url(instance, database), instance.execute)
+        return effects.notes(instance.connect, wanted.databases)
 
     return Contents(fingerprint=wanted.fingerprint, prepare=prepare, token=wanted.token, background=wanted.background)
 

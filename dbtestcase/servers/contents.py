@@ -19,7 +19,8 @@ class Contents:
         fingerprint: Identifies the content across processes and runs; ``None`` if nothing can.
         prepare: Called once with a running instance to make the content; ``None`` for an empty database. It may return
             notes, a mapping that JSON can hold: they are kept with the content, and every instance that starts with
-            it has them as ``instance.notes``.
+            it has them as ``instance.notes``. An empty database has those of
+            :func:`dbtestcase.schema.effects.notes`.
         token: Without a fingerprint, equal tokens share what was prepared within this process; ``None`` shares nothing.
         background: Whether ``prepare`` may be called from a thread other than the main one.
     """

@@ -6,11 +6,14 @@ import json
 import os
 import signal
 from contextlib import closing
+from functools import partial
+from typing import Any
 
 import psycopg2
 
 from dbtestcase.diagnosis import report
 from dbtestcase.errors import PostgresNotReady
+from dbtestcase.schema import effects
 from dbtestcase.servers.cache import Pack
 from dbtestcase.servers.directory import PORT, InstanceDirectory
 from dbtestcase.servers.environment import hidden_variables
@@ -111,6 +114,7 @@ def _initialized(recipe: Recipe) -> Server:
         _initdb(programs, directory)
         server = Boot(recipe.launch, ThrowawayPostgres(), directory=directory).wait()
         run_sql(server, "postgres", ["CREATE DATABASE test"])
+        server.notes = json.dumps(effects.notes(partial(_connect, server), ["test"]))
         return _stopped(server)
     except BaseException:
         directory.end()
@@ -158,6 +162,8 @@ def _prepared_server(recipe: Recipe) -> Server:
             _create_extensions(instance, database)
         if recipe.contents.prepare is not None:
             server.notes = json.dumps(recipe.contents.prepare(instance) or {})
+        else:
+            server.notes = json.dumps(effects.notes(instance.connect, ["test"]))
     except BaseException:
         instance.stop()
         raise
@@ -192,16 +198,16 @@ def _stopped(server: Server) -> Server:
 
 def run_sql(server: Server, database: str, statements: list[str]) -> None:
     """Execute statements, each committed by itself."""
-    with (
-        hidden_variables(),
-        closing(
-            psycopg2.connect(host=str(server.directory.socket_dir), port=PORT, user="postgres", dbname=database)
-        ) as connection,
-    ):
+    with closing(_connect(server, database)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
+
+
+def _connect(server: Server, database: str) -> Any:
+    with hidden_variables():
+        return psycopg2.connect(host=str(server.directory.socket_dir), port=PORT, user="postgres", dbname=database)
 
 
 def _after_fork_in_child() -> None:

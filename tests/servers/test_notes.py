@@ -72,8 +72,15 @@ class NotesTests(ScratchTestCase):
         self.assertEqual(self.notes_of(contents), [NOTES, NOTES])
 
     def test_without_any_there_is_an_empty_dict(self):
-        self.assertEqual(self.notes_of(EMPTY), [{}, {}])
         self.assertEqual(self.notes_of(Contents("silent", lambda instance: None)), [{}, {}])
+
+    def test_an_empty_database_has_what_its_functions_do(self):
+        for notes in self.notes_of(EMPTY):
+            self.assertIn("pg_notify", notes["effects"]["test"]["volatile"])
+
+    def test_extensions_in_an_empty_database_bring_functions(self):
+        with running_instance(ThrowawayPostgres(extensions=("tablefunc",))) as instance:
+            self.assertIn("normal_rand", instance.notes["effects"]["test"]["volatile"])
 
     def test_a_server_that_starts_again_keeps_them(self):
         with running_instance(OPTIONS, Contents("noted", lambda instance: NOTES)) as instance:
