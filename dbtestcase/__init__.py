@@ -5,9 +5,9 @@ Importing this package starts nothing: no server, no search for programs, no eng
 
 from dbtestcase import errors
 from dbtestcase.case import DatabaseTestCase
-from dbtestcase.lifecycle.isolation import isolation
-from dbtestcase.sandbox import LATE_URL as URL
+from dbtestcase.lifecycle.isolation import isolate
+from dbtestcase.sandbox import URL
 from dbtestcase.schema import AlembicMigrations
 from dbtestcase.servers import ThrowawayPostgres
 
-__all__ = ["URL", "AlembicMigrations", "DatabaseTestCase", "ThrowawayPostgres", "errors", "isolation"]
+__all__ = ["URL", "AlembicMigrations", "DatabaseTestCase", "ThrowawayPostgres", "errors", "isolate"]

@@ -30,10 +30,9 @@ class DatabaseAssertions(unittest.TestCase):
     nothing; if a session holds changes that were not sent, their message says so.
     """
 
-    if TYPE_CHECKING:
-
-        @property
-        def _dbtestcase_log(self) -> StatementLog: ...
+    @property
+    def _dbtestcase_log(self) -> StatementLog:
+        return self._dbtestcase.explanations.log  # type: ignore[attr-defined,no-any-return]
 
     # -- queries
 

@@ -6,12 +6,11 @@
     ├── PostgresNotFound      no server programs on this machine
     ├── PostgresNotReady      the server did not start, or stopped answering
     ├── SchemaError           the schema could not be understood or created
-    ├── IsolationBroken       a test did what one undone transaction cannot carry
-    ├── LostCommit            a rollback took with it what another transaction had committed
+    ├── IsolationBroken       a test did what its isolation cannot carry
     ├── LockWait              a statement waited too long for a lock
     └── UndeclaredDatabase    code under test reached for a server that is not ours
 
-    UncommittedRead (a warning)   a statement saw rows that production would not show it yet
+    IsolationWarning (a warning)   DDL for which real connections would have had to wait
 """
 
 from __future__ import annotations
@@ -22,12 +21,11 @@ from typing import Self
 __all__ = [
     "DBTestCaseError",
     "IsolationBroken",
+    "IsolationWarning",
     "LockWait",
-    "LostCommit",
     "PostgresNotFound",
     "PostgresNotReady",
     "SchemaError",
-    "UncommittedRead",
     "UndeclaredDatabase",
 ]
 
@@ -67,11 +65,10 @@ class SchemaError(DBTestCaseError):
 
 
 class IsolationBroken(DBTestCaseError):
-    """The test did something that a single undone transaction cannot give, or ended that transaction itself."""
+    """A test did what its isolation cannot carry, or somebody committed past it.
 
-
-class LostCommit(DBTestCaseError):
-    """A rollback undid work that another transaction of the test had already committed."""
+    With ``isolation = "savepoint"``: what would have run again on real connections.
+    """
 
 
 class LockWait(DBTestCaseError):
@@ -82,5 +79,8 @@ class UndeclaredDatabase(DBTestCaseError):
     """An engine that was not redirected tried to connect to a server that this library did not start."""
 
 
-class UncommittedRead(UserWarning):
-    """A statement read a table with uncommitted changes of another connection; in production it would not see them."""
+class IsolationWarning(UserWarning):
+    """A statement took a table for itself while another connection's transaction, which had only read, was open.
+
+    Real connections would have made it wait until that transaction ends; in one transaction it went on.
+    """

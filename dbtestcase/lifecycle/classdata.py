@@ -35,7 +35,7 @@ class ClassDatum:
     def __get__(self, test: Any, owner: type) -> Any:
         if test is None:
             return self.original
-        running = owner._running()  # type: ignore[attr-defined]
+        running = owner._dbtestcase  # type: ignore[attr-defined]
 
         def copied(persistent: Any) -> Any:
             return _copy_object(persistent, test.session, running.is_untouched)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import unittest
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["HeldResult"]
@@ -20,23 +21,25 @@ _BUFFERS = ("_stdout_buffer", "_stderr_buffer")
 class HeldResult:
     """Stands in for a result while one test runs, once or twice.
 
+    Attributes:
+        has_failed: Whether anything but success has been reported; an expected failure counts as one too.
+
     Args:
         result: The runner's. What it has, this has too; setting an attribute sets it there.
     """
 
-    _own = frozenset({"_events", "_explained", "_has_started", "_result", "addSubTest"})
-
     def __init__(self, result: unittest.TestResult) -> None:
         own = self.__dict__
         own["_result"] = result
-        own["_explained"] = None
+        own["_explain"] = None
         own["_events"] = []
         own["_has_started"] = False
-        if hasattr(result, "addSubTest"):  # unittest reports subtests another way to a result without it
-            own["addSubTest"] = self._add_subtest
+        own["has_failed"] = False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_result"], name)
+        found = getattr(self.__dict__["_result"], name)
+        # unittest reports subtests another way to a result that has no such method.
+        return self._add_subtest if name == "addSubTest" else found
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._result, name, value)
@@ -44,15 +47,16 @@ class HeldResult:
     # -- told by unittest
 
     def startTest(self, test: Any) -> None:
-        if not self._has_started:
-            self.__dict__["_has_started"] = True
-            self._result.startTest(test)
+        own = self.__dict__
+        if not own["_has_started"]:
+            own["_has_started"] = True
+            own["_result"].startTest(test)
 
     def stopTest(self, test: Any) -> None:
         """Told by :meth:`tell`, once."""
 
     def addSuccess(self, test: Any) -> None:
-        self._events.append(("addSuccess", (test,)))
+        self.__dict__["_events"].append(("addSuccess", (test,)))
 
     def addSkip(self, test: Any, reason: str) -> None:
         self._events.append(("addSkip", (test, reason)))
@@ -64,6 +68,7 @@ class HeldResult:
         self._failed("addFailure", test, err)
 
     def addExpectedFailure(self, test: Any, err: Any) -> None:
+        self.__dict__["has_failed"] = True
         self._events.append(("addExpectedFailure", (test, err)))
 
     def addUnexpectedSuccess(self, test: Any) -> None:
@@ -73,23 +78,30 @@ class HeldResult:
         self._events.append(("addDuration", (test, elapsed)))
 
     def _add_subtest(self, test: Any, subtest: Any, err: Any) -> None:
-        if self._explained is not None and err is not None:
-            err = self._explained.noted(test, err)
+        if self._explain is not None and err is not None:
+            err = self._noted(test, err)
+        if err is not None:
+            self.__dict__["has_failed"] = True
         self._events.append(("addSubTest", (test, subtest, err)))
 
     def _failed(self, name: str, test: Any, err: Any) -> None:
-        if self._explained is not None:
+        if self._explain is not None:
             # At once: what the explanation looks at is there only now.
-            err = self._explained.noted(test, err)
-        if err is not None:
-            self._events.append((name, (test, err)))
+            err = self._noted(test, err)
+        self.__dict__["has_failed"] = True
+        self._events.append((name, (test, err)))
+
+    def _noted(self, test: Any, err: Any) -> Any:
+        error = _error_of(err)
+        if not isinstance(error, BaseException):
+            return err
+        try:
+            self._explain(test, error)
+        except Exception as fault:
+            error.add_note(f"(dbtestcase could not explain this failure: {type(fault).__name__}: {fault})")
+        return (err[0], error, error.__traceback__) if isinstance(err, tuple) else err
 
     # -- told by the class that runs the test
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether anything but success has been reported; an expected failure is one too."""
-        return any(name in _FAILED or (name == "addSubTest" and what[2] is not None) for name, what in self._events)
 
     @property
     def errors_held(self) -> list[BaseException]:
@@ -97,18 +109,25 @@ class HeldResult:
         found = [what[-1] for name, what in self._events if name in _FAILED or name == "addSubTest"]
         return [error for each in found if isinstance(error := _error_of(each), BaseException)]
 
-    def explain_with(self, explained: Any) -> None:
-        """From now on this run counts: let each of its errors be explained when it is reported.
+    def explain_with(self, explain: Callable[[Any, BaseException], None] | None) -> None:
+        """Let each error be explained, and get its notes, when it is reported; this run counts.
 
-        Args:
-            explained: An :class:`~dbtestcase.diagnosis.results.Explained`; its ``noted()`` returns an error with its
-                notes, or ``None`` for one that is not to be reported.
+        A fault of ``explain`` never replaces the test's own.
         """
-        self.__dict__["_explained"] = explained
+        self.__dict__["_explain"] = explain
+
+    def explain_held(self, explain: Callable[[Any, BaseException], None]) -> None:
+        """Let what was reported so far be explained now: it turned out to count."""
+        self.explain_with(explain)
+        self.__dict__["_events"] = [
+            (name, (*what[:-1], self._noted(what[0], what[-1]))) if name in ("addError", "addFailure") else (name, what)
+            for name, what in self._events
+        ]
 
     def drop(self) -> None:
         """Forget this run, with what it printed into the buffers of ``unittest -b``."""
         self._events.clear()
+        self.__dict__["has_failed"] = False
         for name in _BUFFERS:
             buffer = getattr(self._result, name, None)
             if buffer is not None:
@@ -123,14 +142,15 @@ class HeldResult:
 
     def tell(self, test: Any) -> None:
         """Tell the runner's result what the run that counts came to."""
-        result = self._result
+        own = self.__dict__
+        result = own["_result"]
         try:
-            for name, what in self._events:
+            for name, what in own["_events"]:
                 add = getattr(result, name, None)
                 if add is not None:
                     add(*what)
         finally:
-            if self._has_started:
+            if own["_has_started"]:
                 result.stopTest(test)
 
 

@@ -1,4 +1,4 @@
-"""One test class while it runs: its instance, the sandboxes of its databases, its class data, its present test.
+"""One test class while it runs: its instance, its databases, its class data and its tests.
 
 :class:`RunningClass` is all the private state of a test class in one place, so that the class itself, which lives in
 its users' namespace, carries a single attribute.
@@ -6,61 +6,29 @@ its users' namespace, carries a single attribute.
 
 from __future__ import annotations
 
-import threading
-import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from sqlalchemy import URL, Engine, make_url
+from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
 
-from dbtestcase import sandbox
-from dbtestcase.diagnosis import report
+from dbtestcase import sandbox, sql
+from dbtestcase.diagnosis import leftovers, report
 from dbtestcase.diagnosis.explain import Explanations
-from dbtestcase.diagnosis.leftovers import ThreadWatch, warn_left_open
-from dbtestcase.diagnosis.results import ExplainedResult
 from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import DBTestCaseError, IsolationBroken, SchemaError
-from dbtestcase.lifecycle import classdata, postmortem
-from dbtestcase.lifecycle import schedule as upcoming
-from dbtestcase.lifecycle import validation as declared
-from dbtestcase.lifecycle.copies import Cloning
-from dbtestcase.lifecycle.isolation import isolation_of, may_clone
+from dbtestcase.lifecycle import classdata, postmortem, schedule, validation
+from dbtestcase.lifecycle.copies import Copies
+from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.postmortem import PostMortem
-from dbtestcase.sandbox import Sandbox, undeclared
-from dbtestcase.schema import SchemaPlan, effects, plan
-from dbtestcase.servers import EMPTY, Contents, Instance, expect, running_instance
+from dbtestcase.lifecycle.test_runs import TestRuns
+from dbtestcase.sandbox import LeftOpen, Rules, SandboxedDatabase, other_databases
+from dbtestcase.sandbox.sequences import restoring_sql
+from dbtestcase.schema import SchemaPlan
+from dbtestcase.servers import Instance, expect, running_instance
 
-if TYPE_CHECKING:
-    from dbtestcase.case import DatabaseTestCase
-
-__all__ = ["RunningClass", "contents_of"]
-
-
-def plan_of(test_class: type[DatabaseTestCase]) -> SchemaPlan:
-    """Return what the class's ``schema`` asks for.
-
-    Raises:
-        SchemaError: The attribute holds something that is no schema.
-    """
-    return plan(
-        test_class._schema(),
-        owner=f"{test_class.__qualname__}.schema",
-        extensions=test_class.postgres.extensions,
-    )
-
-
-def contents_of(wanted: SchemaPlan) -> Contents:
-    """Translate a schema's plan into what a cluster is asked to hold."""
-    if wanted.is_empty:
-        return EMPTY
-
-    def prepare(instance: Instance) -> dict[str, Any]:
-        wanted.create(lambda database: _plain_url(instance, database), instance.execute)
-        return effects.notes(instance.connect, wanted.databases)
-
-    return Contents(fingerprint=wanted.fingerprint, prepare=prepare, token=wanted.token, background=wanted.background)
+__all__ = ["RunningClass"]
 
 
 class RunningClass:
@@ -68,64 +36,80 @@ class RunningClass:
 
     Attributes:
         instance: The class's own PostgreSQL.
+        databases: Its databases by name; the first is the main one.
         explanations: What the present test sent, and what is known of its failures.
-        engine: Engine of its first database.
-        url: URL of its first database, isolated for whoever makes an engine from it.
+        always_real: Why its tests begin on copies; "" if they begin in the one transaction.
+        runs: Runs its tests.
     """
 
-    def __init__(self, test_class: type[DatabaseTestCase]) -> None:
-        declared.check(test_class)
-        self._class = test_class
-        self._undo = ExitStack()
-        self._sandboxes: dict[str, Sandbox] = {}
-        self._class_data: list[str] = []
-        self._test: DatabaseTestCase | None = None
-        self._explained: tuple[unittest.TestResult, ExplainedResult] | None = None
-        self._has_begun = False
-        self._has_failed = False
-        self._beginning = threading.RLock()
-        self._may_clone = may_clone(test_class)
-        self._begins_at_once = self._may_clone
-        self._cloning: Cloning | None = None
-        self._sequences_known = False
-        self._post_mortem: PostMortem | None = None
-        self._schema = test_class._schema()
-        self._plan: SchemaPlan
-        self._threads = ThreadWatch()
-        self._runner: int | None = None
-        self._is_between_tests = False
-        self._class_error: BaseException | None = None
-        self._told: list[BaseException] = []
+    def __init__(self, test_class: Any) -> None:
+        validation.check(test_class)
+        self.name = test_class.__qualname__
+        self.databases: dict[str, SandboxedDatabase] = {}
+        self.always_real = ""
+        self.runs = TestRuns(self)
+        self.instance: Instance
         self.explanations = Explanations(
             lambda: self.main.real_url,
-            owner=test_class.__qualname__,
+            owner=self.name,
             hidden=test_class.hidden_columns,
             lock_wait=test_class.lock_wait,
         )
-        self.instance: Instance
+        self._class = test_class
+        self._undo = ExitStack()
+        self._class_data: list[str] = []
+        self._copies: Copies | None = None
+        self._is_in_class_phase = True
+        self._are_shared = False
+        self._sequences_known = False
+        self._post_mortem: PostMortem | None = None
+        self._plan: SchemaPlan
+        self._class_error: BaseException | None = None
+        self._told: list[BaseException] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
-            name = self._class.__qualname__
-            undo.enter_context(report.span("class", name))
+            undo.enter_context(report.span("class", self.name))
             undo.enter_context(self.explanations)
-            wanted = self._plan = plan_of(self._class)
-            with report.span("wait", name):
-                self.instance = undo.enter_context(self._start(wanted))
+            wanted = self._plan = plan_of(self._class, self.schema)
+            with report.span("wait", self.name):
+                self.instance = undo.enter_context(self.start(wanted))
             for database in wanted.databases:
-                self._add_sandbox(database, undo)
+                self._add(database, undo)
             self._use_ready_connection()
-            sandbox.activate(self._sandboxes)
+            sandbox.activate(self.databases)
             undo.callback(sandbox.deactivate)
-            if not self._class.allow_other_databases:
-                undeclared.forbid_other_databases(self._class.__qualname__, self._is_ours)
-                undo.callback(undeclared.allow_other_databases, self._class.__qualname__)
+            if self._class.allow_other_databases is not True:
+                other_databases.forbid_other_databases(self.name, self._is_ours)
+                undo.callback(other_databases.allow_other_databases, self.name)
             self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with report.span("stop", self._class.__qualname__):
+        with report.span("stop", self.name):
             self._undo.close()
+
+    # -- what it has
+
+    @property
+    def kind(self) -> type[RunningClass]:
+        """What makes the running class of a subclass of this test class."""
+        return type(self)
+
+    @classmethod
+    def schema_of(cls, test_class: Any) -> Any:
+        """Return what the database of a test class is to hold."""
+        return test_class.schema
+
+    @property
+    def schema(self) -> Any:
+        """What the class's database is to hold."""
+        return self.schema_of(self._class)
+
+    @property
+    def main(self) -> SandboxedDatabase:
+        """The first database."""
+        return next(iter(self.databases.values()))
 
     @property
     def engine(self) -> Engine:
@@ -133,49 +117,33 @@ class RunningClass:
 
     @property
     def url(self) -> URL:
+        """The URL of the first database; whoever makes an engine of it is isolated too."""
         return self.main.url
-
-    @property
-    def main(self) -> Sandbox:
-        """The sandbox of the first database."""
-        return next(iter(self._sandboxes.values()))
 
     @property
     def is_untouched(self) -> bool:
         """Whether the present test has sent nothing yet."""
-        return all(each.is_untouched for each in self._sandboxes.values())
+        return self.runs.is_untouched
 
-    def sandbox(self, database: str | None) -> Sandbox:
-        """Return the sandbox of one of the class's databases, of the first one for ``None``.
+    def database(self, name: str | None) -> SandboxedDatabase:
+        """Return one of the class's databases, the first one for ``None``.
 
         Raises:
             DBTestCaseError: The class has no database of this name.
         """
-        if database is None:
+        if name is None:
             return self.main
         try:
-            return self._sandboxes[database]
+            return self.databases[name]
         except KeyError:
             raise DBTestCaseError(
-                f"{self._class.__qualname__} has no database {database!r}; it has "
-                f"{', '.join(map(repr, self._sandboxes))}.\n"
-                f"Name it in {self._class.__qualname__}.schema: schema = {{..., {database!r}: ...}}."
+                f"{self.name} has no database {name!r}; it has {', '.join(map(repr, self.databases))}.\n"
+                f"Name it in {self.name}.schema: schema = {{..., {name!r}: ...}}."
             ) from None
 
-    def redirect(self, engine: Engine, database: str | None = None) -> None:
+    def redirect(self, engine: Any, database: str | None = None) -> None:
         """Point an engine of the code under test to one of the class's databases."""
-        self.sandbox(database).redirect(engine)
-
-    def expect(self, following: type[DatabaseTestCase]) -> None:
-        """Boot the instance of the class that comes next, in the background."""
-        wanted = self._plan
-        if following._schema() is not self._schema or following.postgres.extensions != self._class.postgres.extensions:
-            try:
-                wanted = plan_of(following)
-            except SchemaError:
-                return  # the class itself will say so, in its own setUpClass
-        # A schema that changes until then is seen there too: its plan will want something else than what was booted.
-        expect(following.postgres, contents_of(wanted), owner=following.__qualname__)
+        self.database(database).redirect(engine)
 
     def redirect_application(self) -> None:
         """Redirect the engines that the class declares as those of the code under test."""
@@ -183,12 +151,38 @@ class RunningClass:
             self.redirect(engine)
 
     def add_database(self, database: str) -> None:
-        """Create an empty database that the schema did not name, and its sandbox."""
-        quoted = database.replace('"', '""')
-        for each in self._sandboxes.values():
-            each.expect_commit()
-        self.instance.execute(f'CREATE DATABASE "{quoted}"')
-        self._add_sandbox(database, self._undo)
+        """Create an empty database that the schema did not name."""
+        for each in self.databases.values():
+            each.expect_commits()
+        self.instance.execute(f"CREATE DATABASE {sql.quoted_identifier(database)}")
+        self._add(database, self._undo)
+        sandbox.activate(self.databases)
+        self.forget_copies()
+        if not self._is_in_class_phase:
+            self.databases[database].use_shared()
+
+    def external_url(self) -> str:
+        """Return the present test's database as libpq reads it; makes it a test on a copy.
+
+        Raises:
+            RunAgain: The test runs in the one transaction.
+        """
+        self.runs.need_real("asked for the address of its database")
+        return self.main.real_url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def expect(self, following: Any, kind: type[RunningClass]) -> None:
+        """Boot the instance of the class that comes next, in the background."""
+        wanted = self._plan
+        schema = kind.schema_of(following)
+        if schema is not self.schema or following.postgres.extensions != self._class.postgres.extensions:
+            try:
+                wanted = plan_of(following, schema)
+            except SchemaError:
+                return  # the class itself will say so, in its own setUpClass
+        # A schema that changes until then is seen there too: its plan will want something else than what was booted.
+        expect(following.postgres, contents_of(wanted), owner=following.__qualname__)
+
+    # -- class data
 
     def make_class_data(self) -> None:
         """Run ``setUpTestData`` and put what it left on the class within every test's reach."""
@@ -204,160 +198,92 @@ class RunningClass:
         with Session(self.engine) as session:
             yield session
 
-    def begin_test(self, test: DatabaseTestCase) -> None:
-        """Make ready for a test; most of that waits for its first use of a database, so that others cost nothing."""
-        self._test = test
-        self._has_begun = False
-        self._has_failed = False
-        self._is_between_tests, self._runner = False, threading.get_ident()
-        self._threads.begin()  # those of setUpClass are no test's: a server that runs for the whole class, say
-        self._told.clear()
-        if self._begins_at_once:
-            self.begin()
+    # -- one test
+
+    def run_test(self, test: Any, result: Any, run: Callable[[Any], Any]) -> None:
+        """Run a test, once or twice, and tell the result what it came to."""
+        if report.is_wanted():
+            with report.span("test", test.id()):
+                self.runs.run(test, result, run)
         else:
-            for each in self._sandboxes.values():
-                if each.has_real_connections:
-                    self.begin()
-                    break
+            self.runs.run(test, result, run)
 
-    def begin(self) -> None:
-        """Begin the present test in earnest, if that has not been done.
+    def begin_test(self, test: Any) -> None:
+        """Make ready for a run of a test; most of that waits for its first use of a database."""
 
-        Raises:
-            IsolationBroken: The present thread goes on with the work of an earlier test.
-        """
-        self._refuse_strays()
-        if not self._has_begun and self._test is not None:
-            with self._beginning:
-                self._begin_once()
+    def first_use(self, test: Any, *, is_attempt: bool) -> None:
+        """Make ready for a test that uses a database, when it does so for the first time."""
+        self._told.clear()
+        self.explanations.begin_test(test.id())
 
-    def _refuse_strays(self) -> None:
-        """Raise in a thread whose work would end up in a test that is not its own, or be committed between two."""
-        between = self._is_between_tests and threading.get_ident() != self._runner
-        if between or self._threads.is_left_behind():
-            thread = threading.current_thread().name
-            raise IsolationBroken(
-                f"{self._class.__qualname__}: thread {thread!r} used the database "
-                f"{'between two tests' if between else 'after the test that it works for was over'}. What it does can "
-                "be part of no test, so it was refused. Let the code under test end its threads, and join() them, or "
-                "wait for their futures, before the test ends."
-            )
-
-    def _begin_once(self) -> None:
-        test = self._test
-        if self._has_begun or test is None:
-            return  # another thread was faster
-        self._has_begun = True
-        # The last of the test's cleanups to run, wherever its first use may be; addCleanup() has no such place.
-        cleanups: list[Any] = test._cleanups  # type: ignore[attr-defined]
-        cleanups.insert(0, (self.end_test, (test,), {}))
-        self._open_sandboxes(test)
-
-    def _open_sandboxes(self, test: DatabaseTestCase) -> None:
-        kind = isolation_of(test) if self._may_clone else "savepoint"
-        name = test.id()
-        self.explanations.begin_test(name)
-        for each in self._sandboxes.values():
-            each.use_isolation(kind)
-            each.leave_class_phase()
-        if self._class.restart_identities and not self._sequences_known:
-            self._remember_sequences()
-        if kind == "clone":
-            with report.span("handover", self._class.__qualname__):
-                self._copies().begin_test(following=upcoming.begin_test(self._class))
-            self._class.url = self.url
-        for each in self._sandboxes.values():
-            each.begin_test(name)
-
-    def explained(self, result: unittest.TestResult) -> ExplainedResult:
-        """Return what stands in for a result and explains its failures; the same one for all tests."""
-        if self._explained is None or self._explained[0] is not result:
-            self._explained = (result, ExplainedResult(result, self.explain, self._is_aftermath))
-        return self._explained[1]
-
-    def _is_aftermath(self, error: BaseException) -> bool:
-        """Whether an error only comes from the database being kept since the test's first failure."""
-        return self._post_mortem is not None and postmortem.is_aftermath(error)
-
-    def explain(self, test: DatabaseTestCase, error: BaseException) -> None:
-        """Give an error of the test its notes; keep the database as it is now, if that is wanted."""
-        self._told += chain(error)
-        if self._is_aftermath(error):
-            error.add_note(f"{self._class.__qualname__}: {postmortem.NOTHING_MORE}")
+    def use_shared(self) -> None:
+        """Let connections share one transaction from now on."""
+        if self._are_shared:
             return
-        session = self.present_session(test)
-        if session is not None and isinstance(error, AssertionError):
-            self.explanations.hint_at_unsent(error, session)
-        self.explanations.explain(error)
-        self._has_failed = True
-        if self._test is test and self._post_mortem is None and postmortem.is_wanted():
-            self.begin()
-            for each in self._sandboxes.values():
-                each.keep_work()
-            self._post_mortem = PostMortem(self.instance, test.id(), self.main.real_url.database or "test")
+        if self._is_in_class_phase:
+            self._leave_class_phase()
+        for database in self.databases.values():
+            database.use_shared()
+        self._are_shared = True
 
-    def explain_class(self, error: BaseException) -> None:
-        """Give an error of ``setUpClass`` or ``tearDownClass`` its notes, once on its way out of several of them."""
-        if error is not self._class_error:
-            self._class_error = error
-            self.explanations.explain(error)
+    def use_copies(self, test: Any) -> None:
+        """Give the test private copies of the class's databases."""
+        if self._is_in_class_phase:
+            self._leave_class_phase()
+        self._are_shared = False
+        with report.span("handover", self.name):
+            for database in self.databases.values():
+                database.hang_up()
+                database.expect_commits()
+            self._existing_copies().begin_test(following=schedule.begin_test(self._class))
+        self._class.url = self.url
 
-    def end_test(self, test: DatabaseTestCase) -> None:
-        """Undo the test.
+    def leave_copies(self) -> list[LeftOpen]:
+        """Go back to the class's own databases; return what was left open on the copies."""
+        if self._copies is None:
+            return []
+        left = self._copies.end_test()
+        for database in self.databases.values():
+            database.register()
+            database.expect_commits()
+        self._class.url = self.url
+        return left
 
-        Raises:
-            IsolationBroken, LostCommit: The sandbox could not give the test what real connections would have.
-        """
-        if self._test is not test:
-            return
-        self._test = None
-        self.explanations.cease()
-        for each in self._sandboxes.values():
-            each.cease()
-        self.leave_test(test)
-        for text in self._threads.end():
-            warn_left_open(text)
-        problems = [problem for each in self._sandboxes.values() for problem in each.end_test()]
-        if any(each.needs_fresh_database for each in self._sandboxes.values()) or self._is_server_lost(problems):
-            self._replace_instance()
-        elif self._cloning is not None:
-            self._cloning.end_test()
-            self._class.url = self.url
-        # What the test itself has failed with is not said twice.
-        problems = [each for each in problems if not any(each is told for told in self._told)]
-        if problems:
-            raise _joined(problems)
+    def use_class_databases(self) -> None:
+        """Give real connections to the class's databases; what a test commits stays."""
+        if self._is_in_class_phase:
+            self._leave_class_phase()
+        self.forget_copies()
+        self._are_shared = False
+        for database in self.databases.values():
+            database.hang_up()
+            database.use_real()
+            database.expect_commits()
 
-    def _is_server_lost(self, problems: list[Exception]) -> bool:
-        # That it has ended is told a moment late; when a test went wrong, it is worth a connection to know it now.
-        went_wrong = self._has_failed or bool(problems)
-        return not self.instance.is_alive() or (went_wrong and not self.instance.answers())
-
-    def leave_test(self, test: DatabaseTestCase) -> None:
-        """Close and forget what was made for the test outside its database: its session, its copies of class data."""
+    def leave_test(self, test: Any) -> None:
+        """Close and forget what was made for a test outside its database: its session, its copies of class data."""
+        own = test.__dict__
         for name in self._class_data:
-            test.__dict__.pop(name, None)  # the same object may be run again
-        session = test.__dict__.pop("session", None)
+            own.pop(name, None)  # the same object may be run again
+        session = own.pop("session", None)
         if isinstance(session, Session):
             with suppress(Exception) if self._post_mortem is not None else nullcontext():  # its connection is closed
                 session.close()
 
-    def drop_test(self, test: DatabaseTestCase) -> None:
-        """Leave a test for good; also end it, if its cleanups never ran, as those of a skipped test."""
-        try:
-            if self._has_begun:
-                if self._test is test:
-                    self.end_test(test)
-                self.explanations.end_test()
-            else:
-                self._test = None
-                if self._class_data or "session" in test.__dict__:
-                    self.leave_test(test)
-                self._threads.pass_over()
-        finally:
-            self._is_between_tests = True
+    def has_left_nothing(self, test: Any) -> bool:
+        """Whether there is nothing to close or forget after a test that has used no database."""
+        return not self._class_data and "session" not in test.__dict__
 
-    def present_session(self, test: DatabaseTestCase) -> Session | None:
+    def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None:
+        """A run of a test is over and undone: see whether the next can begin on what is there."""
+        if not self.runs.is_untouched:
+            self.explanations.cease()
+            self.explanations.end_test()
+        is_spoilt = any(each.needs_fresh_database for each in self.databases.values())
+        if is_spoilt or self._post_mortem is not None or self._is_server_lost(has_failed or bool(problems)):
+            self._replace_instance()
+
+    def present_session(self, test: Any) -> Session | None:
         """Return the test's session if it has one."""
         session = test.__dict__.get("session")
         return session if isinstance(session, Session) else None
@@ -366,78 +292,145 @@ class RunningClass:
         """Return a new session on the class's engine."""
         return Session(self.engine)
 
-    def _remember_sequences(self) -> None:
-        """Note, before the first test, where the sequences stand."""
-        self._sequences_known = True
-        for database, each in self._sandboxes.items():
-            with closing(self.instance.connect(database)) as connection:
-                each.restart_sequences(connection)
+    def warn_left_open(self, left: list[LeftOpen], *, when: str) -> None:
+        """Warn of connections and cursors that somebody has kept, and that were closed."""
+        for each in left:
+            if each.label:
+                details = self.explanations.locks.backends.describe(each.pid) if each.pid else ()
+                text = leftovers.connection_left(self.name, each.label, each.origin, after=when, details=details)
+                leftovers.warn_left_open(text, each.origin)
+            for origin in each.cursors:
+                leftovers.warn_left_open(leftovers.cursor_left(self.name, origin, when=when), origin)
 
-    def _copies(self) -> Cloning:
-        if self._cloning is None:
-            self._cloning = Cloning(self.instance, self._sandboxes)
-            self._undo.callback(self._cloning.close)
-        return self._cloning
+    # -- failures
 
-    def _start(self, wanted: SchemaPlan) -> Any:
-        return running_instance(self._class.postgres, contents_of(wanted), owner=self._class.__qualname__)
+    def explain(self, test: Any, error: BaseException) -> None:
+        """Give an error of the test its notes; keep the database as it is now, if that is wanted."""
+        self._told += chain(error)
+        if self._post_mortem is not None and postmortem.is_aftermath(error):
+            error.add_note(f"{self.name}: {postmortem.NOTHING_MORE}")
+            return
+        session = self.present_session(test)
+        if session is not None and isinstance(error, AssertionError):
+            self.explanations.hint_at_unsent(error, session)
+        self.explanations.explain(error)
+        if self.runs.test is test and self._post_mortem is None and postmortem.is_wanted():
+            self.runs.before_use()
+            for each in self.databases.values():
+                each.keep_work(f"{self.name}: {postmortem.NOTHING_MORE}")
+            self._post_mortem = PostMortem(self.instance, test.id(), self.main.real_url.database or "test")
 
-    def _add_sandbox(self, database: str, undo: ExitStack) -> None:
-        added = Sandbox(
-            self._plain_url(database),
-            owner=self._class.__qualname__,
-            isolation=self._class.isolation,
+    def explain_class(self, error: BaseException) -> None:
+        """Give an error of ``setUpClass`` or ``tearDownClass`` its notes, once on its way out of several of them."""
+        if error is not self._class_error:
+            self._class_error = error
+            self.explanations.explain(error)
+
+    # -- inside
+
+    def start(self, wanted: SchemaPlan) -> Any:
+        """Return the context in which an instance with the class's schema runs."""
+        return running_instance(self._class.postgres, contents_of(wanted), owner=self.name)
+
+    def forget_copies(self) -> None:
+        """Make new copies for the next test that wants one: the class's databases are not what they were."""
+        if self._copies is not None:
+            self._copies.close()
+            self._copies = None
+
+    def _existing_copies(self) -> Copies:
+        if self._copies is None:
+            self._wait_until_nobody_is_connected()
+            self._copies = Copies(self.instance, self.databases)
+            self._undo.callback(self.forget_copies)
+        return self._copies
+
+    def _wait_until_nobody_is_connected(self) -> None:
+        # PostgreSQL, asked to copy a database from which a server process is on its way out, looks again after 100 ms.
+        for database in self.databases:
+            self.instance.count_sessions(database)
+
+    def _add(self, database: str, undo: ExitStack) -> None:
+        facts = self.instance.notes.get("effects", {}).get(database) or {}
+        rules = Rules(facts)
+        self.always_real = self.always_real or rules.always_real
+        deferrable = (bool(facts["deferrable"]), ", ".join(facts["initially_deferred"])) if facts else None
+        added = SandboxedDatabase(
+            plain_url(self.instance, database),
+            owner=self.name,
+            rules=rules,
+            before_use=self.runs.before_use,
             observer=self.explanations.log,
             locks=self.explanations.locks,
             kind=(self._class.postgres, self._plan.token, database),
-            watches_commits=not self._may_clone and self._class.postgres.tracks_commits,
+            deferrable=deferrable,
+            watches_commits=self._class.postgres.tracks_commits,
         )
         undo.callback(added.close)
-        added.before_use = self.begin
-        self._sandboxes[database] = added
+        self.databases[database] = added
 
     def _use_ready_connection(self) -> None:
         """Hand over the connection that was opened when the instance answered; nobody else may be connected to it."""
         connection = self.instance.take_ready_connection()
-        if connection is not None and "test" in self._sandboxes:
-            self._sandboxes["test"].use_ready_connection(connection)
+        if connection is not None and "test" in self.databases:
+            self.databases["test"].use_ready_connection(connection)
         elif connection is not None:
             connection.close()
+
+    def _leave_class_phase(self) -> None:
+        """Close the real connections of ``setUpClass``.
+
+        Raises:
+            IsolationBroken: One of them was left open with uncommitted changes.
+        """
+        self._is_in_class_phase = False
+        left: list[LeftOpen] = []
+        for each in self.databases.values():
+            left += each.leave_real(checks_changes=True)
+        for one in left:
+            if one.has_uncommitted_changes:
+                raise IsolationBroken(
+                    f"{self.name}: a connection opened at {one.origin} was left open before the first test with changes "
+                    "that were not committed, so they are lost.\n"
+                    "What to do: commit() and close() it in setUpClass, or make the rows in setUpTestData."
+                )
+        self.warn_left_open(left, when="before the first test")
+        if self._class.restart_identities and not self._sequences_known:
+            self._remember_sequences()
+
+    def _remember_sequences(self) -> None:
+        """Note, before the first test, where the sequences stand."""
+        self._sequences_known = True
+        for name, each in self.databases.items():
+            with closing(self.instance.connect(name)) as connection:
+                each.restore_sequences(restoring_sql(connection))
 
     def _is_ours(self, host: str, port: str) -> bool:
         return host == str(self.instance.socket_dir)
 
-    def _plain_url(self, database: str) -> URL:
-        return _plain_url(self.instance, database)
+    def _is_server_lost(self, went_wrong: bool) -> bool:
+        # The supervisor reports a dead server with a delay; after a failed test, connect to be sure.
+        return not self.instance.is_alive() or (went_wrong and not self.instance.answers())
 
     def _replace_instance(self) -> None:
-        """Go on with a fresh instance, after a test that ended our transaction and so may have changed this one."""
-        if self._cloning is not None:
-            self._cloning.close()
-            self._cloning = None
+        """Go on with a fresh instance, after a test that changed this one for good or that the server did not survive."""
+        self.forget_copies()
+        for each in self.databases.values():
+            each.hang_up()
         self.instance.stop()
         if self._post_mortem is not None:
             self._post_mortem.done()
             self._post_mortem = None
-        self.instance = self._undo.enter_context(self._start(plan_of(self._class)))
+        self.instance = self._undo.enter_context(self.start(plan_of(self._class, self.schema)))
         self._class.instance = self.instance
-        for database, each in self._sandboxes.items():
-            each.move_to(self._plain_url(database))
+        for name, each in self.databases.items():
+            each.needs_fresh_database = False
+            each.use_real(plain_url(self.instance, name))
+            each.expect_commits()
+        self._is_in_class_phase = True
+        self._are_shared = False
         self._class.url = self.url
         self._use_ready_connection()
         classdata.take_back(self._class, self._class_data)
         self.make_class_data()
         self._sequences_known = False
-
-
-def _plain_url(instance: Instance, database: str) -> URL:
-    # Set afterwards, because SQLAlchemy 2.0 reads a name that is quoted in a URL's text as it stands.
-    return make_url(instance.url()).set(database=database)
-
-
-def _joined(problems: list[Exception]) -> Exception:
-    """Return the first problem, with the others as notes, so that one error names them all."""
-    first, *others = problems
-    for other in others:
-        first.add_note(f"{type(other).__name__}: {other}")
-    return first

@@ -15,6 +15,18 @@ _tests_to_run: dict[type, int] = {}
 _begun: set[type] = set()
 _built_late: set[type] = set()
 _is_planned = False
+_is_debugging = False
+
+
+def debug() -> None:
+    """Note that the runner stops in a debugger where a test fails: tests are to run once."""
+    global _is_debugging
+    _is_debugging = True
+
+
+def is_debugging() -> bool:
+    """Whether tests are to run once, because somebody looks at them in a debugger."""
+    return _is_debugging
 
 
 def plan(test_classes: Iterable[type]) -> None:

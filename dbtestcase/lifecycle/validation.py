@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Engine
 
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.lifecycle import postmortem
+from dbtestcase.lifecycle.isolation import check_isolation
 from dbtestcase.servers import ThrowawayPostgres
-
-if TYPE_CHECKING:
-    from dbtestcase.case import DatabaseTestCase
 
 __all__ = ["check"]
 
 
-def check(test_class: type[DatabaseTestCase]) -> None:
+def check(test_class: Any) -> None:
     """Look at the attributes of a class and the variables that concern it.
 
     Raises:
         DBTestCaseError: One has a value of a kind that it cannot have.
     """
     postmortem.is_wanted()
+    check_isolation(test_class)
     if not isinstance(test_class.postgres, ThrowawayPostgres):
         raise _wrong(test_class, "postgres", "an object such as ThrowawayPostgres()")
     if not _holds(test_class.app_engines, _is_engine):
@@ -48,6 +47,6 @@ def _is_engine(value: object) -> bool:
     return isinstance(value, Engine) or hasattr(value, "sync_engine")
 
 
-def _wrong(test_class: type[DatabaseTestCase], attribute: str, wanted: str) -> DBTestCaseError:
+def _wrong(test_class: Any, attribute: str, wanted: str) -> DBTestCaseError:
     value = getattr(test_class, attribute)
     return DBTestCaseError(f"{test_class.__qualname__}.{attribute} is {value!r}; it has to be {wanted}.")

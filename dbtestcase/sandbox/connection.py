@@ -8,6 +8,7 @@ the test run again.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ _SAME_FOR_ALL = frozenset({
     "adapters", "broken", "connection", "cursor_factory", "encoding", "row_factory", "server_version", "string_types",
     "binary_types", "dbapi",
 })  # fmt: skip
-_OWN = frozenset({"autocommits", "database", "engine", "is_closed", "is_connecting", "work"})
+_OWN = frozenset({"autocommits", "database", "engine", "is_closed", "record", "work"})
 
 
 class Engine(Protocol):
@@ -69,24 +70,33 @@ class SandboxConnection:
     Attributes:
         work: What it does in the present attempt; of an earlier one, or ``None``, before its first statement.
         autocommits: Whether each of its statements is a transaction of its own.
+        record: Refers to the pool's record of it.
     """
 
-    __slots__ = ("__weakref__", "autocommits", "database", "engine", "is_closed", "is_connecting", "work")
+    __slots__ = ("__weakref__", "autocommits", "database", "engine", "is_closed", "record", "work")
 
     database: Gate
     engine: Engine
     work: Work | None
     autocommits: bool
     is_closed: bool
-    is_connecting: bool
+    record: Any
 
-    def __init__(self, database: Gate, engine: Engine) -> None:
+    def __init__(self, database: Gate, engine: Engine, record: Any) -> None:
         self.database = database
         self.engine = engine
         self.work = None
         self.autocommits = False
         self.is_closed = False
-        self.is_connecting = False
+        self.record = weakref.ref(record)
+
+    @property
+    def is_checked_out(self) -> bool:
+        """Whether somebody outside the pool holds it."""
+        record = self.record()
+        if record is None or record.dbapi_connection is not self:
+            return False
+        return record.fairy_ref is not None and record.fairy_ref() is not None
 
     def commit(self) -> None:
         self.database.end(self, keep=True)

@@ -7,6 +7,7 @@ of them speaks, and undone by :meth:`SandboxedDatabase.finish`.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -15,7 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from dbtestcase.errors import IsolationBroken
-from dbtestcase.frames import UNKNOWN, user_origin, usual_origin
+from dbtestcase.frames import user_origin, usual_origin
 
 from . import registry
 from .ahead import ConnectionsAhead, Habits
@@ -88,6 +89,7 @@ class SandboxedDatabase:
         self._ahead: ConnectionsAhead | None = None
         self._ready: Any = None
         self._lock = threading.RLock()
+        self._joined: list[weakref.ref[SandboxConnection]] = []
         self._taken: dict[sa.Engine, TakenEngine] = {}
         self._registered: list[sa.URL] = []
         self.register()
@@ -317,6 +319,7 @@ class SandboxedDatabase:
                 attempt, opened, owner=self.owner, error=error, deferrable=self._deferrable
             )
         connection.work = work = self.shared.join()
+        self._joined.append(weakref.ref(connection))
         return work
 
     def _attempt_of(self, connection: SandboxConnection) -> Attempt | None:
@@ -403,13 +406,14 @@ class SandboxedDatabase:
         shared, self.shared = self.shared, None
         if shared is None:
             return []
-        left = [
-            LeftOpen(work.label, work.last[1])
-            for work in shared.open_works()
-            if shared.attempt.reason is None and work.last[1] is not UNKNOWN
-        ]
-        for taken in self._taken.values():
-            taken.renew_pool()
+        left: list[LeftOpen] = []
+        keeping = [taken for taken in self._taken.values() if taken.may_be_checked_out]
+        if keeping:
+            joined = [connection for held in self._joined if (connection := held()) is not None]
+            left = [LeftOpen(each.work.label, each.work.last[1]) for each in joined if each.work and each.is_checked_out]
+            for taken in keeping:
+                taken.renew_pool()
+        self._joined.clear()
         try:
             committed = shared.finish(self._witness())
         except Exception:

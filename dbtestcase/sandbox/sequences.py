@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .quoting import string
+from dbtestcase.sql import quoted_literal
 
 __all__ = ["restoring_sql"]
 
@@ -26,9 +26,9 @@ def restoring_sql(connection: Any) -> str:
         names = [name for (name,) in cursor.fetchall()]
         if not names:
             return ""
-        states = (f"SELECT {string(name)}, last_value, is_called FROM {name}" for name in names)
+        states = (f"SELECT {quoted_literal(name)}, last_value, is_called FROM {name}" for name in names)
         cursor.execute(" UNION ALL ".join(states))
-        rows = [f"({string(name)}::regclass, {value}::bigint, {str(called).lower()})" for name, value, called in cursor]
+        rows = [f"({quoted_literal(name)}::regclass, {value}::bigint, {str(called).lower()})" for name, value, called in cursor]
     # Rows, because a SELECT has 1664 columns at most; counted, because nobody wants to read them.
     return (
         f"SELECT count(setval(name, value, called)) FROM (VALUES {', '.join(rows)}) AS sequence (name, value, called)"

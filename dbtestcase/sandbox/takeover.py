@@ -113,9 +113,14 @@ class TakenEngine:
 
     def renew_pool(self) -> None:
         """Let go of the connections that are checked out: somebody has kept them, and they starve nobody then."""
-        if self._shared_pool is not None and getattr(self._shared_pool, "checkedout", int)():
-            self._shared_pool = None
-            self.use_shared()
+        self._shared_pool = None
+        self.use_shared()
+
+    @property
+    def may_be_checked_out(self) -> bool:
+        """Whether somebody may hold a connection of the shared pool; a pool that does not count them may."""
+        pool = self._shared_pool
+        return pool is not None and getattr(pool, "checkedout", _one)() > 0
 
     def dispose(self) -> None:
         """Close what lies idle in the present pool."""
@@ -147,7 +152,7 @@ class TakenEngine:
         return self._database.real_connection(self, record)
 
     def _shared_connection(self, record: Any) -> Any:
-        connection = SandboxConnection(self._database, self)
+        connection = SandboxConnection(self._database, self, record)
         level = getattr(self.dialect, "_on_connect_isolation_level", None)
         if level:
             self._set_level(connection, level)
@@ -284,6 +289,10 @@ class TakenEngine:
                     for cell in listener.__closure__ or ():
                         if cell.cell_contents is known:
                             cell.cell_contents = dialect
+
+
+def _one() -> int:
+    return 1
 
 
 def _listeners(pool: Pool, name: str) -> deque[Any]:

@@ -3,10 +3,13 @@
 What a connection has committed is held by a savepoint of ours that it cannot undo any more; what it has not lies above
 the newest one:
 
-    BEGIN; SAVEPOINT dbt0     the test begins
-    INSERT ...                a connection writes: it owns dbt0
-    (commit)                  sends nothing: dbt0 holds committed work now, and is released by the next that needs one
-    (rollback)                ROLLBACK TO dbt0
+    BEGIN               the test begins
+    INSERT ...          a connection writes: it owns what comes after BEGIN
+    (commit)            sends nothing: that is committed work now
+    SAVEPOINT dbt1      ... which is out of reach for the next connection or transaction
+    UPDATE ...
+    (rollback)          ROLLBACK TO dbt1; without a savepoint yet, ROLLBACK; BEGIN
+    RELEASE dbt1; SAVEPOINT dbt2   where more was committed in between
 
 Connections that only read, under READ COMMITTED, conflict with nobody. Two that would have to see different things,
 wait for each other or keep state of their own end the attempt (:meth:`SharedTransaction.check` is the whole decision).
@@ -117,10 +120,6 @@ class SharedTransaction:
         """End the attempt; see :meth:`Attempt.stop`."""
         self.attempt.stop(Reason(rule, sql, origin, other), self._error)
 
-    def open_works(self) -> list[Work]:
-        """Return what the connections do that are in a transaction."""
-        return sorted(self._open, key=lambda work: work.label)
-
     # -- the decision
 
     def check(self, work: Work, effects: Effects, sql: str, origin: Origin, autocommits: bool) -> None:
@@ -180,13 +179,14 @@ class SharedTransaction:
         if self._owner is work:
             return
         if not self.has_begun:
-            self.physical.send("BEGIN; SAVEPOINT dbt0")
+            self.physical.send("BEGIN")
             self.has_begun = True
         elif self._owner is not None and self._owner.failed:
-            self.physical.send(f"ROLLBACK TO dbt{self._savepoint}")
+            self._undo()
         elif self._is_dirty:
             number, self._savepoint = self._savepoint, self._savepoint + 1
-            self.physical.send(f"RELEASE dbt{number}; SAVEPOINT dbt{number + 1}")
+            release = f"RELEASE dbt{number}; " if number else ""
+            self.physical.send(f"{release}SAVEPOINT dbt{number + 1}")
             self._is_dirty = False
         self._owner = work
 
@@ -228,7 +228,7 @@ class SharedTransaction:
         if state is not None and not state.startswith(_OWN_ERRORS):
             self.stop(f"was refused with SQLSTATE {state}, which one transaction may have caused", sql, origin)
         if autocommits:
-            self._undo(work)
+            self._undo()
             self._leave(work)
         elif state is not None:
             # The driver's own errors, such as a wrong number of parameters, never reached the server.
@@ -251,14 +251,15 @@ class SharedTransaction:
                         self._ends_with_commit = work.until_commit
             elif owns:
                 if self._is_dirty or work.failed:
-                    self._undo(work)
+                    self._undo()
             elif work.wrote is not None:
                 self.stop("was rolled back after another connection's statement", *work.wrote)
         finally:
             self._leave(work)
 
-    def _undo(self, work: Work) -> None:
-        self.physical.send(f"ROLLBACK TO dbt{self._savepoint}")
+    def _undo(self) -> None:
+        """Undo what was done since something was committed last."""
+        self.physical.send(f"ROLLBACK TO dbt{self._savepoint}" if self._savepoint else "ROLLBACK; BEGIN")
         self._is_dirty = False
 
     def _leave(self, work: Work) -> None:
@@ -278,7 +279,7 @@ class SharedTransaction:
         try:
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         except Exception:
-            self._undo(work)
+            self._undo()
             raise
         finally:
             cursor.close()

@@ -1,0 +1,338 @@
+"""How one test is run: in the one transaction, on a private copy, or in the class's database itself; once or twice.
+
+A test begins in the one transaction, as an *attempt*. If that cannot carry it, or if it failed there, what the attempt
+came to is dropped and the test runs again on a private copy of the class's databases, with real connections. The runner
+sees one test.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+
+from sqlalchemy.orm import Session, close_all_sessions
+
+from dbtestcase.diagnosis import report
+from dbtestcase.errors import IsolationBroken
+from dbtestcase.frames import user_origin
+from dbtestcase.lifecycle import schedule
+from dbtestcase.lifecycle.held import HeldResult, is_debugged
+from dbtestcase.lifecycle.isolation import isolation_of
+from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, SandboxedDatabase
+
+__all__ = ["ClassOfTests", "TestRuns"]
+
+__unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+
+# After so many tests of a class ran twice, the rest of it begins on copies.
+_MANY = 3
+
+
+class ClassOfTests(Protocol):
+    """The running class, as far as running its tests concerns it."""
+
+    name: str
+    databases: Mapping[str, SandboxedDatabase]
+    always_real: str
+
+    def begin_test(self, test: Any) -> None: ...
+
+    def leave_test(self, test: Any) -> None: ...
+
+    def has_left_nothing(self, test: Any) -> bool: ...
+
+    def explain(self, test: Any, error: BaseException) -> None: ...
+
+    def first_use(self, test: Any, *, is_attempt: bool) -> None: ...
+
+    def use_shared(self) -> None: ...
+
+    def use_copies(self, test: Any) -> None: ...
+
+    def leave_copies(self) -> list[LeftOpen]: ...
+
+    def use_class_databases(self) -> None: ...
+
+    def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None: ...
+
+    def warn_left_open(self, left: list[LeftOpen], *, when: str) -> None: ...
+
+
+class TestRuns:
+    """Runs the tests of one class, one after the other."""
+
+    def __init__(self, home: ClassOfTests) -> None:
+        self._home = home
+        self._ran_twice = 0
+        self._beginning = threading.RLock()
+        self._attempt: Attempt | None = None
+        self._test: Any = None
+        self._may_attempt = False
+        self._may_run_again = False
+        self._has_used_database = False
+        self.is_test_context: Callable[[], bool] | None = None
+
+    @property
+    def test(self) -> Any:
+        """The test that runs now, ``None`` between two."""
+        return self._test
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the present test has used no database yet."""
+        return not self._has_used_database
+
+    # -- told by whoever uses a database
+
+    def before_use(self) -> Attempt | None:
+        """Begin the present test in earnest, if that has not been done.
+
+        Returns:
+            The attempt that connections are to take part in; ``None`` where they are real.
+
+        Raises:
+            IsolationBroken: No test is running, and connections are not real.
+        """
+        attempt = self._attempt
+        if attempt is not None and not attempt.is_over:
+            return attempt
+        with self._beginning:
+            if not self._has_used_database and self._test is not None:
+                self._has_used_database = True
+                if self._may_attempt:
+                    self._attempt = Attempt(
+                        self._test.id(),
+                        self._home.name,
+                        may_run_again=self._may_run_again,
+                        is_test_context=self.is_test_context,
+                    )
+                    self._attempt.thread = self._thread
+                self._home.first_use(self._test, is_attempt=self._may_attempt)
+            attempt = self._attempt
+        return None if attempt is None or attempt.is_over else attempt
+
+    def need_real(self, rule: str) -> None:
+        """Let the present test be one on a copy, because of something that it asks for.
+
+        Raises:
+            RunAgain: It runs in the one transaction.
+        """
+        attempt = self.before_use()
+        if attempt is not None:
+            attempt.stop(Reason(rule, "", user_origin()))
+
+    # -- running a test
+
+    def run(self, test: Any, result: Any, run: Callable[[Any], Any]) -> None:
+        """Run a test, once or twice, and tell the result what it came to.
+
+        Args:
+            run: ``unittest.TestCase.run`` of the test.
+        """
+        kind = isolation_of(test)
+        held = HeldResult(result)
+        try:
+            if kind == "savepoint":
+                self._run_attempt(test, held, run, may_run_again=False)
+            elif kind == "class":
+                self._run_for_real(test, held, run, on_copies=False)
+            elif kind == "clone" or self._begins_on_copies():
+                self._run_for_real(test, held, run, on_copies=True)
+            else:
+                self._run_auto(test, held, run)
+        finally:
+            held.tell(test)
+
+    def run_once(self, test: Any, debug: Callable[[], Any]) -> None:
+        """Run a test as ``debug()`` does: once, without collecting errors, on real connections if it may be."""
+        kind = isolation_of(test)
+        is_attempt = kind == "savepoint"
+        if is_attempt:
+            self._home.use_shared()
+        self._begin(test, is_attempt=is_attempt, may_run_again=False)
+        problems: list[Exception] = []
+        try:
+            if kind == "class":
+                self._home.use_class_databases()
+            elif not is_attempt:
+                self._home.use_copies(test)
+            self._home.begin_test(test)
+            debug()
+        except Exception as error:
+            self._home.explain(test, error)
+            raise
+        finally:
+            problems = self._end_attempt(test) if is_attempt else self._end_real(test, on_copies=kind != "class")
+            self._home.after_test(test, problems, has_failed=False)
+        if problems:
+            raise problems[0]
+
+    def _begins_on_copies(self) -> bool:
+        return self._ran_twice >= _MANY or bool(self._home.always_real) or schedule.is_debugging() or is_debugged()
+
+    def _run_auto(self, test: Any, held: HeldResult, run: Callable[[Any], Any]) -> None:
+        before = test.__dict__.copy()
+        self._run_attempt(test, held, run, may_run_again=True)
+        attempt = self._attempt
+        if attempt is None:
+            return
+        reason = attempt.reason
+        if reason is None and not held.has_failed:
+            return
+        first = held.errors_held
+        self._run_again(test, held, run, before)
+        self._tell_of_second_run(test, held, reason, first)
+
+    def _run_attempt(self, test: Any, held: HeldResult, run: Callable[[Any], Any], *, may_run_again: bool) -> None:
+        """Run the test in the one transaction."""
+        self._home.use_shared()
+        self._begin(test, is_attempt=True, may_run_again=may_run_again)
+        if not may_run_again:
+            held.explain_with(self._home.explain)
+        try:
+            self._begin_home(test, held, run)
+        except KeyboardInterrupt:
+            # Ours, if the test waited for what the end of its attempt has made impossible.
+            if self._attempt is None or self._attempt.reason is None or not may_run_again:
+                raise
+            with suppress(BaseException):
+                test.doCleanups()
+        finally:
+            if self._attempt is None and not held.has_failed and self._home.has_left_nothing(test):
+                self._test = None  # a test that has used no database pays nothing
+            else:
+                self._leave_attempt(test, held)
+
+    def _leave_attempt(self, test: Any, held: HeldResult) -> None:
+        problems = self._end_attempt(test)
+        if self._attempt is None and held.has_failed:
+            held.explain_held(self._home.explain)  # no database was used: that counts, whoever runs it
+        held.add_problems(test, [*self._broken_silently(held), *problems])
+        if self._attempt is not None:
+            self._home.after_test(test, problems, has_failed=held.has_failed)
+
+    def _begin_home(self, test: Any, held: HeldResult, run: Callable[[Any], Any]) -> None:
+        try:
+            self._home.begin_test(test)
+        except Exception as error:
+            held.startTest(test)
+            held.addError(test, (type(error), error, error.__traceback__))
+        except RunAgain:
+            held.startTest(test)
+        else:
+            run(held)
+
+    def _broken_silently(self, held: HeldResult) -> list[Exception]:
+        """Return the error of an attempt that may not run again and whose end the test has swallowed."""
+        attempt = self._attempt
+        if attempt is None or attempt.may_run_again or attempt.reason is None:
+            return []
+        if any(isinstance(error, IsolationBroken) for error in held.errors_held):
+            return []
+        return [IsolationBroken(attempt.broken_rule())]
+
+    def _run_again(self, test: Any, held: HeldResult, run: Callable[[Any], Any], before: dict[str, Any]) -> None:
+        held.drop()
+        # One that a module keeps must not carry this run into the next.
+        with suppress(Exception):
+            close_all_sessions()
+        test.__dict__.clear()
+        test.__dict__.update(before, _cleanups=[])
+        self._run_for_real(test, held, run, on_copies=True)
+
+    def _run_for_real(self, test: Any, held: HeldResult, run: Callable[[Any], Any], *, on_copies: bool) -> None:
+        self._begin(test, is_attempt=False, may_run_again=False)
+        held.explain_with(self._home.explain)
+        problems: list[Exception] = []
+        try:
+            if on_copies:
+                self._home.use_copies(test)
+            else:
+                self._home.use_class_databases()
+            self._begin_home(test, held, run)
+        finally:
+            problems = self._end_real(test, on_copies=on_copies)
+            held.add_problems(test, problems)
+            self._home.after_test(test, problems, has_failed=held.has_failed)
+
+    def _begin(self, test: Any, *, is_attempt: bool, may_run_again: bool) -> None:
+        self._test = test
+        self._attempt = None
+        self._thread = threading.get_ident()
+        self._has_used_database = False
+        self._may_attempt, self._may_run_again = is_attempt, may_run_again
+
+    # -- ending it
+
+    def _end_attempt(self, test: Any) -> list[Exception]:
+        """Undo the attempt; return what went wrong."""
+        attempt, self._test = self._attempt, None
+        problems: list[Exception] = []
+        if attempt is not None:
+            attempt.is_over = True
+        try:
+            self._home.leave_test(test)
+        except Exception as error:
+            problems.append(error)
+        if attempt is None:
+            return problems
+        for held in attempt.sessions.values():
+            session = held()
+            if isinstance(session, Session):
+                with suppress(Exception):  # its transaction is undone anyway
+                    session.close()
+        left: list[LeftOpen] = []
+        for database in self._home.databases.values():
+            try:
+                left += database.finish()
+            except Exception as error:
+                problems.append(error)
+        if left and attempt.reason is None:
+            self._guarded(problems, lambda: self._home.warn_left_open(left, when="in the test"))
+        return problems
+
+    def _end_real(self, test: Any, *, on_copies: bool) -> list[Exception]:
+        self._test = None
+        problems: list[Exception] = []
+        left: list[LeftOpen] = []
+        self._guarded(problems, lambda: self._home.leave_test(test))
+        if on_copies:
+            self._guarded(problems, lambda: left.extend(self._home.leave_copies()))
+        else:
+            for database in self._home.databases.values():
+                self._guarded(problems, lambda database=database: left.extend(database.leave_real()))
+        self._guarded(problems, lambda: self._home.warn_left_open(left, when="in the test"))
+        return problems
+
+    @staticmethod
+    def _guarded(problems: list[Exception], act: Callable[[], Any]) -> None:
+        """Do something that has to be done whatever went wrong before."""
+        try:
+            act()
+        except Exception as error:
+            problems.append(error)
+
+    # -- telling of it
+
+    def _tell_of_second_run(
+        self, test: Any, held: HeldResult, reason: Reason | None, first: list[BaseException]
+    ) -> None:
+        self._ran_twice += 1
+        if reason is not None:
+            told, outcome = str(reason), "failed" if held.has_failed else "passed"
+            note = f"(This test ran twice, here on real connections; it first {_as_rest(reason)}.)"
+        else:
+            words = f"{type(first[0]).__name__}: {first[0]}".splitlines()[0] if first else "a failure"
+            told = f"it failed in the one transaction ({words[:160]})"
+            outcome = "failed" if held.has_failed else "passed after failing in the one transaction"
+            note = "(This test ran twice: in one undone transaction, and here on real connections.)"
+        for error in held.errors_held:
+            error.add_note(note)
+        if reason is not None or not held.has_failed:
+            report.ran_twice(test.id(), told, outcome)
+
+
+def _as_rest(reason: Reason) -> str:
+    return f"met: {reason}" if reason.sql else f"met this: {reason}"

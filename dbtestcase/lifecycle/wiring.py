@@ -1,0 +1,144 @@
+"""What stands between a test class, which lives in its users' namespace, and the running class behind it.
+
+A base class has one private attribute, ``_dbtestcase``: a :class:`NotRunning` until ``setUpClass``, and then the
+:class:`~dbtestcase.lifecycle.running.RunningClass` until the class has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from dbtestcase.diagnosis import report
+from dbtestcase.errors import DBTestCaseError
+from dbtestcase.lifecycle import schedule
+from dbtestcase.lifecycle.running import RunningClass
+
+__all__ = ["NotRunning", "SetByClass", "debug_test", "explain_class", "run_test", "running_class", "set_up"]
+
+__unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+
+_SET_BY_CLASS = ("instance", "engine", "url")
+
+
+class NotRunning:
+    """The state of a class whose ``setUpClass`` has not run.
+
+    Args:
+        kind: Makes the running class.
+    """
+
+    def __init__(self, kind: type[RunningClass]) -> None:
+        self.kind = kind
+
+
+class _NotThere(DBTestCaseError, AttributeError):
+    """Also an AttributeError, so that whoever only looks (``hasattr()``, ``inspect``, mocks) takes it for absent."""
+
+    __module__ = DBTestCaseError.__module__
+    __qualname__ = DBTestCaseError.__qualname__
+
+
+class SetByClass:
+    """What ``cls.engine`` and its like are before ``setUpClass``: a sentence instead of a bare AttributeError."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, test: object, owner: type) -> NoReturn:
+        raise _NotThere(
+            f"{owner.__qualname__}.{self._name} is there once DatabaseTestCase.setUpClass has run, and not after the "
+            f"class has ended.\nIf {owner.__qualname__} or a base class of it defines setUpClass, make "
+            "'super().setUpClass()' its first line."
+        )
+
+
+def running_class(test_class: Any) -> Any:
+    """Return the running class behind a test class.
+
+    Raises:
+        DBTestCaseError: Its ``setUpClass`` did not run.
+    """
+    running = test_class.__dict__.get("_dbtestcase")
+    if not isinstance(running, RunningClass):
+        name = test_class.__qualname__
+        raise DBTestCaseError(
+            f"{name} has no database: DatabaseTestCase.setUpClass did not run for it.\n"
+            f"If {name} or a base class of it defines setUpClass, make 'super().setUpClass()' its first line. If the "
+            "runner leaves class fixtures out, let it run whole classes (unittest-parallel: --level class)."
+        )
+    return running
+
+
+def set_up(test_class: Any, is_ours: Callable[[type], bool]) -> None:
+    """Start what stands behind a test class, and arrange for its end.
+
+    Args:
+        is_ours: Whether a class that comes later in the run is one that needs a server too.
+    """
+    # Class cleanups, not tearDownClass: unittest skips tearDownClass when setUpClass raises, and the server would
+    # outlive the class.
+    test_class.addClassCleanup(schedule.finish, test_class)
+    kind = kind_of(test_class)
+    try:
+        running = test_class.enterClassContext(kind(test_class))
+    except DBTestCaseError as error:
+        # The reader needs the sentence and the place in his own code, not our frames.
+        raise error.with_traceback(None) from error.__cause__
+    test_class.addClassCleanup(_forget, test_class)
+    test_class._dbtestcase = running
+    test_class.instance, test_class.engine, test_class.url = running.instance, running.engine, running.url
+    running.redirect_application()
+    with report.span("data", test_class.__qualname__):
+        running.make_class_data()
+    following = schedule.after(test_class)
+    if following is not None and is_ours(following):
+        running.expect(following, kind_of(following))
+
+
+def kind_of(test_class: Any) -> type[RunningClass]:
+    """Return what makes the running class of a test class."""
+    return test_class._dbtestcase.kind  # type: ignore[no-any-return]
+
+
+def run_test(test: Any, result: Any, run: Callable[[Any], Any]) -> None:
+    """Run a test; an error of it if its class was not set up."""
+    running = type(test).__dict__.get("_dbtestcase")
+    if isinstance(running, RunningClass):
+        running.run_test(test, result, run)
+        return
+    if not getattr(type(test), "__unittest_skip__", False):
+        _fail(test)
+    run(result)
+
+
+def debug_test(test: Any, debug: Callable[[], Any]) -> None:
+    """Run a test without collecting errors."""
+    running_class(type(test)).runs.run_once(test, debug)
+
+
+def explain_class(test_class: type, error: BaseException) -> None:
+    """Give an error of ``setUpClass`` or ``tearDownClass`` its notes."""
+    running = test_class.__dict__.get("_dbtestcase")
+    if isinstance(running, RunningClass):
+        running.explain_class(error)
+
+
+def _fail(test: Any) -> None:
+    """Let the test be an error instead of running it, reported as any other."""
+
+    def raise_it() -> NoReturn:
+        try:
+            running_class(type(test))
+        except DBTestCaseError as error:
+            raise error.with_traceback(None) from None
+        raise AssertionError("its class runs")
+
+    test.setUp = test.tearDown = lambda: None
+    setattr(test, test._testMethodName, raise_it)
+
+
+def _forget(test_class: Any) -> None:
+    for name in ("_dbtestcase", *_SET_BY_CLASS):
+        if name in test_class.__dict__:
+            delattr(test_class, name)
