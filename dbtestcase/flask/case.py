@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from flask import Flask
 from flask.testing import FlaskClient
 
-from dbtestcase.case import DatabaseTestCase
+from dbtestcase.case import DatabaseTestCase, _NotSetUp
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.flask.binds import BindDatabases
 from dbtestcase.flask.running import RunningFlaskClass
+from dbtestcase.flask.running_live import RunningLiveServerClass
 from dbtestcase.flask.schema import extension_for, schema_of
+from dbtestcase.lifecycle.isolation import Isolation
 
 if TYPE_CHECKING:
     from dbtestcase.schema import SchemaLike
 
-__all__ = ["FlaskDatabaseTestCase"]
+__all__ = ["FlaskDatabaseTestCase", "FlaskLiveServerTestCase"]
 
 __unittest = True
 
@@ -90,3 +92,25 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
         if isinstance(running, RunningFlaskClass):
             return schema_of(cls, running.extension, running.binds.database_of)
         return schema_of(cls, extension_for(cls), BindDatabases(cls.bind_databases, cls.__qualname__).database_of)
+
+
+class FlaskLiveServerTestCase(FlaskDatabaseTestCase):
+    """Serve the application over HTTP to the tests of a class: for browsers, and for whatever else speaks HTTP.
+
+    The server listens on this machine only, on a port that the system chooses, from :meth:`setUpClass` until the class
+    has ended; each request has a thread of its own. Each test has a private copy of the class's database, in which test
+    and requests commit for real and see each other's commits; ``refresh()`` an object that a request has changed.
+
+    A request that is still being answered when its test ends has five seconds to come to its end; one that takes longer
+    is named in a ``ResourceWarning``. An exception in a request is shown with the test that fails.
+
+    Beside what :class:`FlaskDatabaseTestCase` has, this is there to read:
+
+    * ``live_server_url``: ``http://127.0.0.1:PORT``, without a slash at its end.
+    """
+
+    isolation: ClassVar[Isolation] = "clone"
+
+    live_server_url: ClassVar[str] = _NotSetUp()  # type: ignore[assignment]
+
+    _running_kind = RunningLiveServerClass
