@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from dbtestcase.errors import SchemaError
+from dbtestcase.frames import is_users
 
 _LONGEST_STATEMENT = 20  # lines
 
@@ -105,17 +106,6 @@ def place_of(exc: BaseException, *folders: str) -> str:
         if any(_is_below(frame.filename, folder) for folder in folders) or (not folders and is_users(frame.filename)):
             best = f"{frame.filename}:{frame.lineno} in {frame.name}"
     return best
-
-
-def is_users(filename: str) -> bool:
-    """Is the file neither a library's, nor Python's own, nor ours?"""
-    return not (
-        filename.startswith("<")
-        or f"{os.sep}site-packages{os.sep}" in filename
-        or f"{os.sep}dist-packages{os.sep}" in filename
-        or _is_below(filename, os.path.dirname(os.path.dirname(__file__)))
-        or _is_below(filename, os.path.dirname(os.__file__))
-    )
 
 
 def _is_below(filename: str, folder: str) -> bool:
