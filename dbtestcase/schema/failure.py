@@ -1,4 +1,4 @@
-"""What a SchemaError says: whose schema, which statement, the server's words, the place in the user's file."""
+"""What a SchemaError says: whose schema, which statement, the server's words, the line of the user's code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from dbtestcase.errors import SchemaError
 from dbtestcase.frames import is_users
+from dbtestcase.schema.target import Target
 
 _LONGEST_STATEMENT = 20  # lines
 
@@ -72,34 +73,33 @@ def server_words(exc: BaseException) -> str:
 
 
 def failure(
-    owner: str,
+    target: Target,
     what: str,
     exc: BaseException,
     *,
-    place: str = "",
+    location: str = "",
     statement: str | None = None,
-    extensions: tuple[str, ...] = (),
     advice: str = "",
 ) -> SchemaError:
     """Return the error to raise from ``exc``.
 
     Args:
         what: What was being done, to follow "could not": "create table 'shop'".
-        place: Where the user wrote it.
+        location: Where the user wrote it.
         advice: The next step, if the caller knows better than the hints here.
     """
-    lines = [f"{owner}: could not {what}"]
-    if place:
-        lines.append(f"  at {place}")
+    lines = [f"{target.owner}: could not {what}"]
+    if location:
+        lines.append(f"  at {location}")
     lines.append(_indented(server_words(exc)))
     statement = statement if statement is not None else statement_of(exc)
     if statement:
         lines += ["The statement:", _indented(_shortened(statement))]
-    lines.append(advice or _hint(exc, extensions))
+    lines.append(advice or _hint(exc, target.extensions))
     return SchemaError("\n".join(line for line in lines if line))
 
 
-def place_of(exc: BaseException, *folders: str) -> str:
+def location_of(exc: BaseException, *folders: str) -> str:
     """Return "file:line in function" of the innermost frame of ``exc`` in user code (below ``folders``, if given)."""
     best = ""
     for frame in traceback.extract_tb(exc.__traceback__):

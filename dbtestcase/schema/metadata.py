@@ -19,8 +19,9 @@ from sqlalchemy.types import ARRAY, SchemaType
 
 from dbtestcase.schema.connect import engine_for
 from dbtestcase.schema.digest import digest
-from dbtestcase.schema.failure import failure, place_of
-from dbtestcase.schema.parts import Making, Part
+from dbtestcase.schema.failure import failure, location_of
+from dbtestcase.schema.parts import Part
+from dbtestcase.schema.target import Target
 
 _ALWAYS_THERE = {"information_schema", "public"}
 _CACHE = "_dbtestcase_fingerprint"
@@ -70,15 +71,15 @@ class MetaDataPart(Part):
         self._last = known
         return known
 
-    def create(self, making: Making) -> None:
+    def create(self, target: Target) -> None:
         if self.is_empty():
             warnings.warn(
-                f"{making.owner}: {self._source} has no tables, so the database stays empty. Import the modules that "
+                f"{target.owner}: {self._source} has no tables, so the database stays empty. Import the modules that "
                 "define the models before the class runs; if it is meant to be empty, write schema = None.",
                 UserWarning,
                 stacklevel=2,
             )
-        engine = engine_for(making.url)
+        engine = engine_for(target.url)
         running: list[Any] = []
         event.listen(engine, "before_execute", lambda connection, element, *rest: running.append(element))
         try:
@@ -97,8 +98,8 @@ class MetaDataPart(Part):
         except Exception as exc:
             element = running[-1] if running and isinstance(exc, DBAPIError) else None
             what = _name_of(element) if element is not None else f"the tables of {self._source}"
-            place = place_of(exc) or _place_of_model(element, self._registry)
-            raise failure(making.owner, f"create {what}", exc, place=place, extensions=making.extensions) from exc
+            location = location_of(exc) or _location_of_model(element, self._registry)
+            raise failure(target, f"create {what}", exc, location=location) from exc
         finally:
             engine.dispose()
 
@@ -182,7 +183,8 @@ def _declared(part: object, attributes: dict[str, object]) -> list[object]:
     """Return the attributes that were declared, without what SQLAlchemy keeps there when the object is used."""
     if isinstance(part, (Table, Column)):
         return [attributes.get(name) for name in (_TABLE if isinstance(part, Table) else _COLUMN)]
-    memoized = _memoized(type(part))
+    kind: type = type(part)
+    memoized = _memoized(kind)
     return [value for name, value in attributes.items() if name not in memoized]
 
 
@@ -264,9 +266,9 @@ def _listeners(target: Any) -> list[tuple[str, Any]]:
 
 
 def _all_listeners(metadata: MetaData) -> Iterator[tuple[str, str, Any]]:
-    for place, target in _targets(metadata):
+    for target_name, target in _targets(metadata):
         for name, listener in _listeners(target):
-            yield place, name, listener
+            yield target_name, name, listener
 
 
 def _is_sqlalchemys(listener: Any) -> bool:
@@ -312,8 +314,8 @@ def _compiled(metadata: MetaData) -> Iterable[str]:
     yield from sorted(made)
     # Statements written by hand may build on each other.
     yield from written
-    for place, name, listener in _all_listeners(metadata):
-        yield f"{place} {name} {listener.compile(dialect=engine.dialect)}"
+    for target_name, name, listener in _all_listeners(metadata):
+        yield f"{target_name} {name} {listener.compile(dialect=engine.dialect)}"
 
 
 def _schema_made_twice(exc: DBAPIError) -> str | None:
@@ -331,7 +333,7 @@ def _name_of(element: Any) -> str:
     return _name_of_thing(thing)
 
 
-def _place_of_model(element: Any, registry: Any) -> str:
+def _location_of_model(element: Any, registry: Any) -> str:
     """Return "file:line in class" of the model whose table, or a part of it, is being created."""
     thing = getattr(element, "element", None)
     table = thing if isinstance(thing, Table) else getattr(thing, "table", None)
