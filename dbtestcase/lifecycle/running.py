@@ -196,7 +196,7 @@ class RunningClass:
         with self.class_data_session() as session:
             self._class.setUpTestData(session)
             session.commit()
-            self._class_data = classdata.hand_out(self._class, before)
+            self._class_data = classdata.hand_out(self._class, before, session)
 
     @contextmanager
     def class_data_session(self) -> Iterator[Session]:
