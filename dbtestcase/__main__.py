@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from dbtestcase.errors import DBTestCaseError, SchemaError
-from dbtestcase.lifecycle.running import contents_of
+from dbtestcase.lifecycle.plans import contents_of
 from dbtestcase.schema import plan
 from dbtestcase.servers import (
     Instance,

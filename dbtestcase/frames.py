@@ -1,4 +1,4 @@
-"""Where in the user's code something happened: told by the frames, no source file is read."""
+"""Which frames are the user's, and where in the user's code something happened. No source file is read."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from types import CodeType, FrameType, TracebackType
 from typing import NamedTuple
 
 _STDLIB = tuple({sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep})
-_SITE_PACKAGES = f"{os.sep}site-packages{os.sep}"
+# Where pip installs, and where Debian's packages do.
+_INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 _OURSELVES = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_LIBRARIES = (
-    "alembic", "flask", "flask_migrate", "flask_sqlalchemy", "flask_sqlalchemy_lite", "factory", "psycopg",
-    "psycopg2", "sqlalchemy", "sqlalchemy_utils", "werkzeug", "greenlet",
+# The layers between an application and its database. Any other installed package is the user's as well: applications
+# are installed, too, and their maintainers test them where they are.
+_LAYERS = frozenset(
+    [
+        "alembic", "asyncpg", "factory", "flask", "flask_migrate", "flask_sqlalchemy", "flask_sqlalchemy_lite",
+        "greenlet", "psycopg", "psycopg2", "psycopg_pool", "sqlalchemy", "sqlalchemy_utils", "sqlmodel", "werkzeug",
+    ]
 )  # fmt: skip
-_FOREIGN = tuple(f"{_SITE_PACKAGES}{name}{os.sep}" for name in _LIBRARIES)
+_GENERATED = ("<frozen", "<string", "<attrs", "<sqlalchemy")
 
 
-class _Foreign(dict[str, bool]):
-    """Whether a file is foreign, by name, found out once: whoever asks needs no call for what is known."""
+class _Known(dict[str, bool]):
+    """Whether a file is not the user's, by name, decided once."""
 
     def __missing__(self, filename: str) -> bool:
-        self[filename] = is_foreign = _is_foreign(filename)
+        self[filename] = is_foreign = not is_users(filename)
         return is_foreign
 
 
-_foreign = _Foreign()
-# How many frames above usual_call() the user's was the last time, and what it had called, by way.
+_foreign = _Known()
+# How many frames above usual_call() the user's was the last time, and what it had called, by key.
 _depths: dict[Hashable, tuple[int, CodeType]] = {}
-_MOST_WAYS = 1000
+_MOST_KEYS = 1000
 
 
 class Origin(NamedTuple):
@@ -47,6 +52,20 @@ class Origin(NamedTuple):
 UNKNOWN = Origin("<unknown>", 0, "<unknown>")
 
 
+def is_users(filename: str) -> bool:
+    """Whether a file is the user's: neither ours, nor Python's, nor that of a layer between it and the database."""
+    if filename.startswith(_GENERATED):
+        return False
+    path = os.path.abspath(filename)
+    if path.startswith(_OURSELVES):
+        return False
+    for folder in _INSTALLED:
+        _, found, within = path.rpartition(folder)
+        if found:
+            return within.partition(os.sep)[0].removesuffix(".py") not in _LAYERS
+    return not path.startswith(_STDLIB)
+
+
 def user_origin(frame: FrameType | None = None) -> Origin:
     """Return the nearest caller outside this library, SQLAlchemy, Flask, the drivers and the standard library."""
     current: FrameType | None = frame if frame is not None else sys._getframe(1)
@@ -58,22 +77,23 @@ def user_origin(frame: FrameType | None = None) -> Origin:
     return UNKNOWN
 
 
-def usual_origin(way: Hashable) -> Origin:
-    """Return what :func:`user_origin` does, sooner if it lies as far up as the last time.
+def usual_origin(key: Hashable) -> Origin:
+    """Return what :func:`user_origin` does, sooner if it lies as many frames up as it did the last time for ``key``.
 
     Args:
-        way: Something that comes to be asked about in the same way each time: the text of a statement.
+        key: What is mostly asked about from the same line: the text of a statement.
     """
-    return usual_call(way)[1]
+    return usual_call(key)[1]
 
 
-def usual_call(way: Hashable) -> tuple[FrameType, Origin]:
+def usual_call(key: Hashable) -> tuple[FrameType, Origin]:
     """Return the frame that the nearest line of the user's has called, and that line; see :func:`usual_origin`.
 
-    To go up frame by frame makes an object of each, a fifth of what a statement costs in all; to jump makes two. Should
-    a line of the user's call the same function from as far up, and another of his stand in between, the outer is named.
+    Walking up makes an object of each frame, a fifth of what a statement costs in all; a jump makes two. If a user's
+    line calls the same function from as far up as the last time, but through another user's function in between, the
+    outer line is returned.
     """
-    known = _depths.get(way)
+    known = _depths.get(key)
     if known is not None:
         depth, usual = known
         try:
@@ -84,26 +104,26 @@ def usual_call(way: Hashable) -> tuple[FrameType, Origin]:
             code = frame.f_code
             if called.f_code is usual and not _foreign[code.co_filename]:
                 return called, Origin(code.co_filename, frame.f_lineno, code.co_name)
-    return _found_call(way)
+    return _found_call(key)
 
 
-def _found_call(way: Hashable) -> tuple[FrameType, Origin]:
+def _found_call(key: Hashable) -> tuple[FrameType, Origin]:
     called = sys._getframe(1)
     depth = 1
     current = called.f_back
     while current is not None:
         code = current.f_code
         if not _foreign[code.co_filename]:
-            if len(_depths) >= _MOST_WAYS:
+            if len(_depths) >= _MOST_KEYS:
                 _depths.clear()
-            _depths[way] = depth, called.f_code
+            _depths[key] = depth, called.f_code
             return called, Origin(code.co_filename, current.f_lineno, code.co_name)
         called, current, depth = current, current.f_back, depth + 1
     return called, UNKNOWN
 
 
 def origin_of_caller(depth: int = 1) -> Origin | None:
-    """Return the line that called our caller if it is the user's, ``None`` if a library stands between.
+    """Return the line that called our caller if it is the user's, else ``None``.
 
     Args:
         depth: How many callers up to look.
@@ -114,7 +134,7 @@ def origin_of_caller(depth: int = 1) -> Origin | None:
 
 
 def comes_from(filename: str) -> bool:
-    """Whether a file is at work between the user's line and our caller."""
+    """Whether a function of this file is among the callers up to the nearest line of the user's."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         passed = frame.f_code.co_filename
@@ -135,18 +155,6 @@ def user_origin_of(traceback: TracebackType | None) -> Origin | None:
             found = Origin(code.co_filename, traceback.tb_lineno, code.co_name)
         traceback = traceback.tb_next
     return found
-
-
-def _is_foreign(filename: str) -> bool:
-    if filename.startswith(("<frozen", "<string", "<attrs", "<sqlalchemy")):
-        return True
-    path = os.path.abspath(filename)
-    if path.startswith(_OURSELVES):
-        return True
-    if _SITE_PACKAGES in path:
-        # An installed application is a user's as well; only the layers between it and the database are not.
-        return path.startswith(_FOREIGN, path.rindex(_SITE_PACKAGES))
-    return path.startswith(_STDLIB)
 
 
 def _short(filename: str) -> str:

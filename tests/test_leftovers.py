@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
 import psycopg2
+from dbtestcase.sandbox.wire import PATIENCE
 from sqlalchemy import create_engine, insert, select, text
 from sqlalchemy.orm import Session
 
 from dbtestcase import DatabaseTestCase
-from dbtestcase.sandbox.wire import PATIENCE
 from tests.support import Base, Customer, problems, run_with_warnings
 
 

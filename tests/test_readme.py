@@ -11,6 +11,7 @@ import unittest
 from pathlib import Path
 
 import dbtestcase
+import dbtestcase.flask
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -47,6 +48,11 @@ class ReadmeTests(unittest.TestCase):
 
     def test_every_public_name_is_documented(self):
         for name in dbtestcase.__all__:
+            with self.subTest(name=name):
+                self.assertRegex(README, rf"\b{name}\b")
+
+    def test_every_base_class_for_flask_is_documented(self):
+        for name in dbtestcase.flask.__all__:
             with self.subTest(name=name):
                 self.assertRegex(README, rf"\b{name}\b")
 

@@ -3,6 +3,18 @@
 Knows Flask and a running test class; knows nothing of servers, transactions or schemas.
 """
 
-from dbtestcase.flask.case import FlaskDatabaseTestCase
+try:
+    import flask  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "flask":
+        raise  # it is installed, and lacks something itself
+    raise ModuleNotFoundError(
+        "dbtestcase.flask needs Flask, which is not installed.\n"
+        "Install it with pip install 'dbtestcase[flask]', which brings Flask-SQLAlchemy too, or take "
+        "dbtestcase.DatabaseTestCase, which needs no Flask.",
+        name="flask",
+    ) from None
 
-__all__ = ["FlaskDatabaseTestCase"]
+from dbtestcase.flask.case import FlaskDatabaseTestCase, FlaskLiveServerTestCase
+
+__all__ = ["FlaskDatabaseTestCase", "FlaskLiveServerTestCase"]

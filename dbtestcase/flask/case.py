@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from flask import Flask
 from flask.testing import FlaskClient
 
 from dbtestcase.case import DatabaseTestCase
 from dbtestcase.errors import DBTestCaseError
-from dbtestcase.flask.binds import BindDatabases
 from dbtestcase.flask.running import RunningFlaskClass
-from dbtestcase.flask.schema import extension_for, schema_of
+from dbtestcase.flask.running_live import RunningLiveServerClass
+from dbtestcase.lifecycle import wiring
+from dbtestcase.lifecycle.isolation import Isolation
 
-if TYPE_CHECKING:
-    from dbtestcase.schema import SchemaLike
-
-__all__ = ["FlaskDatabaseTestCase"]
+__all__ = ["FlaskDatabaseTestCase", "FlaskLiveServerTestCase"]
 
 __unittest = True
 
@@ -59,7 +57,7 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
     bind_databases: ClassVar[Mapping[str, str]] = {}
     app: Flask
 
-    _running_kind = RunningFlaskClass
+    _dbtestcase = wiring.NotRunning(RunningFlaskClass)
 
     @classmethod
     def create_app(cls) -> Flask | None:
@@ -80,13 +78,27 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
                 f"{name}.client needs an application: define '@classmethod def create_app(cls)' on {name} and return "
                 "it there, or set self.app in setUp."
             )
-        running = self._running()
-        assert isinstance(running, RunningFlaskClass)
-        return running.client_for_test(self, app)
+        client: FlaskClient = wiring.running_class(type(self)).client_for_test(self, app)
+        return client
 
-    @classmethod
-    def _schema(cls) -> SchemaLike | None:
-        running = cls.__dict__.get("_dbtestcase")
-        if isinstance(running, RunningFlaskClass):
-            return schema_of(cls, running.extension, running.binds.database_of)
-        return schema_of(cls, extension_for(cls), BindDatabases(cls.bind_databases, cls.__qualname__).database_of)
+
+class FlaskLiveServerTestCase(FlaskDatabaseTestCase):
+    """Serve the application over HTTP to the tests of a class: for browsers, and for whatever else speaks HTTP.
+
+    The server listens on this machine only, on a port that the system chooses, from :meth:`setUpClass` until the class
+    has ended; each request has a thread of its own. Each test has a private copy of the class's database, in which test
+    and requests commit for real and see each other's commits; ``refresh()`` an object that a request has changed.
+
+    A request that is still being answered when its test ends has five seconds to come to its end; one that takes longer
+    is named in a ``ResourceWarning``. An exception in a request is shown with the test that fails.
+
+    Beside what :class:`FlaskDatabaseTestCase` has, this is there to read:
+
+    * ``live_server_url``: ``http://127.0.0.1:PORT``, without a slash at its end.
+    """
+
+    isolation: ClassVar[Isolation] = "clone"
+
+    live_server_url: ClassVar[str] = wiring.SetByClass()  # type: ignore[assignment]
+
+    _dbtestcase = wiring.NotRunning(RunningLiveServerClass)

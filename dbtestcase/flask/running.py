@@ -7,14 +7,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import Session
 
-from dbtestcase import sandbox
 from dbtestcase.errors import DBTestCaseError, IsolationBroken
 from dbtestcase.flask.binds import BindDatabases
 from dbtestcase.flask.contexts import current_application_context, keep_apart, popping_what_is_left
@@ -27,13 +26,12 @@ from dbtestcase.flask.extensions import (
     tables_of,
 )
 from dbtestcase.flask.requests import own_contexts
-from dbtestcase.flask.schema import extension_for, is_schema_of_extension
+from dbtestcase.flask.schema import extension_for, is_schema_of_extension, schema_of
 from dbtestcase.flask.sessions import LastingObjects, existing_session, forget_what_was_read, session_of_context
-from dbtestcase.lifecycle.running import RunningClass, plan_of
-
-if TYPE_CHECKING:
-    from dbtestcase.case import DatabaseTestCase
-    from dbtestcase.sandbox import Sandbox
+from dbtestcase.lifecycle.plans import plain_url, plan_of
+from dbtestcase.lifecycle.running import RunningClass
+from dbtestcase.sandbox import SandboxedDatabase
+from dbtestcase.sql import quoted_identifier
 
 __all__ = ["RunningFlaskClass"]
 
@@ -49,7 +47,6 @@ class RunningFlaskClass(RunningClass):
     def __init__(self, test_class: type[Any]) -> None:
         super().__init__(test_class)
         self._flask_class = test_class
-        self._begins_at_once = True  # an application context is pushed for every test
         self.binds = BindDatabases(test_class.bind_databases, test_class.__qualname__)
         self.extension = _checked_extension(test_class)
         self._created = tables_of(self.extension)
@@ -59,10 +56,18 @@ class RunningFlaskClass(RunningClass):
         self._thread: int | None = None
         self._own_context: Any | None = None
         self._lasting: LastingObjects | None = None
-        self._fault: Exception | None = None
 
-    def sandbox(self, database: str | None) -> Sandbox:
-        return super().sandbox(self.binds.database_of(database))
+    @classmethod
+    def schema_of(cls, test_class: Any) -> Any:
+        binds = BindDatabases(test_class.bind_databases, test_class.__qualname__)
+        return schema_of(test_class, extension_for(test_class), binds.database_of)
+
+    @property
+    def schema(self) -> Any:
+        return schema_of(self._flask_class, self.extension, self.binds.database_of)
+
+    def database(self, name: str | None) -> SandboxedDatabase:
+        return super().database(None if name is None else self.binds.database_of(name))
 
     def redirect_application(self) -> None:
         super().redirect_application()
@@ -93,25 +98,21 @@ class RunningFlaskClass(RunningClass):
             with super().class_data_session() as session:
                 yield session
 
-    def present_session(self, test: DatabaseTestCase) -> Session | None:
+    def present_session(self, test: Any) -> Session | None:
         return super().present_session(test) or session_of_context()
 
     def session_for_test(self) -> Session:
         return session_of_context() or super().session_for_test()
 
-    def begin_test(self, test: DatabaseTestCase) -> None:
+    def begin_test(self, test: Any) -> None:
         super().begin_test(test)
-        try:
-            self._push_context(test)
-        except BaseException:
-            self.drop_test(test)
-            raise
+        self._push_context(test)
 
-    def _push_context(self, test: DatabaseTestCase) -> None:
+    def _push_context(self, test: Any) -> None:
         self._thread = threading.get_ident()
         self._of_test.enter_context(popping_what_is_left())
         if self._makes_app_per_test and "app" not in vars(test):  # Flask-Testing has made it already
-            app = test.create_app()  # type: ignore[attr-defined]
+            app = test.create_app()
             vars(test)["app"] = _checked_app(app, self._flask_class)
             self._of_test.callback(vars(test).pop, "app", None)
             self._meet(app)
@@ -126,59 +127,47 @@ class RunningFlaskClass(RunningClass):
             keep_apart(self._own_context)
             self._own_context.push()
 
-    def leave_test(self, test: DatabaseTestCase) -> None:
+    def leave_test(self, test: Any) -> None:
         self._own_context = None
         if self._lasting is not None:
             self._lasting.expire()
         try:
             self._of_test.close()
-        except Exception as fault:  # of a teardown function of the application; the test is to be undone all the same
-            self._fault = fault
-        super().leave_test(test)
+        finally:  # a teardown function of the application may raise; the test is to be undone all the same
+            super().leave_test(test)
+            self._forget_the_gone()
 
-    def client_for_test(self, test: DatabaseTestCase, app: Flask) -> FlaskClient:
+    def has_left_nothing(self, test: Any) -> bool:
+        return False  # an application context is pushed for every test
+
+    def client_for_test(self, test: Any, app: Flask) -> FlaskClient:
         """Return a new client, which the test object forgets after the test."""
         self._of_test.callback(vars(test).pop, "client", None)
         return app.test_client()
 
-    def end_test(self, test: DatabaseTestCase) -> None:
-        try:
-            super().end_test(test)
-        finally:
-            self._forget_the_gone()
-            if self._lasting is not None:
-                self._lasting.put_back()
-                self._lasting = None
-            fault, self._fault = self._fault, None
-        if fault is not None:
-            raise fault
+    def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None:
+        super().after_test(test, problems, has_failed=has_failed)
+        if self._lasting is not None:
+            self._lasting.put_back()
+            self._lasting = None
 
     def add_database(self, database: str) -> None:
-        if self._test is not None and self.main.isolation == "clone":
+        if self.is_on_copies:
             raise DBTestCaseError(
-                f"{self._class.__qualname__}: a bind {database!r} of the application was met only in the middle of a "
-                "test, too late for a private copy of its database.\n"
-                f"Name it before: schema = {{'test': ..., {database!r}: ...}} on {self._class.__qualname__}, with None "
-                "for a database without tables."
+                f"{self.name}: a bind {database!r} of the application was met only in the middle of a test, too late "
+                "for a private copy of its database.\n"
+                f"Name it before: schema = {{'test': ..., {database!r}: ...}} on {self.name}, with None for a database "
+                "without tables."
             )
         super().add_database(database)
         self._added.append(database)
-        sandbox.activate(self._sandboxes)
-        if self._cloning is not None:
-            # It knows the databases that there were; the next test that wants copies makes another.
-            self._cloning.close()
-            self._cloning = None
-        if self._test is not None:
-            added = self._sandboxes[database]
-            added.use_isolation(self.main.isolation)
-            added.begin_test(self._test.id())
 
     @contextmanager
-    def _start(self, wanted: Any) -> Iterator[Any]:
-        with super()._start(wanted) as instance:
+    def start(self, wanted: Any) -> Iterator[Any]:
+        with super().start(wanted) as instance:
             for database in self._added:  # when an instance replaces one that was spoilt
                 if database not in wanted.databases:
-                    instance.execute(f"CREATE DATABASE {_quoted(database)}")
+                    instance.execute(f"CREATE DATABASE {quoted_identifier(database)}")
             yield instance
 
     def _class_app(self) -> Flask | None:
@@ -219,13 +208,13 @@ class RunningFlaskClass(RunningClass):
 
     def _join_equal_binds(self, engines: Mapping[str | None, Engine]) -> None:
         # A bind for which the class's own schema names a database is what that says.
-        by_itself = () if self._schema_is_the_extension_s else self._sandboxes
+        by_itself = () if self._schema_is_the_extension_s else self.databases
         if self.binds.join_equal({key: engine for key, engine in engines.items() if key not in by_itself}):
             self._created = set()  # tables of such a bind are in a database of their own up to now
 
     def _redirect_bind(self, bind_key: str | None, engine: Engine, engines: Mapping[str | None, Engine]) -> None:
         database = self.binds.database_of(bind_key)
-        is_planned = database is None or database in self._sandboxes
+        is_planned = database is None or database in self.databases
         if database is not None and database not in engines and (self._schema_is_the_extension_s or not is_planned):
             raise DBTestCaseError(
                 f"{self._class.__qualname__}.bind_databases: {bind_key!r} is to be {database!r}, which is neither "
@@ -240,16 +229,16 @@ class RunningFlaskClass(RunningClass):
         tables = tables_of(self.extension)
         if tables == self._created or not self._schema_is_the_extension_s:
             return
-        if self._test is not None and not self.is_untouched:
+        if self.runs.test is not None and not self.is_untouched:
             return  # it may hold locks that we would wait for; the test has made its tables itself
-        wanted = plan_of(self._class)
+        wanted = plan_of(self._class, self.schema)
         for database in wanted.databases:
-            if database not in self._sandboxes:
+            if database not in self.databases:
                 self.add_database(database)
-        if self._test is not None and self.main.isolation == "clone":
+        if self.is_on_copies:
             self._create_in_copies()
         else:
-            wanted.create(self._plain_url, lambda _: None)
+            wanted.create(lambda database: plain_url(self.instance, database), lambda _: None)
             self._created = tables
 
     def _create_in_copies(self) -> None:
@@ -258,20 +247,21 @@ class RunningFlaskClass(RunningClass):
         with self.explanations.log.muted():
             for key, metadata in metadatas.items():
                 if metadata.tables:
-                    metadata.create_all(self.sandbox(key).engine)
+                    metadata.create_all(self.database(key).engine)
 
     def _forget_the_gone(self) -> None:
         """Let go of the engines of applications that exist no more, so that many tests do not add up."""
         for engine in self._applications.engines_of_the_gone():
-            for each in self._sandboxes.values():
+            for each in self.databases.values():
                 each.restore(engine)
 
     def _after_request(self, has_shared_context: bool) -> None:
         """Let the test's sessions see what a request or command committed, but for one that it has used itself."""
-        if threading.get_ident() != self._thread or self._test is None:
+        test = self.runs.test
+        if test is None or threading.get_ident() != self._thread:
             return
         present = existing_session()
-        sessions = {vars(self._test).get("session"), present}
+        sessions = {vars(test).get("session"), present}
         if self._own_context is not None:
             sessions.add(existing_session(self._own_context))
         if has_shared_context:
@@ -297,7 +287,3 @@ def _checked_app(app: Any, test_class: type) -> Flask:
     if not isinstance(app, Flask):
         raise DBTestCaseError(f"{test_class.__qualname__}.create_app returned {app!r}; return the Flask application.")
     return app
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

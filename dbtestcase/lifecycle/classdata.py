@@ -5,19 +5,24 @@ successors, and an object of a closed session is of no use to a test anyway. So 
 a descriptor that gives every test its own persistent copy in the test's session. As long as the test has sent nothing
 the copy is made without a query (SQLAlchemy's ``Session.merge(load=False)``); after that it is loaded, so that it never
 shows what is no longer so. The session's identity map keeps relations and identities between the copies.
+
+An object that the code under test has made in a session of its own stays there. That session is committed, as that of
+the hook is, and otherwise left alone: what tests get are copies of what a session of ours has read.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import inspect
 from sqlalchemy.ext.mutable import MutableBase
 from sqlalchemy.orm import Session
+
+from dbtestcase.errors import DBTestCaseError
 
 __all__ = ["ClassDatum", "hand_out", "take_back"]
 
@@ -25,16 +30,23 @@ _MISSING = object()
 
 
 class ClassDatum:
-    """A class attribute that reads as the original on the class and as a fresh copy on a test."""
+    """A class attribute that reads on the class as what the hook left there, and on a test as a fresh copy.
 
-    def __init__(self, name: str, original: Any, replaced: Any = _MISSING) -> None:
+    Args:
+        shown: What the hook left there.
+        original: What is copied.
+        replaced: What the attribute was before the hook.
+    """
+
+    def __init__(self, name: str, shown: Any, original: Any, replaced: Any = _MISSING) -> None:
         self._name = name
+        self._shown = shown
         self.original = original
         self.replaced = replaced
 
     def __get__(self, test: Any, owner: type) -> Any:
         if test is None:
-            return self.original
+            return self._shown
         running = owner._dbtestcase  # type: ignore[attr-defined]
 
         def copied(persistent: Any) -> Any:
@@ -46,7 +58,7 @@ class ClassDatum:
         return mine
 
 
-def hand_out(cls: type, before: dict[str, Any]) -> list[str]:
+def hand_out(cls: type, before: dict[str, Any], session: Session) -> list[str]:
     """Replace what ``setUpTestData`` put on ``cls`` by descriptors and return the names of those attributes.
 
     These are the persistent objects and the collections; anything else is left as it is.
@@ -54,15 +66,34 @@ def hand_out(cls: type, before: dict[str, Any]) -> list[str]:
     Args:
         before: The class's ``__dict__`` as it was before the hook ran. What did not change since then is left alone,
             unless it is a collection of the class body that got persistent objects.
+        session: The session that the hook was given, committed.
+
+    Raises:
+        DBTestCaseError: An object is not in the database although its session was committed.
     """
     names = []
-    for name, value in list(vars(cls).items()):
-        known = before.get(name, _MISSING)
-        holds_persistent = any(map(_is_persistent, _objects(value)))
-        if holds_persistent or (known is not value and _kind(value) in (list, dict, set)):
-            for each in _objects(value):
+    with _OtherSessions(session) as others:
+        for name, value in list(vars(cls).items()):
+            known = before.get(name, _MISSING)
+            objects = list(_objects(value))
+            if known is not value or _kind(value) is not None:
+                others.commit(objects)
+            holds_persistent = any(map(_is_persistent, objects))
+            if not holds_persistent and (known is value or _kind(value) not in (list, dict, set)):
+                continue
+            original = value
+            if any(map(others.hold, objects)):
+                try:
+                    original = _copy(value, others.read, {})
+                except _NotCommitted:
+                    raise DBTestCaseError(
+                        f"{cls.__qualname__}.{name} is not in the database: the session to which setUpTestData has "
+                        "added it works within a transaction that is still open.\nAdd it to the session that "
+                        "setUpTestData is given, or commit that transaction there."
+                    ) from None
+            for each in _objects(original):
                 _detach(each)
-            setattr(cls, name, ClassDatum(name, value, known))
+            setattr(cls, name, ClassDatum(name, value, original, known))
             names.append(name)
     return names
 
@@ -77,12 +108,62 @@ def take_back(cls: type, names: list[str]) -> None:
             setattr(cls, name, datum.replaced)
 
 
+class _NotCommitted(Exception):
+    pass
+
+
+class _OtherSessions:
+    """The sessions of the code under test in which the hook has made objects. A context manager for reading these.
+
+    None of them is closed or asked for an object: every test of the process may use it.
+    """
+
+    def __init__(self, own: Session) -> None:
+        self._own = own
+        self._reading: dict[Any, Session] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for session in self._reading.values():
+            session.close()
+
+    def hold(self, value: Any) -> bool:
+        """Whether a persistent object belongs to one of them."""
+        return _is_persistent(value) and inspect(value).session not in (None, self._own)
+
+    def commit(self, values: Iterable[Any]) -> None:
+        """Commit those to which some values belong, and end so what they are reading."""
+        for value in values:
+            session = inspect(value).session if _is_mapped(value) else None
+            if session not in (None, self._own) and session.in_transaction():
+                session.commit()
+
+    def read(self, value: Any) -> Any:
+        """Return an object of one of them as a session of ours reads it; any other object as it is.
+
+        Raises:
+            _NotCommitted: There is no such row for others.
+        """
+        if not self.hold(value):
+            return value
+        state = inspect(value)
+        bind = state.session.get_bind(state.mapper)
+        reading = self._reading.setdefault(bind.engine, Session(bind.engine))
+        mine = reading.get(state.mapper.class_, state.identity, identity_token=state.identity_token)
+        if mine is None:
+            raise _NotCommitted
+        return mine
+
+
+def _is_mapped(value: Any) -> bool:
+    # The type is asked: to inspect an engine is to connect, and a proxy may have nothing behind it.
+    return inspect(type(value), raiseerr=False) is not None
+
+
 def _is_persistent(value: Any) -> bool:
-    # The type is asked first: to inspect an engine is to connect, and a proxy may have nothing behind it.
-    if inspect(type(value), raiseerr=False) is None:
-        return False
-    state = inspect(value)
-    return bool(state.has_identity) and not state.was_deleted
+    return _is_mapped(value) and inspect(value).has_identity and not inspect(value).was_deleted
 
 
 def _kind(value: Any) -> Any:

@@ -121,6 +121,11 @@ class RunningClass:
         return self.main.url
 
     @property
+    def is_on_copies(self) -> bool:
+        """Whether a test runs on private copies now."""
+        return self._copies is not None and bool(self._copies.names)
+
+    @property
     def is_untouched(self) -> bool:
         """Whether the present test has sent nothing yet."""
         return self.runs.is_untouched
@@ -190,7 +195,7 @@ class RunningClass:
         with self.class_data_session() as session:
             self._class.setUpTestData(session)
             session.commit()
-            self._class_data = classdata.hand_out(self._class, before)
+            self._class_data = classdata.hand_out(self._class, before, session)
 
     @contextmanager
     def class_data_session(self) -> Iterator[Session]:
@@ -259,6 +264,10 @@ class RunningClass:
             database.hang_up()
             database.use_real()
             database.expect_commits()
+
+    def leave_class_databases(self) -> list[LeftOpen]:
+        """Close the real connections to them; return what was left open."""
+        return [left for database in self.databases.values() for left in database.leave_real()]
 
     def leave_test(self, test: Any) -> None:
         """Close and forget what was made for a test outside its database: its session, its copies of class data."""
@@ -346,7 +355,7 @@ class RunningClass:
         return self._copies
 
     def _wait_until_nobody_is_connected(self) -> None:
-        # PostgreSQL, asked to copy a database from which a server process is on its way out, looks again after 100 ms.
+        # PostgreSQL, asked to copy a database that a server process is about to leave, looks again after 100 ms.
         for database in self.databases:
             self.instance.count_sessions(database)
 
@@ -370,7 +379,7 @@ class RunningClass:
         self.databases[database] = added
 
     def _use_ready_connection(self) -> None:
-        """Hand over the connection that was opened when the instance answered; nobody else may be connected to it."""
+        """Hand over the connection that was opened when the instance answered."""
         connection = self.instance.take_ready_connection()
         if connection is not None and "test" in self.databases:
             self.databases["test"].use_ready_connection(connection)
@@ -413,7 +422,7 @@ class RunningClass:
         return not self.instance.is_alive() or (went_wrong and not self.instance.answers())
 
     def _replace_instance(self) -> None:
-        """Go on with a fresh instance, after a test that changed this one for good or that the server did not survive."""
+        """Go on with a fresh instance: a test has changed this one for good, or the server did not survive it."""
         self.forget_copies()
         for each in self.databases.values():
             each.hang_up()

@@ -33,9 +33,14 @@ _MANY = 3
 class ClassOfTests(Protocol):
     """The running class, as far as running its tests concerns it."""
 
-    name: str
-    databases: Mapping[str, SandboxedDatabase]
-    always_real: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def databases(self) -> Mapping[str, SandboxedDatabase]: ...
+
+    @property
+    def always_real(self) -> str: ...
 
     def begin_test(self, test: Any) -> None: ...
 
@@ -54,6 +59,8 @@ class ClassOfTests(Protocol):
     def leave_copies(self) -> list[LeftOpen]: ...
 
     def use_class_databases(self) -> None: ...
+
+    def leave_class_databases(self) -> list[LeftOpen]: ...
 
     def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None: ...
 
@@ -301,8 +308,7 @@ class TestRuns:
         if on_copies:
             self._guarded(problems, lambda: left.extend(self._home.leave_copies()))
         else:
-            for database in self._home.databases.values():
-                self._guarded(problems, lambda database=database: left.extend(database.leave_real()))
+            self._guarded(problems, lambda: left.extend(self._home.leave_class_databases()))
         self._guarded(problems, lambda: self._home.warn_left_open(left, when="in the test"))
         return problems
 

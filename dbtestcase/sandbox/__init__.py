@@ -1,4 +1,4 @@
-"""One transaction for all connections of a test, undone afterwards; and the test runs again where that is not the truth.
+"""One transaction for all connections of a test, undone afterwards; what it cannot carry makes the test run again.
 
 Knows SQLAlchemy's engines and pools, and of drivers only how to send a text of ours. Knows nothing of servers, of test
 classes or of how things are explained: whoever wants to know what is sent is an observer.

@@ -12,6 +12,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, NoReturn
@@ -138,7 +139,10 @@ def _end_within(bound: float, attempt: Attempt) -> None:
         if known is None or known.is_over:
             return
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(known.thread), ctypes.py_object(RunAgain))
-        if known.thread == threading.main_thread().ident and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if (
+            known.thread == threading.main_thread().ident
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):
             # A wait without a timeout sees no exception of another thread's, but a signal ends it.
             signal.pthread_kill(known.thread, signal.SIGINT)
         _after(1.0, end)
@@ -150,7 +154,5 @@ def _after(seconds: float, act: Callable[[], None]) -> None:
     timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.name = "dbtestcase end of an attempt"
-    try:
+    with suppress(RuntimeError):  # no thread can be started: the test goes on for as long as it likes
         timer.start()
-    except RuntimeError:
-        pass  # no thread can be started: the test goes on for as long as it likes

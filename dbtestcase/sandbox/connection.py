@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from . import cursors
+from .attempt import Attempt
 from .drivers import Physical
 from .setup import Setup
 from .transaction import Work
@@ -45,6 +46,8 @@ class Gate(Protocol):
     physical: Physical | None
 
     def physical_for(self, connection: SandboxConnection) -> Physical: ...
+
+    def attempt_of(self, connection: SandboxConnection) -> Attempt | None: ...
 
     def work_of(self, connection: SandboxConnection) -> Work: ...
 

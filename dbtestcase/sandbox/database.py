@@ -6,6 +6,7 @@ of them speaks, and undone by :meth:`SandboxedDatabase.finish`.
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import weakref
 from collections.abc import Callable, Hashable
@@ -21,7 +22,7 @@ from dbtestcase.frames import user_origin, usual_origin
 from . import registry
 from .ahead import ConnectionsAhead, Habits
 from .attempt import Attempt, Reason
-from .connection import SandboxConnection
+from .connection import Engine, SandboxConnection
 from .drivers import Physical, physical
 from .observer import Observer
 from .real import LeftOpen, Locks, RealConnections
@@ -131,11 +132,7 @@ class SandboxedDatabase:
     def _drivername_for(self, engine: sa.Engine) -> str:
         if not engine.dialect.is_async:
             return self.real_url.drivername
-        try:
-            import asyncpg  # noqa: F401
-        except ImportError:
-            return "postgresql+psycopg"
-        return "postgresql+asyncpg"
+        return "postgresql+psycopg" if importlib.util.find_spec("asyncpg") is None else "postgresql+asyncpg"
 
     def _adopt(self, drivername: str) -> None:
         """Let the class's own engine use the driver of the code under test, if that is the only one there is."""
@@ -246,7 +243,7 @@ class SandboxedDatabase:
         if known is not None and id(taken.setup) in self._same_state:
             return known
         with self._lock:
-            if connection.is_closed or self._attempt_of(connection) is None:
+            if connection.is_closed or self.attempt_of(connection) is None:
                 raise IsolationBroken(_STALE.format(owner=self.owner))
             if self.physical is None:
                 self._open_physical(taken)
@@ -255,7 +252,7 @@ class SandboxedDatabase:
         assert self.physical is not None
         return self.physical
 
-    def _open_physical(self, taken: TakenEngine) -> None:
+    def _open_physical(self, taken: Engine) -> None:
         setup = taken.setup
         ready, self._ready = self._ready, None
         if ready is not None and taken.dialect.driver == "psycopg2" and not setup.may_have_own_state:
@@ -285,7 +282,8 @@ class SandboxedDatabase:
     def _share_or_stop(self, connection: SandboxConnection) -> None:
         """Let an engine share the physical connection of another one if it leaves its connections in the same state."""
         setup, present = connection.engine.setup, self._setup
-        assert self.physical is not None and present is not None
+        assert self.physical is not None
+        assert present is not None
         if setup.state is None:
             # What its listeners set is found out on a connection of its own.
             own = setup.connect(self.real_url)
@@ -309,20 +307,19 @@ class SandboxedDatabase:
         work = connection.work
         if shared is not None and work is not None and work.shared is shared and not shared.attempt.is_over:
             return work
-        attempt = self._attempt_of(connection)
+        attempt = self.attempt_of(connection)
         if attempt is None or connection.is_closed:
             raise IsolationBroken(_STALE.format(owner=self.owner))
         if self.shared is None or self.shared.attempt is not attempt:
             opened = self.physical_for(connection)
             error = connection.engine.dialect.loaded_dbapi.OperationalError
-            self.shared = SharedTransaction(
-                attempt, opened, owner=self.owner, error=error, deferrable=self._deferrable
-            )
+            self.shared = SharedTransaction(attempt, opened, owner=self.owner, error=error, deferrable=self._deferrable)
         connection.work = work = self.shared.join()
         self._joined.append(weakref.ref(connection))
         return work
 
-    def _attempt_of(self, connection: SandboxConnection) -> Attempt | None:
+    def attempt_of(self, connection: SandboxConnection) -> Attempt | None:
+        """Return the attempt that a connection would take part in now."""
         return self._before_use() if self._is_shared else None
 
     def execute(
@@ -410,7 +407,9 @@ class SandboxedDatabase:
         keeping = [taken for taken in self._taken.values() if taken.may_be_checked_out]
         if keeping:
             joined = [connection for held in self._joined if (connection := held()) is not None]
-            left = [LeftOpen(each.work.label, each.work.last[1]) for each in joined if each.work and each.is_checked_out]
+            left = [
+                LeftOpen(each.work.label, each.work.last[1]) for each in joined if each.work and each.is_checked_out
+            ]
             for taken in keeping:
                 taken.renew_pool()
         self._joined.clear()
@@ -421,6 +420,9 @@ class SandboxedDatabase:
             committed = None
         if shared.ended_for_real:
             self.needs_fresh_database = True
+        if self._restoring_sql and self.physical is not None:
+            self.physical.send(self._restoring_sql)
+            committed, self._last_commit = None, None  # setting a sequence back commits
         if not shared.is_reusable:
             self.hang_up()
         self._compare_commits(committed)
@@ -436,9 +438,10 @@ class SandboxedDatabase:
         if known is not None and known != committed:
             self.needs_fresh_database = True
             raise IsolationBroken(
-                f"{self.owner}: somebody has committed into this class's server for real since its last test, past the "
-                "engines that are isolated: another process, or a driver that was called by itself, with an address "
-                "taken before the test. What it wrote would be there in the next test; that one gets a fresh instance.\n"
+                f"{self.owner}: somebody has committed into this class's server for real since its last test, past "
+                "the engines that are isolated: another process, or a driver that was called by itself, with an "
+                "address taken before the test. What it wrote would be there in the next test; that one gets a fresh "
+                "instance.\n"
                 'What to do: ask for the address within the test (self.external_url), or mark it @isolate("clone").'
             )
 
@@ -478,12 +481,10 @@ class SandboxedDatabase:
 
 
 _STALE = (
-    "{owner}: a connection of an earlier test, or of an attempt that is over, was used. Its work is undone. Let the code "
-    "under test get its connection from the engine each time, and end its threads before the test ends."
+    "{owner}: a connection of an earlier test, or of an attempt that is over, was used; its work is undone. Let the "
+    "code under test get its connection from the engine each time, and end its threads before the test ends."
 )
-_MODES = (
-    "SELECT replace(current_setting('transaction_isolation'), ' ', '-') || ' ' || current_setting('transaction_read_only')"
-)
+_MODES = "SELECT replace(current_setting('transaction_isolation'), ' ', '-') || ' ' || current_setting('transaction_read_only')"
 _MODE_WORDS = {False: "SERIALIZABLE or REPEATABLE READ", True: "READ ONLY"}
 
 _is_listening = False
@@ -501,6 +502,6 @@ def _session_began(session: Session, transaction: Any, connection: sa.Connection
     proxied = connection.connection
     virtual = proxied.dbapi_connection
     if type(virtual) is SandboxConnection:
-        attempt = virtual.database._attempt_of(virtual)
+        attempt = virtual.database.attempt_of(virtual)
         if attempt is not None:
             attempt.remember(session)

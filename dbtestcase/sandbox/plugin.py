@@ -26,7 +26,9 @@ class SandboxPlugin(CreateEnginePlugin):
 
     def update_url(self, url: sa.URL) -> sa.URL:
         # SQLAlchemy takes the plugin out. An engine that somebody makes from `engine.url` is to be isolated as well.
-        return url.difference_update_query([registry.SUFFIX]).update_query_dict({"plugin": registry.PLUGIN}, append=True)
+        return url.difference_update_query([registry.SUFFIX]).update_query_dict(
+            {"plugin": registry.PLUGIN}, append=True
+        )
 
     def engine_created(self, engine: sa.Engine) -> None:
         if self._database is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
 
-from dbtestcase.frames import UNKNOWN, Origin, usual_origin, user_origin
+from dbtestcase.frames import UNKNOWN, Origin, user_origin, usual_origin
 
 from .cursors import text_of
 from .observer import Observer

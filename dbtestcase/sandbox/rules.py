@@ -153,7 +153,7 @@ class Rules:
             private=private,
             writes=writes or alters,
             alters=alters,
-            until_commit=bool(private) and not _UNTIL_COMMIT.isdisjoint(words) or "xact" in private,
+            until_commit=(bool(private) and not _UNTIL_COMMIT.isdisjoint(words)) or "xact" in private,
             is_plain=not (private or alters),
         )
 
@@ -252,4 +252,3 @@ def _locks_rows(words: Iterable[str]) -> bool:
             return True
         before = word
     return False
-

@@ -28,7 +28,10 @@ def restoring_sql(connection: Any) -> str:
             return ""
         states = (f"SELECT {quoted_literal(name)}, last_value, is_called FROM {name}" for name in names)
         cursor.execute(" UNION ALL ".join(states))
-        rows = [f"({quoted_literal(name)}::regclass, {value}::bigint, {str(called).lower()})" for name, value, called in cursor]
+        rows = [
+            f"({quoted_literal(name)}::regclass, {value}::bigint, {str(called).lower()})"
+            for name, value, called in cursor
+        ]
     # Rows, because a SELECT has 1664 columns at most; counted, because nobody wants to read them.
     return (
         f"SELECT count(setval(name, value, called)) FROM (VALUES {', '.join(rows)}) AS sequence (name, value, called)"

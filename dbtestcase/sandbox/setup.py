@@ -17,16 +17,20 @@ from .rules import Rules
 __all__ = ["Setup"]
 
 # What names a server, or says how to reach it, and not how the session on it is to be.
+# fmt: off
 _NAMES_A_SERVER = frozenset({
-    "channel_binding", "client_encoding", "connect_timeout", "connection_class", "command_timeout", "database", "dbname",
-    "direct_tls", "dsn", "fallback_application_name", "gssencmode", "gsslib", "host", "hostaddr", "keepalives",
-    "keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname", "load_balance_hosts", "loop", "passfile",
-    "password", "port", "require_auth", "requirepeer", "service", "ssl", "target_session_attrs", "tcp_user_timeout",
-    "timeout", "user", "username",
-})  # fmt: skip
+    "channel_binding", "client_encoding", "command_timeout", "connect_timeout", "connection_class", "database",
+    "dbname", "direct_tls", "dsn", "fallback_application_name", "gssencmode", "gsslib", "host", "hostaddr",
+    "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname", "load_balance_hosts",
+    "loop", "passfile", "password", "port", "require_auth", "requirepeer", "service", "ssl", "target_session_attrs",
+    "tcp_user_timeout", "timeout", "user", "username",
+})
 # Kept, but of no consequence for what a statement does.
-_WITHOUT_EFFECT = frozenset({"application_name", "prepare_threshold", "prepared_statement_cache_size",
-                             "prepared_statement_name_func", "statement_cache_size"})  # fmt: skip
+_WITHOUT_EFFECT = frozenset({
+    "application_name", "prepare_threshold", "prepared_statement_cache_size", "prepared_statement_name_func",
+    "statement_cache_size",
+})
+# fmt: on
 _MODES = ("autocommit", "isolation_level", "readonly", "read_only", "deferrable")
 
 

@@ -31,6 +31,7 @@ __all__ = ["TakenEngine", "is_supported", "root"]
 _CONNECTIONS_OF_THE_TEST = 5
 _OWN_LISTENERS = ("create_engine.<locals>.", "DefaultDialect._builtin_onconnect.<locals>.")
 _SHARED_LEVELS = ("READ COMMITTED", "READ UNCOMMITTED")
+_MODES = ("set_isolation_level", "reset_isolation_level", "get_isolation_level", "set_readonly", "set_deferrable")
 _POOL_EVENTS = ("connect", "checkout", "checkin", "reset", "invalidate", "soft_invalidate", "close")
 
 
@@ -138,7 +139,7 @@ class TakenEngine:
         return pool
 
     def _once(self, first_connect: Any) -> Callable[[Any, Any], None]:
-        """Return SQLAlchemy's listener for the first connection, without its own memory, which is the original pool's."""
+        """Return SQLAlchemy's listener for a first connection, without its memory, which is the original pool's."""
         ask = answered_once(self.engine.dialect, self._kind, _inner(first_connect))
 
         def listener(connection: Any, record: Any) -> None:
@@ -186,9 +187,7 @@ class TakenEngine:
         def without_parameters(cursor: Any, sql: Any, context: Any = None) -> Any:
             connection = context.root_connection._dbapi_connection.dbapi_connection
             run = database.execute if type(connection) is SandboxConnection else database.execute_real
-            return run(
-                connection, cursor, sql, None, lambda: kind.do_execute_no_params(dialect, cursor, sql, context)
-            )
+            return run(connection, cursor, sql, None, lambda: kind.do_execute_no_params(dialect, cursor, sql, context))
 
         def mode(name: str) -> Callable[..., Any]:
             inner = getattr(kind, name)
@@ -208,7 +207,13 @@ class TakenEngine:
         state["do_execute"], state["do_executemany"] = gate("do_execute"), gate("do_executemany")
         state["do_execute_no_params"] = without_parameters
         state["get_driver_connection"] = driver_connection
-        for name in ("set_isolation_level", "reset_isolation_level", "get_isolation_level", "set_readonly", "set_deferrable"):
+        for name in (
+            "set_isolation_level",
+            "reset_isolation_level",
+            "get_isolation_level",
+            "set_readonly",
+            "set_deferrable",
+        ):
             if hasattr(kind, name):
                 state[name] = mode(name)
 

@@ -146,7 +146,9 @@ class SharedTransaction:
                 self.private = work
             if self.private is not work or (effects.private and self._count > 1):
                 rule = f"({effects.private})" if effects.private else "after another one has set"
-                self.stop(f"concerns state of one connection {rule}, and the test uses two", sql, origin, self.private.last)
+                self.stop(
+                    f"concerns state of one connection {rule}, and the test uses two", sql, origin, self.private.last
+                )
         if self._open and (len(self._open) > 1 or work not in self._open):
             for other in self._open:
                 if other is not work:

@@ -1,4 +1,7 @@
-"""Runs the user's env.py on the test database and on nothing else."""
+"""Alembic migrations as schema: run by the user's env.py, on the test database and on nothing else.
+
+Alembic is imported only when they run.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,73 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy
 from sqlalchemy import URL, Connection, create_engine
 from sqlalchemy.pool import NullPool
 
 from dbtestcase.errors import SchemaError
 from dbtestcase.schema.connect import connect, plain_url
-from dbtestcase.schema.failure import failure, place_of
-from dbtestcase.schema.logging import logging_kept
+from dbtestcase.schema.digest import digest, file_digest, files_below, version_of
+from dbtestcase.schema.failure import failure, location_of
+from dbtestcase.schema.logging import restored_logging
 from dbtestcase.schema.migrations import AlembicMigrations, Project
-from dbtestcase.schema.parts import Making
-from dbtestcase.schema.reroute import Rerouting
+from dbtestcase.schema.parts import Part
+from dbtestcase.schema.redirect import Redirection
+from dbtestcase.schema.target import Target
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 
-def upgrade(migrations: AlembicMigrations, project: Project, making: Making) -> None:
-    """Upgrade the database of ``making``.
+class AlembicPart(Part):
+    """Upgrades a database with the user's migrations."""
+
+    # env.py is the user's code, and libraries that look at signals or the event loop want the main thread.
+    background = False
+
+    def __init__(self, migrations: AlembicMigrations, owner: str) -> None:
+        self._migrations = migrations
+        self._owner = owner
+        self.project = Project.of(migrations, owner)
+
+    def fingerprint(self) -> str | None:
+        wanted = self._migrations
+        texts = [
+            f"sqlalchemy {sqlalchemy.__version__}",
+            f"alembic {version_of('alembic')}",
+            f"flask-migrate {version_of('flask-migrate')}" if wanted.app is not None else "",
+            wanted.revision,
+            wanted.section,
+            *wanted.x,
+        ]
+        try:
+            texts += self.project.contents()
+            texts += self._dependencies()
+        except OSError as exc:
+            raise SchemaError(f"{self._owner}: cannot read {exc.filename}: {exc.strerror}.") from exc
+        return digest("alembic", texts)
+
+    def token(self) -> Hashable:
+        return self.fingerprint()
+
+    def create(self, target: Target) -> None:
+        upgrade(self._migrations, self.project, target)
+
+    def _dependencies(self) -> Iterator[str]:
+        for path in map(Path, self._migrations.depends_on):
+            if not path.exists():
+                raise SchemaError(f"{self._owner}: there is no {path.absolute()}, which depends_on names.")
+            for file in files_below(path) if path.is_dir() else [str(path)]:
+                yield file_digest(file)
+
+
+def upgrade(migrations: AlembicMigrations, project: Project, target: Target) -> None:
+    """Upgrade the database of ``target``.
 
     Raises:
         SchemaError: A migration failed, or ``env.py`` did not migrate this database.
@@ -35,10 +84,10 @@ def upgrade(migrations: AlembicMigrations, project: Project, making: Making) -> 
         from alembic.util import CommandError
     except ImportError as exc:
         raise SchemaError(
-            f"{making.owner}: Alembic is not installed. Install it: pip install 'dbtestcase[alembic]'."
+            f"{target.owner}: Alembic is not installed. Install it: pip install 'dbtestcase[alembic]'."
         ) from exc
     try:
-        with _surroundings(migrations, project, making) as (config, connection):
+        with _environment(migrations, project, target) as (config, connection):
             ran = _run(config, migrations.revision)
             if not connection.closed and connection.in_transaction():
                 connection.commit()
@@ -47,45 +96,44 @@ def upgrade(migrations: AlembicMigrations, project: Project, making: Making) -> 
     except (Exception, SystemExit) as exc:
         is_command_error = isinstance(exc, CommandError)
         raise failure(
-            making.owner,
+            target,
             f"upgrade to {migrations.revision!r} with the migrations in {project.scripts}",
             exc,
-            place=place_of(exc, str(project.scripts), *map(str, project.versions)) or place_of(exc),
-            extensions=making.extensions,
+            location=location_of(exc, str(project.scripts), *map(str, project.versions)) or location_of(exc),
             advice=_advice(exc, is_command_error, migrations),
         ) from exc
     if not ran:
         raise SchemaError(
-            f"{making.owner}: {project.scripts / 'env.py'} ran, but it did not run the migrations on a connection, so "
+            f"{target.owner}: {project.scripts / 'env.py'} ran, but it did not run the migrations on a connection, so "
             "the database is empty.\nIt has to call context.run_migrations() outside of offline mode."
         )
 
 
 @contextmanager
-def _surroundings(
-    migrations: AlembicMigrations, project: Project, making: Making
+def _environment(
+    migrations: AlembicMigrations, project: Project, target: Target
 ) -> Iterator[tuple[Config, Connection]]:
     """Give ``env.py`` what it may ask for, and take back whatever it leaves behind."""
     with ExitStack() as stack:
-        stack.enter_context(logging_kept())
+        stack.enter_context(restored_logging())
         stack.enter_context(redirect_stdout(io.StringIO()))
         stack.enter_context(_import_folders(project))
-        rerouting = stack.enter_context(Rerouting(making.url, making.owner))
+        redirection = stack.enter_context(Redirection(target.url, target.owner))
         engine = create_engine(
-            plain_url(making.url), poolclass=NullPool, creator=lambda: rerouting.own(connect(making.url))
+            plain_url(target.url), poolclass=NullPool, creator=lambda: redirection.own(connect(target.url))
         )
         stack.callback(engine.dispose)
         # No transaction is begun on it: env.py may use its own connection, and would wait for our locks.
         connection = stack.enter_context(engine.connect())
         # Some projects expect an Engine there, as pytest-alembic passes it.
         setattr(connection, "connect", lambda: connection)  # noqa: B010
-        config = _config(migrations, project, making.url)
+        config = _config(migrations, project, target.url)
         app = migrations.app
         if app is not None:
             app = app if hasattr(app, "app_context") else app()
             if not hasattr(app, "app_context"):
                 raise SchemaError(
-                    f"{making.owner}: AlembicMigrations(app=...) takes a Flask application or a function that returns "
+                    f"{target.owner}: AlembicMigrations(app=...) takes a Flask application or a function that returns "
                     f"one; it got {type(app).__name__}."
                 )
             stack.enter_context(app.app_context())

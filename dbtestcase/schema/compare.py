@@ -86,7 +86,7 @@ def schema_differences(
             "target_metadata": wanted,
         },
     )
-    _spare_foreign_sequences(context, connection)
+    _skip_missing_sequences(context, connection)
     lines = list(_missing_views(connection, wanted))
     with warnings.catch_warnings():
         # About tables that refer to each other, which matters to the order of a migration only.
@@ -99,7 +99,7 @@ def schema_differences(
     return lines
 
 
-def _spare_foreign_sequences(context: Any, connection: Connection) -> None:
+def _skip_missing_sequences(context: Any, connection: Connection) -> None:
     # SQLAlchemy takes the sequence of a default for one of the table's own schema; if it is not, Alembic fails to find
     # it and the comparison with it. Goes when Alembic asks for sequences that may be missing.
     ask = context.impl.autogen_column_reflect

@@ -19,7 +19,7 @@ _environment = threading.Lock()
 
 # What libpq reads even if host, port, user and database are given: it would connect elsewhere or not at all, or with
 # other settings than those of the server.
-_BENDING = (
+_MISLEADING = (
     "PGSERVICE",
     "PGSERVICEFILE",
     "PGHOSTADDR",
@@ -67,7 +67,7 @@ def engine_for(url: URL) -> Engine:
 def without_libpq_environment() -> Iterator[None]:
     """Hide PGSERVICE, PGOPTIONS and the like while the block runs; libpq would follow them past our own arguments."""
     with _environment:
-        hidden = {name: os.environ.pop(name) for name in _BENDING if name in os.environ}
+        hidden = {name: os.environ.pop(name) for name in _MISLEADING if name in os.environ}
         try:
             yield
         finally:

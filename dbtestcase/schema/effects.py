@@ -15,7 +15,7 @@ from dbtestcase import sql
 
 __all__ = ["notes", "read"]
 
-_SHOWN_PLACES = 3
+_MOST_SHOWN = 3
 # Also within literals: a function may build its statements as text. What is called by mistake costs some bytes.
 _CALLED = re.compile(r'(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))\s*\(')
 _NUMBER_OF_SEQUENCE = re.compile(r"nextval\('[^']*'::regclass\)")
@@ -54,7 +54,7 @@ JOIN pg_proc part ON part.oid IN (
 WHERE {_OURS}
 ORDER BY 1, 2
 """
-# Each gives places and texts. A part of a partitioned table has what its parent has.
+# Each gives what has an expression, and the expression.
 _EXPRESSIONS = (
     # Defaults and generated columns.
     f"""
@@ -200,27 +200,27 @@ class _Reader:
     def __init__(self, cursor: Any) -> None:
         self._cursor = cursor
         self._functions = self._read_functions()
-        self._implicit: dict[str, list[str]] = {}  # places by text
+        self._implicit: dict[str, list[str]] = {}  # what has a text, by text
 
     def facts(self) -> dict[str, Any]:
         for query in _EXPRESSIONS:
-            for place, text in self._rows(query):
+            for what, text in self._rows(query):
                 if _calls_something(text):
-                    self._add(place, text)
+                    self._add(what, text)
         for query in _QUERIES:
-            for place, text in self._rows(query):
-                self._add(place, text)
-        for place, definition, function in self._rows(_TRIGGERS):
+            for what, text in self._rows(query):
+                self._add(what, text)
+        for what, definition, function in self._rows(_TRIGGERS):
             condition = _TRIGGER_CONDITION.search(definition)
-            self._add(place, f"WHEN {condition[1]}" if condition else "", [function])
-        for place, function in self._rows(_OPERATORS_AND_CASTS):
+            self._add(what, f"WHEN {condition[1]}" if condition else "", [function])
+        for what, function in self._rows(_OPERATORS_AND_CASTS):
             if function in self._functions:
-                self._add(place, "", [function])
+                self._add(what, "", [function])
         deferrable = self._rows(_DEFERRABLE)
         return {
             "volatile": [name for (name,) in self._rows(_VOLATILE)],
             "functions": self._functions,
-            "implicit": [{"what": _listed(places), "text": text} for text, places in self._implicit.items()],
+            "implicit": [{"what": _listed(several), "text": text} for text, several in self._implicit.items()],
             "deferrable": [name for name, _ in deferrable],
             "initially_deferred": [name for name, is_deferred in deferrable if is_deferred],
             "policies": self._rows(_POLICIES)[0][0],
@@ -244,7 +244,7 @@ class _Reader:
                 _merge(found, name, found[part]["volatile"], found[part]["language"], found[part]["body"])
         return found
 
-    def _add(self, place: str, text: str, called: Iterable[str] = ()) -> None:
+    def _add(self, what: str, text: str, called: Iterable[str] = ()) -> None:
         """Note a text with the bodies of all that it calls."""
         whole = [text] if text else []
         waiting = [*called, *_called(text)]
@@ -263,7 +263,7 @@ class _Reader:
             body = function["body"]
             whole.append(body if body is not None else f"{sql.quoted_identifier(name)}()")
             waiting += _called(body or "")
-        self._implicit.setdefault("\n".join(whole), []).append(place)
+        self._implicit.setdefault("\n".join(whole), []).append(what)
 
 
 def _merge(found: dict[str, dict[str, Any]], name: str, is_volatile: bool, language: str, body: str | None) -> None:
@@ -283,6 +283,6 @@ def _called(text: str) -> list[str]:
     return [quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in _CALLED.findall(text)]
 
 
-def _listed(places: list[str]) -> str:
-    more = len(places) - _SHOWN_PLACES
-    return ", ".join(places[:_SHOWN_PLACES]) + (f" and {more} more" if more > 0 else "")
+def _listed(several: list[str]) -> str:
+    more = len(several) - _MOST_SHOWN
+    return ", ".join(several[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""What a SchemaError says: whose schema, which statement, the server's words, the place in the user's file."""
+"""What a SchemaError says: whose schema, which statement, the server's words, the line of the user's code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from dbtestcase.errors import SchemaError
+from dbtestcase.frames import is_users
+from dbtestcase.schema.target import Target
 
 _LONGEST_STATEMENT = 20  # lines
 
@@ -71,51 +73,39 @@ def server_words(exc: BaseException) -> str:
 
 
 def failure(
-    owner: str,
+    target: Target,
     what: str,
     exc: BaseException,
     *,
-    place: str = "",
+    location: str = "",
     statement: str | None = None,
-    extensions: tuple[str, ...] = (),
     advice: str = "",
 ) -> SchemaError:
     """Return the error to raise from ``exc``.
 
     Args:
         what: What was being done, to follow "could not": "create table 'shop'".
-        place: Where the user wrote it.
+        location: Where the user wrote it.
         advice: The next step, if the caller knows better than the hints here.
     """
-    lines = [f"{owner}: could not {what}"]
-    if place:
-        lines.append(f"  at {place}")
+    lines = [f"{target.owner}: could not {what}"]
+    if location:
+        lines.append(f"  at {location}")
     lines.append(_indented(server_words(exc)))
     statement = statement if statement is not None else statement_of(exc)
     if statement:
         lines += ["The statement:", _indented(_shortened(statement))]
-    lines.append(advice or _hint(exc, extensions))
+    lines.append(advice or _hint(exc, target.extensions))
     return SchemaError("\n".join(line for line in lines if line))
 
 
-def place_of(exc: BaseException, *folders: str) -> str:
+def location_of(exc: BaseException, *folders: str) -> str:
     """Return "file:line in function" of the innermost frame of ``exc`` in user code (below ``folders``, if given)."""
     best = ""
     for frame in traceback.extract_tb(exc.__traceback__):
         if any(_is_below(frame.filename, folder) for folder in folders) or (not folders and is_users(frame.filename)):
             best = f"{frame.filename}:{frame.lineno} in {frame.name}"
     return best
-
-
-def is_users(filename: str) -> bool:
-    """Is the file neither a library's, nor Python's own, nor ours?"""
-    return not (
-        filename.startswith("<")
-        or f"{os.sep}site-packages{os.sep}" in filename
-        or f"{os.sep}dist-packages{os.sep}" in filename
-        or _is_below(filename, os.path.dirname(os.path.dirname(__file__)))
-        or _is_below(filename, os.path.dirname(os.__file__))
-    )
 
 
 def _is_below(filename: str, folder: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @contextmanager
-def logging_kept() -> Iterator[None]:
+def restored_logging() -> Iterator[None]:
     """Restore all loggers when the block ends; within it ``logging.config.fileConfig`` does nothing.
 
     What ``fileConfig`` sets up would be undone a moment later, but it also closes the handlers that exist and prints

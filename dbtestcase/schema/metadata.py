@@ -5,21 +5,23 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
-from typing import Any, NamedTuple
+from operator import is_
+from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Enum, MetaData, Table, create_mock_engine, event, util
+from sqlalchemy import Column, Connection, Enum, MetaData, Table, create_mock_engine, event, util
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DDL, CreateSchema, ExecutableDDLElement
 from sqlalchemy.types import ARRAY, SchemaType
 
 from dbtestcase.schema.connect import engine_for
 from dbtestcase.schema.digest import digest
-from dbtestcase.schema.failure import failure, place_of
-from dbtestcase.schema.parts import Making, Part
+from dbtestcase.schema.failure import failure, location_of
+from dbtestcase.schema.parts import Part
+from dbtestcase.schema.target import Target
 
 _ALWAYS_THERE = {"information_schema", "public"}
 _CACHE = "_dbtestcase_fingerprint"
@@ -50,35 +52,34 @@ class MetaDataPart(Part):
     # in a template that was kept.
     def is_empty(self) -> bool:
         """Would nothing be created?"""
-        return not (self.metadata.tables or self.metadata._sequences or any(_listeners(self.metadata)))
+        return not (self.metadata.tables or self.metadata._sequences or _listeners(self.metadata))
 
     def fingerprint(self) -> str | None:
         return self._known().fingerprint
 
     def token(self) -> Hashable:
-        return self._known().shape
+        return self._known()
 
     def _known(self) -> _Known:
-        shape = Shape(self.metadata)
         known = getattr(self.metadata, _CACHE, None)
-        if not isinstance(known, _Known) or known.shape != shape:
+        if not isinstance(known, _Known) or not known.shape.is_of(self.metadata):
             runs_python = _runs_python(self.metadata)
             fingerprint = None if runs_python or self.is_empty() else _fingerprint(self.metadata)
-            # Taken again: compiling fills attributes in which the next look would see a change.
+            # Taken last: compiling fills attributes.
             known = _Known(Shape(self.metadata), runs_python, fingerprint)
             setattr(self.metadata, _CACHE, known)
         self._last = known
         return known
 
-    def create(self, making: Making) -> None:
+    def create(self, target: Target) -> None:
         if self.is_empty():
             warnings.warn(
-                f"{making.owner}: {self._source} has no tables, so the database stays empty. Import the modules that "
+                f"{target.owner}: {self._source} has no tables, so the database stays empty. Import the modules that "
                 "define the models before the class runs; if it is meant to be empty, write schema = None.",
                 UserWarning,
                 stacklevel=2,
             )
-        engine = engine_for(making.url)
+        engine = engine_for(target.url)
         running: list[Any] = []
         event.listen(engine, "before_execute", lambda connection, element, *rest: running.append(element))
         try:
@@ -97,8 +98,8 @@ class MetaDataPart(Part):
         except Exception as exc:
             element = running[-1] if running and isinstance(exc, DBAPIError) else None
             what = _name_of(element) if element is not None else f"the tables of {self._source}"
-            place = place_of(exc) or _model_s_place(element, self._registry)
-            raise failure(making.owner, f"create {what}", exc, place=place, extensions=making.extensions) from exc
+            location = location_of(exc) or _location_of_model(element, self._registry)
+            raise failure(target, f"create {what}", exc, location=location) from exc
         finally:
             engine.dispose()
 
@@ -110,61 +111,98 @@ class MetaDataPart(Part):
 
 
 class Shape:
-    """What a MetaData consists of, cheap to take and to compare: tells whether it must be compiled again.
+    """What a MetaData consisted of: tells cheaply whether it still does, or must be compiled again.
 
-    Compares objects by identity and holds them, so that an identity is not given out twice. Hashable: stands for the
-    content of the MetaData within this process.
+    Objects are compared by identity and held, so that no identity is given out twice.
     """
 
     def __init__(self, metadata: MetaData) -> None:
-        held: list[object] = [metadata, metadata.schema, *metadata.naming_convention.values()]
-        for table in metadata.tables.values():
-            held += (table, table.name, table.schema, table.comment, *table.indexes, *table.constraints)
-            held += table.dialect_kwargs.values()
-            for column in table.columns:
-                kind = column.type
-                held += (column, column.name, column.nullable, column.primary_key, column.comment, kind)
-                held += (column.autoincrement, column.server_default, column.default, column.computed, column.identity)
-                held += _told(kind)
-                if isinstance(kind, Enum):
-                    held += kind.enums
-            for index in table.indexes:
-                held += _told(index)
-                held += index.dialect_kwargs.values()
-            for constraint in table.constraints:
-                held += _told(constraint)
-        for sequence in metadata._sequences.values():
-            held += (sequence, *_told(sequence))
-        held += [listener for _, _, listener in _all_listeners(metadata)]
-        self._held = held
-        self._identities = tuple(map(id, held))
+        self._parts, self._values = _contents(metadata)
+        self._attributes = [part.__dict__.copy() for part in self._parts]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Shape) and self._identities == other._identities
-
-    def __hash__(self) -> int:
-        return hash(self._identities)
+    def is_of(self, metadata: MetaData) -> bool:
+        """Whether ``metadata`` consists of the same objects as when this was taken, and they of the same values."""
+        parts, values = _contents(metadata)
+        if not (_are_same(parts, self._parts) and _are_same(values, self._values)):
+            return False
+        for number, part in enumerate(parts):
+            before, now = self._attributes[number], part.__dict__
+            if _are_equal(now, before):
+                continue
+            if not _are_same(_declared(part, now), _declared(part, before)):
+                return False
+            self._attributes[number] = now.copy()  # it was used; the next look is quick again
+        return True
 
 
-def _told(item: object) -> Iterator[object]:
-    """Return what a type, an index or a constraint was told, without what SQLAlchemy notes on it in use."""
-    kind: type = type(item)
-    notes = _notes(kind)
-    return (value for name, value in vars(item).items() if name not in notes)
+def _contents(metadata: MetaData) -> tuple[list[Any], list[object]]:
+    """Return the objects that a MetaData consists of, and what these hold in containers of their own."""
+    parts: list[Any] = []
+    values: list[object] = [metadata.schema, *metadata.naming_convention.values()]
+    for table in metadata.tables.values():
+        parts += (table, *table.indexes, *table.constraints)
+        for column in table.columns:
+            kind = column.type
+            parts += (column, kind)
+            if column.server_default is not None:
+                parts.append(column.server_default)
+            if isinstance(kind, Enum):
+                values += kind.enums
+        for index in table.indexes:
+            values += index.expressions
+    parts += metadata._sequences.values()
+    for part in parts:
+        if "dialect_options" in part.__dict__:
+            for options in part.dialect_options.values():
+                values += options._non_defaults.values()
+    values += [listener for _, _, listener in _all_listeners(metadata)]
+    return parts, values
+
+
+def _are_equal(some: dict[str, object], others: dict[str, object]) -> bool:
+    # Much quicker than to look at each value, and the same: Python compares identities first.
+    try:
+        return some == others
+    except TypeError:  # expressions of SQL have no truth value
+        return False
+
+
+def _are_same(some: Collection[object], others: Collection[object]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+# What decides about the DDL; the rest of their many attributes is for statements.
+_TABLE = ("name", "schema", "comment")
+_COLUMN = (
+    "name", "nullable", "primary_key", "comment", "type", "autoincrement", "server_default", "default", "computed",
+    "identity",
+)  # fmt: skip
+
+
+def _declared(part: object, attributes: dict[str, object]) -> list[object]:
+    """Return the attributes that were declared, without what SQLAlchemy keeps there when the object is used."""
+    if isinstance(part, (Table, Column)):
+        return [attributes.get(name) for name in (_TABLE if isinstance(part, Table) else _COLUMN)]
+    kind: type = type(part)
+    memoized = _memoized(kind)
+    return [value for name, value in attributes.items() if name not in memoized]
 
 
 @cache
-def _notes(kind: type) -> frozenset[str]:
-    memoized = (util.memoized_property, util.HasMemoized.memoized_attribute)
-    return frozenset(name for base in kind.__mro__ for name, value in vars(base).items() if isinstance(value, memoized))
+def _memoized(kind: type) -> frozenset[str]:
+    descriptors = (util.memoized_property, util.HasMemoized.memoized_attribute)
+    return frozenset(
+        name for base in kind.__mro__ for name, value in vars(base).items() if isinstance(value, descriptors)
+    )
 
 
-class _Known(NamedTuple):
+class _Known:
     """What was found out about a MetaData of this shape; kept on the MetaData itself, to live as long as it does."""
 
-    shape: Shape
-    runs_python: bool
-    fingerprint: str | None
+    def __init__(self, shape: Shape, runs_python: bool, fingerprint: str | None) -> None:
+        self.shape = shape
+        self.runs_python = runs_python
+        self.fingerprint = fingerprint
 
 
 def _fingerprint(metadata: MetaData) -> str | None:
@@ -213,20 +251,24 @@ def _targets(metadata: MetaData) -> Iterator[tuple[str, Any]]:
         yield f"type {getattr(kind, 'name', None)}", kind
 
 
-def _listeners(target: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what will be called when ``target`` is created, apart from what SQLAlchemy itself put there."""
+def _listeners(target: Any) -> list[tuple[str, Any]]:
+    """Return what will be called when ``target`` is created, apart from what SQLAlchemy itself put there."""
     dispatch = target.dispatch
-    for name, listeners in (("before_create", dispatch.before_create), ("after_create", dispatch.after_create)):
-        if listeners:
-            for listener in listeners:
-                if not _is_sqlalchemys(listener):
-                    yield name, listener
+    before, after = dispatch.before_create, dispatch.after_create
+    if not before and not after:
+        return []
+    return [
+        (name, listener)
+        for name, listeners in (("before_create", before), ("after_create", after))
+        for listener in listeners
+        if not _is_sqlalchemys(listener)
+    ]
 
 
 def _all_listeners(metadata: MetaData) -> Iterator[tuple[str, str, Any]]:
-    for place, target in _targets(metadata):
+    for target_name, target in _targets(metadata):
         for name, listener in _listeners(target):
-            yield place, name, listener
+            yield target_name, name, listener
 
 
 def _is_sqlalchemys(listener: Any) -> bool:
@@ -272,8 +314,8 @@ def _compiled(metadata: MetaData) -> Iterable[str]:
     yield from sorted(made)
     # Statements written by hand may build on each other.
     yield from written
-    for place, name, listener in _all_listeners(metadata):
-        yield f"{place} {name} {listener.compile(dialect=engine.dialect)}"
+    for target_name, name, listener in _all_listeners(metadata):
+        yield f"{target_name} {name} {listener.compile(dialect=engine.dialect)}"
 
 
 def _schema_made_twice(exc: DBAPIError) -> str | None:
@@ -291,7 +333,7 @@ def _name_of(element: Any) -> str:
     return _name_of_thing(thing)
 
 
-def _model_s_place(element: Any, registry: Any) -> str:
+def _location_of_model(element: Any, registry: Any) -> str:
     """Return "file:line in class" of the model whose table, or a part of it, is being created."""
     thing = getattr(element, "element", None)
     table = thing if isinstance(thing, Table) else getattr(thing, "table", None)

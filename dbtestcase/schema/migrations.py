@@ -5,17 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy
-
 from dbtestcase.errors import SchemaError
-from dbtestcase.schema.digest import digest, file_digest, files_below, version_of
-from dbtestcase.schema.parts import Making, Part
+from dbtestcase.schema.digest import file_digest, files_below
 from dbtestcase.schema.sources import Mentions, Sources, data_files
 
 _SEPARATORS = {"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"}
@@ -78,50 +75,6 @@ class AlembicMigrations:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-
-
-class AlembicPart(Part):
-    """Upgrades a database with the user's migrations."""
-
-    # env.py is the user's code, and libraries that look at signals or the event loop want the main thread.
-    background = False
-
-    def __init__(self, migrations: AlembicMigrations, owner: str) -> None:
-        self._migrations = migrations
-        self._owner = owner
-        self.project = Project.of(migrations, owner)
-
-    def fingerprint(self) -> str | None:
-        wanted = self._migrations
-        texts = [
-            f"sqlalchemy {sqlalchemy.__version__}",
-            f"alembic {version_of('alembic')}",
-            f"flask-migrate {version_of('flask-migrate')}" if wanted.app is not None else "",
-            wanted.revision,
-            wanted.section,
-            *wanted.x,
-        ]
-        try:
-            texts += self.project.contents()
-            texts += self._dependencies()
-        except OSError as exc:
-            raise SchemaError(f"{self._owner}: cannot read {exc.filename}: {exc.strerror}.") from exc
-        return digest("alembic", texts)
-
-    def token(self) -> Hashable:
-        return self.fingerprint()
-
-    def create(self, making: Making) -> None:
-        from dbtestcase.schema.alembic import upgrade
-
-        upgrade(self._migrations, self.project, making)
-
-    def _dependencies(self) -> Iterator[str]:
-        for path in map(Path, self._migrations.depends_on):
-            if not path.exists():
-                raise SchemaError(f"{self._owner}: there is no {path.absolute()}, which depends_on names.")
-            for file in files_below(path) if path.is_dir() else [str(path)]:
-                yield file_digest(file)
 
 
 class Project:

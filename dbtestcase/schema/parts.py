@@ -5,27 +5,18 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import Connection
 
 from dbtestcase.errors import SchemaError
 from dbtestcase.schema.connect import engine_for
-from dbtestcase.schema.failure import failure, place_of
+from dbtestcase.schema.failure import failure, location_of
+from dbtestcase.schema.target import Target
 
 _PERCENT = (
     "If the SQL has a % in it: exec_driver_sql() takes it for a parameter, so write %%, or execute text(...), or put "
     'the SQL in a file: schema = Path("schema.sql").'
 )
-
-
-@dataclass(frozen=True)
-class Making:
-    """One database that is being filled."""
-
-    owner: str
-    url: URL
-    extensions: tuple[str, ...]
 
 
 class Part(ABC):
@@ -43,7 +34,7 @@ class Part(ABC):
         """Return what identifies the content within this process."""
 
     @abstractmethod
-    def create(self, making: Making) -> None:
+    def create(self, target: Target) -> None:
         """Create it and commit.
 
         Raises:
@@ -71,8 +62,8 @@ class CallablePart(Part):
             return _Same(self._function)
         return self._function
 
-    def create(self, making: Making) -> None:
-        engine = engine_for(making.url)
+    def create(self, target: Target) -> None:
+        engine = engine_for(target.url)
         try:
             with engine.connect() as connection:
                 result = self._function(connection)
@@ -85,11 +76,10 @@ class CallablePart(Part):
             raise
         except Exception as exc:
             raise failure(
-                making.owner,
+                target,
                 f"run {self._name}(connection)",
                 exc,
-                place=place_of(exc),
-                extensions=making.extensions,
+                location=location_of(exc),
                 advice=_PERCENT if _is_about_percent(exc) else "",
             ) from exc
         finally:

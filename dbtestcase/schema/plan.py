@@ -10,11 +10,13 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from sqlalchemy import URL, Connection, MetaData
 
 from dbtestcase.errors import SchemaError
+from dbtestcase.schema.alembic import AlembicPart
 from dbtestcase.schema.digest import digest, version_of
 from dbtestcase.schema.metadata import MetaDataPart
-from dbtestcase.schema.migrations import AlembicMigrations, AlembicPart
-from dbtestcase.schema.parts import CallablePart, Making, Part
+from dbtestcase.schema.migrations import AlembicMigrations
+from dbtestcase.schema.parts import CallablePart, Part
 from dbtestcase.schema.sql_files import SqlFilesPart
+from dbtestcase.schema.target import Target
 from dbtestcase.sql import quoted_identifier
 
 MAIN_DATABASE = "test"
@@ -35,8 +37,10 @@ class HasMetaData(Protocol):
     def metadata(self) -> MetaData: ...
 
 
+# Callable[..., object] for a function that takes a Connection: type checkers take one that is set on a class for a
+# method, without its first argument. plan() checks its signature.
 SchemaStep: TypeAlias = (
-    "MetaData | HasMetaData | type[Any] | os.PathLike[str] | AlembicMigrations | Callable[[Connection], object]"
+    "MetaData | HasMetaData | type[Any] | os.PathLike[str] | AlembicMigrations | Callable[..., object]"
 )
 SchemaLike: TypeAlias = (
     "SchemaStep | Sequence[SchemaStep | Sequence[Any]] | Mapping[str, SchemaStep | Sequence[Any] | None]"
@@ -89,7 +93,7 @@ class SchemaPlan:
                 run_admin(f"CREATE DATABASE {quoted_identifier(name)}")
                 _add_extensions(self._owner, url, self._extensions)
             for part in parts:
-                part.create(Making(self._owner, url, self._extensions))
+                part.create(Target(self._owner, url, self._extensions))
         if self.fingerprint != self._fingerprint():
             raise SchemaError(
                 f"{self._owner} changed while it was being created (a file was edited, or a module that defines "
@@ -283,4 +287,4 @@ def _add_extensions(owner: str, url: URL, extensions: tuple[str, ...]) -> None:
         for name in extensions:
             connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS {quoted_identifier(name)} CASCADE")
 
-    CallablePart(create_extensions, owner).create(Making(owner, url, extensions))
+    CallablePart(create_extensions, owner).create(Target(owner, url, extensions))

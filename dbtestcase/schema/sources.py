@@ -140,16 +140,16 @@ def data_files(names: Iterable[str], folder: Path) -> Iterator[str]:
     wanted = frozenset(names)
     if not wanted:
         return
-    for place, folders, files in islice(os.walk(folder), _MOST_FOLDERS):
+    for path, folders, files in islice(os.walk(folder), _MOST_FOLDERS):
         folders[:] = sorted(
             name
             for name in folders
             if not name.startswith(".")
             and name not in _FOREIGN_FOLDERS
-            and not os.path.exists(os.path.join(place, name, "pyvenv.cfg"))
+            and not os.path.exists(os.path.join(path, name, "pyvenv.cfg"))
         )
         for name in sorted(wanted.intersection(files)):
-            file = os.path.join(place, name)
+            file = os.path.join(path, name)
             yield os.path.relpath(file, folder)
             yield file_digest(file)
 
@@ -161,8 +161,8 @@ def _content(file: str, imported: set[str]) -> Iterator[str]:
         imported |= Mentions.of(file, digest).packages
 
 
-def _is_library(*places: str | None) -> bool:
-    return any(_LIBRARIES.search(place) for place in places if place is not None)
+def _is_library(*paths: str | None) -> bool:
+    return any(_LIBRARIES.search(path) for path in paths if path is not None)
 
 
 def _modules_used(tree: ast.Module) -> set[str]:

@@ -15,8 +15,9 @@ from dbtestcase.errors import SchemaError
 from dbtestcase.schema.connect import connect
 from dbtestcase.schema.digest import digest, file_digest
 from dbtestcase.schema.failure import failure
-from dbtestcase.schema.parts import Making, Part
+from dbtestcase.schema.parts import Part
 from dbtestcase.schema.script import Statement, UnreadableScript, statements
+from dbtestcase.schema.target import Target
 
 # A dump made by a newer pg_dump sets these; psql would print an error and go on.
 _SETTING_OF_LATER_SERVERS = re.compile(r"set\s+\w+_timeout\s*(?:=|to)\s*0$", re.IGNORECASE)
@@ -40,9 +41,9 @@ class SqlFilesPart(Part):
     def token(self) -> Hashable:
         return self.fingerprint()
 
-    def create(self, making: Making) -> None:
+    def create(self, target: Target) -> None:
         for file in self._files:
-            _run_script(file, self._read(_read_text, file), making)
+            _run_script(file, self._read(_read_text, file), target)
 
     def _find_files(self) -> list[Path]:
         if self._path.is_dir():
@@ -92,8 +93,8 @@ def _read_text(file: Path) -> str:
     return file.read_bytes().decode("utf-8-sig")
 
 
-def _run_script(file: Path, script: str, making: Making) -> None:
-    connection = connect(making.url)
+def _run_script(file: Path, script: str, target: Target) -> None:
+    connection = connect(target.url)
     try:
         # The script says where its transactions begin and end, as with psql.
         connection.autocommit = True
@@ -104,16 +105,15 @@ def _run_script(file: Path, script: str, making: Making) -> None:
                 if _is_setting_of_a_later_server(statement, exc):
                     continue
                 raise failure(
-                    making.owner,
+                    target,
                     f"run {file}",
                     exc,
-                    place=f"{file}, line {_line(script, _offset(statement, exc))}",
+                    location=f"{file}, line {_line(script, _offset(statement, exc))}",
                     statement=statement.text,
-                    extensions=making.extensions,
                 ) from exc
         if connection.info.transaction_status != TRANSACTION_STATUS_IDLE:
             raise SchemaError(
-                f"{making.owner}: {file} ends within a transaction that it began, so its work would be lost. "
+                f"{target.owner}: {file} ends within a transaction that it began, so its work would be lost. "
                 "Add COMMIT; at its end, or remove the BEGIN."
             )
     except UnreadableScript as exc:
@@ -124,7 +124,7 @@ def _run_script(file: Path, script: str, making: Making) -> None:
             else "Close it; SQL doubles a quote within a string: 'it''s'."
         )
         raise SchemaError(
-            f"{making.owner}: {file}, line {_line(script, exc.offset)}: {exc.problem}.\n{advice}"
+            f"{target.owner}: {file}, line {_line(script, exc.offset)}: {exc.problem}.\n{advice}"
         ) from exc
     finally:
         connection.close()

@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dbtestcase import AlembicMigrations
 from dbtestcase.flask import FlaskDatabaseTestCase
-from dbtestcase.schema.logging import logging_kept
+from dbtestcase.schema.logging import restored_logging
 from tests.support import problems, run_case
 
 
@@ -147,7 +147,7 @@ class CompanionTests(unittest.TestCase):
 
     def test_migrations_of_flask_migrate_make_the_schema(self):
         # Flask-Migrate's env.py sets up logging, which would silence the loggers of later tests.
-        with tempfile.TemporaryDirectory() as folder, logging_kept(), redirect_stderr(io.StringIO()):
+        with tempfile.TemporaryDirectory() as folder, restored_logging(), redirect_stderr(io.StringIO()):
             migrations = Path(folder, "migrations")
             app = create_app(f"sqlite:///{folder}/scratch.db")
             with app.app_context(), redirect_stdout(io.StringIO()), warnings.catch_warnings():

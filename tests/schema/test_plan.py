@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import sys
 import unittest
 import warnings
 from pathlib import Path
@@ -125,6 +127,20 @@ class CallableTests(ServerTestCase):
         self.assertIn("test_plan.py", message)
         self.assertIn('type "nonsense" does not exist', message)
         self.assertIn("CREATE TABLE shop (id nonsense)", message)
+
+    def test_the_line_is_named_also_where_the_application_is_installed(self) -> None:
+        module = self.write(
+            "site-packages/installed_shop.py",
+            """
+            def create(connection):
+                connection.exec_driver_sql("CREATE TABEL shop ()")
+            """,
+        )
+        sys.path.insert(0, str(module.parent))
+        self.addCleanup(sys.path.remove, str(module.parent))
+        create = importlib.import_module("installed_shop").create
+
+        self.assertIn(f"at {module}:2 in create", self.failure(create))
 
     def test_a_percent_sign_in_sql_leads_to_the_ways_around_it(self) -> None:
         for sql in ("SELECT 'a%s'", "SELECT format('%I', 'a')"):

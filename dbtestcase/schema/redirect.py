@@ -1,4 +1,4 @@
-"""Leads every SQLAlchemy connection of the user's code to the test database while migrations run."""
+"""Redirects every SQLAlchemy connection of the user's code to the test database while migrations run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WHERE = {
 _MAINTENANCE = {"postgres", "template1", "defaultdb"}
 
 
-class Rerouting:
+class Redirection:
     """While entered, engines of this thread (and of threads begun meanwhile) connect to ``url``, whatever theirs says.
 
     Connections that such an engine had open are dropped before they are used; those that it makes here are dropped at

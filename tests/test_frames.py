@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import os
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+from functools import singledispatch
+
+import flask
+import sqlalchemy
+
+import dbtestcase
+from dbtestcase.frames import UNKNOWN, is_users, user_origin, usual_call, usual_origin
+
+# Each puts one more frame of the standard library between the user's line and the question.
+_once = singledispatch(usual_origin)
+_twice = singledispatch(_once)
+
+
+class UsersFilesTests(unittest.TestCase):
+    def test_layers_between_an_application_and_its_database_are_not_the_users(self):
+        for filename in (
+            json.__file__,
+            dbtestcase.__file__,
+            sqlalchemy.__file__,
+            flask.__file__,
+            "/usr/lib/python3/dist-packages/sqlalchemy/engine/base.py",
+            "/srv/venv/lib/python3.11/site-packages/asyncpg/connection.py",
+            "<frozen importlib._bootstrap>",
+            "<string>",
+        ):
+            self.assertFalse(is_users(filename), filename)
+
+    def test_an_application_is_the_users_also_where_it_is_installed(self):
+        for filename in (
+            __file__,
+            "shop/models.py",
+            "/srv/venv/lib/python3.11/site-packages/shop/models.py",
+            "/srv/venv/lib/python3.11/site-packages/shop.py",
+            "/srv/venv/lib/python3.11/site-packages/flask_shop/models.py",
+            os.path.join(os.path.dirname(os.__file__), "site-packages", "shop", "models.py"),
+            "/usr/lib/python3/dist-packages/shop/models.py",
+            "/home/ada/flask/app.py",
+            "/home/ada/factory/models.py",
+            "<stdin>",
+        ):
+            self.assertTrue(is_users(filename), filename)
+
+
+class UsualOriginTests(unittest.TestCase):
+    def test_each_line_is_named_that_asks_from_the_same_distance(self):
+        self.assertEqual(_once("one key"), user_origin())
+        self.assertEqual(_once("one key"), user_origin())
+
+    def test_line_is_named_that_is_nearer_or_further_than_the_last_time(self):
+        for ask in (_once, _twice, usual_origin, _twice, _once):
+            self.assertEqual(ask("another key"), user_origin())
+
+    def test_nearest_line_is_named_when_there_are_several(self):
+        def helper():
+            return _once("a third key"), user_origin()
+
+        self.assertEqual(_twice("a third key"), user_origin())
+        self.assertEqual(*helper())
+        self.assertEqual(_twice("a third key"), user_origin())
+
+    def test_a_stack_that_is_lower_than_the_last_time_is_no_error(self):
+        far = usual_origin
+        for _ in range(20):
+            far = singledispatch(far)
+        self.assertEqual(far("a fourth key"), user_origin())
+        with ThreadPoolExecutor(1) as threads:
+            self.assertIs(threads.submit(usual_origin, "a fourth key").result(), UNKNOWN)
+
+    def test_call_is_the_one_that_the_line_made(self):
+        outermost = singledispatch(usual_call)
+
+        for _ in range(2):
+            called, origin = outermost("a fifth key")
+            self.assertEqual((called.f_code.co_name, origin.function), ("wrapper", self._testMethodName))
+
+
+if __name__ == "__main__":
+    unittest.main()
