@@ -399,8 +399,8 @@ class RunningClass:
         for one in left:
             if one.has_uncommitted_changes:
                 raise IsolationBroken(
-                    f"{self.name}: a connection opened at {one.origin} was left open before the first test with changes "
-                    "that were not committed, so they are lost.\n"
+                    f"{self.name}: a connection opened at {one.origin} was left open before the first test with "
+                    "uncommitted changes, which are lost.\n"
                     "What to do: commit() and close() it in setUpClass, or make the rows in setUpTestData."
                 )
         self.warn_left_open(left, when="before the first test")

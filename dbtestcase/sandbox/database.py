@@ -484,7 +484,10 @@ _STALE = (
     "{owner}: a connection of an earlier test, or of an attempt that is over, was used; its work is undone. Let the "
     "code under test get its connection from the engine each time, and end its threads before the test ends."
 )
-_MODES = "SELECT replace(current_setting('transaction_isolation'), ' ', '-') || ' ' || current_setting('transaction_read_only')"
+_MODES = (
+    "SELECT replace(current_setting('transaction_isolation'), ' ', '-') || ' '"
+    " || current_setting('transaction_read_only')"
+)
 _MODE_WORDS = {False: "SERIALIZABLE or REPEATABLE READ", True: "READ ONLY"}
 
 _is_listening = False
