@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import URL, make_url
 
-from dbtestcase.schema import SchemaPlan, effects, plan
+from dbtestcase.schema import SchemaPlan, notes_of, plan
 from dbtestcase.servers import EMPTY, Contents, Instance
 
 __all__ = ["contents_of", "plain_url", "plan_of"]
@@ -28,7 +28,7 @@ def contents_of(wanted: SchemaPlan) -> Contents:
 
     def prepare(instance: Instance) -> dict[str, Any]:
         wanted.create(lambda database: plain_url(instance, database), instance.execute)
-        return effects.notes(instance.connect, wanted.databases)
+        return notes_of(instance.connect, wanted.databases)
 
     return Contents(fingerprint=wanted.fingerprint, prepare=prepare, token=wanted.token, background=wanted.background)
 

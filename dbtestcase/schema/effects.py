@@ -7,13 +7,12 @@ by whoever reads them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Iterable
 from typing import Any
 
 from dbtestcase import sql
 
-__all__ = ["notes", "read"]
+__all__ = ["read"]
 
 _MOST_SHOWN = 3
 # Also within literals: a function may build its statements as text. What is called by mistake costs some bytes.
@@ -181,19 +180,6 @@ def read(connection: Any) -> dict[str, Any]:
     """
     with connection.cursor() as cursor:
         return _Reader(cursor).facts()
-
-
-def notes(connect: Callable[[str], Any], databases: Iterable[str]) -> dict[str, Any]:
-    """Return what is kept with a template: ``{"effects": {database: facts}}``, see :func:`read`.
-
-    Args:
-        connect: Opens a connection of psycopg2's to a database.
-    """
-    facts = {}
-    for database in databases:
-        with closing(connect(database)) as connection:
-            facts[database] = read(connection)
-    return {"effects": facts}
 
 
 class _Reader:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import traceback
+from contextlib import closing, suppress
 from typing import Any
 
+import psycopg2
 from sqlalchemy.exc import DBAPIError
 
 from dbtestcase.errors import SchemaError
 from dbtestcase.frames import is_users
+from dbtestcase.schema import extensions
+from dbtestcase.schema.connect import connect
 from dbtestcase.schema.target import Target
 
 _LONGEST_STATEMENT = 20  # lines
@@ -38,6 +42,10 @@ _BROUGHT_BY = {
 }
 _MISSING = re.compile(
     r'(?:type|function|operator class|text search dictionary) "?(?:[\w$]+\.)?([\w$]+)"?.*(?:does not exist)', re.DOTALL
+)
+# Before PostgreSQL 15 the control file was named, and the line that it could not be opened.
+_UNAVAILABLE = re.compile(
+    r'extension "([^"]+)" is not available|could not open extension control file ".*/([^"/]+)\.control"'
 )
 _MISSING_ROLE = re.compile(r'role "(.+)" does not exist')
 
@@ -95,7 +103,7 @@ def failure(
     statement = statement if statement is not None else statement_of(exc)
     if statement:
         lines += ["The statement:", _indented(_shortened(statement))]
-    lines.append(advice or _hint(exc, target.extensions))
+    lines.append(advice or _hint(exc, target))
     return SchemaError("\n".join(line for line in lines if line))
 
 
@@ -112,7 +120,7 @@ def _is_below(filename: str, folder: str) -> bool:
     return os.path.abspath(filename).startswith(os.path.join(os.path.abspath(folder), ""))
 
 
-def _hint(exc: BaseException, extensions: tuple[str, ...]) -> str:
+def _hint(exc: BaseException, target: Target) -> str:
     error = database_error(exc)
     if error is None:
         return ""
@@ -123,11 +131,15 @@ def _hint(exc: BaseException, extensions: tuple[str, ...]) -> str:
             f"The instance is new and has no role {role[1]!r}. A dump made with pg_dump --no-owner --no-privileges "
             f"needs none; or create it first: schema = [lambda c: c.exec_driver_sql('CREATE ROLE \"{role[1]}\"'), ...]."
         )
+    unavailable = _UNAVAILABLE.search(message)
+    if unavailable:
+        with suppress(psycopg2.Error), closing(connect(target.url)) as connection:
+            return extensions.advice(connection, unavailable[1] or unavailable[2])
     missing = _MISSING.search(message)
     if missing and error.diag.sqlstate in ("42704", "42883"):
         wanted = _BROUGHT_BY.get(missing[1].lower())
         if wanted is not None:
-            options = ", ".join(repr(name) for name in (*extensions, wanted))
+            options = ", ".join(repr(name) for name in (*target.extensions, wanted))
             return (
                 f"{missing[1]!r} comes with an extension: postgres = ThrowawayPostgres(extensions=({options},)) "
                 "creates it before the schema."

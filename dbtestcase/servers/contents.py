@@ -20,7 +20,7 @@ class Contents:
         prepare: Called once with a running instance to make the content; ``None`` for an empty database. It may return
             notes, a mapping that JSON can hold: they are kept with the content, and every instance that starts with
             it has them as ``instance.notes``. An empty database has those of
-            :func:`dbtestcase.schema.effects.notes`.
+            :func:`dbtestcase.schema.notes_of`.
         token: Without a fingerprint, equal tokens share what was prepared within this process; ``None`` shares nothing.
         background: Whether ``prepare`` may be called from a thread other than the main one.
     """

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dbtestcase.errors import PostgresNotReady
+from dbtestcase.schema import extensions
 from dbtestcase.servers.cache import Cache, Pack, cache_folder, write_pack
 from dbtestcase.servers.locations import instance_locations
 from dbtestcase.servers.messages import print_once
@@ -39,12 +40,12 @@ class Store:
         with self._lock:
             known = self._known.get(key)
             if known is not None and known.path.exists():
-                return known
+                return _current(known)
             folder = cache_folder()
             found = Cache(folder).load(key) if folder is not None else None
             if found is not None:
                 self._known[key] = found
-            return found
+            return _current(found)
 
     def find_anonymous(self, key: Hashable) -> Pack | None:
         """Return the template that only this process can identify, if it is there."""
@@ -53,7 +54,7 @@ class Store:
             if pack is None or not pack.path.exists():
                 return None
             self._anonymous.move_to_end(key)
-            return pack
+            return _current(pack)
 
     def make(self, key: str, description: str, build: Callable[[], Server]) -> Pack:
         """Return a template, in the cache if that can be.
@@ -63,7 +64,7 @@ class Store:
         """
         with self._making(key), ExitStack() as stack:
             cache = self._locked_cache(key, stack)
-            found = self.find(key) or (_rescued(cache, key) if cache is not None else None)
+            found = self.find(key) or (_current(_rescued(cache, key)) if cache is not None else None)
             if found is None:
                 server = build()
                 try:
@@ -151,6 +152,11 @@ class Store:
     def _making(self, key: Hashable) -> threading.Lock:
         with self._lock:
             return self._being_made.setdefault(key, threading.Lock())
+
+
+def _current(pack: Pack | None) -> Pack | None:
+    """Return a template unless one of its extensions was upgraded since it was made."""
+    return pack if pack is not None and extensions.are_current(pack.notes) else None
 
 
 def _rescued(cache: Cache, key: str) -> Pack | None:

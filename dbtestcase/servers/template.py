@@ -13,7 +13,7 @@ import psycopg2
 
 from dbtestcase.diagnosis import report
 from dbtestcase.errors import PostgresNotReady
-from dbtestcase.schema import effects
+from dbtestcase.schema import extensions, notes_of
 from dbtestcase.servers.cache import Pack
 from dbtestcase.servers.directory import PORT, InstanceDirectory
 from dbtestcase.servers.environment import hidden_variables
@@ -114,7 +114,7 @@ def _initialized(recipe: Recipe) -> Server:
         _initdb(programs, directory)
         server = Boot(recipe.launch, ThrowawayPostgres(), directory=directory).wait()
         run_sql(server, "postgres", ["CREATE DATABASE test"])
-        server.notes = json.dumps(effects.notes(partial(_connect, server), ["test"]))
+        server.notes = json.dumps(notes_of(partial(_connect, server), ["test"]))
         return _stopped(server)
     except BaseException:
         directory.end()
@@ -163,7 +163,7 @@ def _prepared_server(recipe: Recipe) -> Server:
         if recipe.contents.prepare is not None:
             server.notes = json.dumps(recipe.contents.prepare(instance) or {})
         else:
-            server.notes = json.dumps(effects.notes(instance.connect, ["test"]))
+            server.notes = json.dumps(notes_of(instance.connect, ["test"]))
     except BaseException:
         instance.stop()
         raise
@@ -177,11 +177,11 @@ def _create_extensions(instance: Instance, database: str) -> None:
         try:
             instance.execute(f'CREATE EXTENSION IF NOT EXISTS "{quoted}" CASCADE', database=database)
         except psycopg2.Error as exc:
+            with closing(instance.connect(database)) as connection:
+                advice = extensions.advice(connection, name)
             raise PostgresNotReady(
                 f"ThrowawayPostgres(extensions=...): PostgreSQL cannot create {name!r}. It says:\n"
-                f"  {str(exc).strip()}\n"
-                "Extensions come with the server programs, often in a package of their own (Debian: "
-                "postgresql-contrib, or postgresql-<version>-<extension>)."
+                f"  {str(exc).strip()}\n{advice}".rstrip()
             ) from exc
 
 

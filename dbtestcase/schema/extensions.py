@@ -1,0 +1,138 @@
+"""The extensions of a database: which files on disk they were made from, and what to do about one that is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+__all__ = ["advice", "are_current", "read"]
+
+_KEY = "extensions"
+_INSTALLED = "SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1"
+_PROGRAMS = """
+SELECT current_setting('server_version'),
+    (SELECT setting FROM pg_config WHERE name = 'BINDIR'),
+    (SELECT setting FROM pg_config WHERE name = 'SHAREDIR'),
+    coalesce(current_setting('extension_control_path', true), '$system')
+"""
+_AVAILABLE = "SELECT name::text FROM pg_available_extensions ORDER BY 1"
+
+# They need libraries that a wheel does not bring; the server's own package on Debian has them.
+_LEFT_OUT_OF_WHEELS = frozenset({"pgcrypto", "sslinfo", "uuid-ossp", "xml2"})
+# Where the package of an extension is not called after it: on Debian, without "postgresql-15-".
+_DEBIAN_NAMES = {"vector": "pgvector", "postgis": "postgis-3", "pg_cron": "cron", "pg_partman": "partman"}
+_LANGUAGES = {"plpython3u": "plpython3", "plperl": "plperl", "plperlu": "plperl", "pltcl": "pltcl"}
+_INSTEAD = {
+    "pgcrypto": "If it is for gen_random_uuid(): that is part of PostgreSQL since 13, without an extension.",
+    "uuid-ossp": "In place of uuid_generate_v4(), gen_random_uuid() is part of PostgreSQL since 13.",
+}
+
+
+def read(connection: Any) -> dict[str, Any]:
+    """Return which extensions a database has, and the state of the files that they come from, as JSON can hold it.
+
+    Args:
+        connection: A connection of psycopg2's to the database, as superuser.
+
+    Returns:
+        ``{"folders": [...], "files": {name: state}}``. Of the language PL/pgSQL, which every database has, nothing:
+        it comes and changes with the server itself.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_INSTALLED)
+        names = [name for (name,) in cursor.fetchall()]
+        if not names:
+            return {"folders": [], "files": {}}
+        cursor.execute(_PROGRAMS)
+        _, _, share, control_path = cursor.fetchone()
+    folders = [
+        os.path.join(entry.strip().replace("$system", share), "extension") for entry in control_path.split(os.pathsep)
+    ]
+    return {"folders": folders, "files": {name: _state(folders, name) for name in names}}
+
+
+def are_current(notes: str) -> bool:
+    """Whether the extensions of a template are still made from the same files as when it was made.
+
+    Args:
+        notes: What was kept with the template, the text of a JSON object; see :func:`dbtestcase.schema.notes.notes_of`.
+    """
+    if f'"{_KEY}"' not in notes:  # looked at for every class: most need no more than this
+        return True
+    found: dict[str, Any] = json.loads(notes).get(_KEY, {})
+    return all(_state(found["folders"], name) == state for name, state in found.get("files", {}).items())
+
+
+def advice(connection: Any, name: str) -> str:
+    """Return what to do about an extension that the server does not have; "" if it has it, or cannot be asked.
+
+    Args:
+        connection: A connection of psycopg2's to the server, as superuser, not in a failed transaction.
+    """
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(_AVAILABLE)
+            available = [found for (found,) in cursor.fetchall()]
+            cursor.execute(_PROGRAMS)
+            version, bin_dir, _, _ = cursor.fetchone()
+    except psycopg2.Error:
+        return ""
+    if name in available:
+        return ""
+    lines = [
+        f"The PostgreSQL {version.split()[0]} in {bin_dir} does not have it. It has:",
+        textwrap.fill(", ".join(available), 110, initial_indent="  ", subsequent_indent="  "),
+        _installation(name, bin_dir, version),
+        _INSTEAD.get(name, ""),
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _state(folders: list[str], name: str) -> str:
+    """Return what changes when the control file or a script of an extension is replaced."""
+    state = []
+    for folder in folders:
+        try:
+            with os.scandir(folder) as entries:
+                files = [entry for entry in entries if entry.name.startswith((f"{name}.control", f"{name}--"))]
+                for entry in sorted(files, key=lambda entry: entry.name):
+                    about = entry.stat()
+                    state.append(f"{entry.path} {about.st_size} {about.st_mtime_ns}")
+        except OSError:
+            state.append(f"{folder} cannot be read")
+    return hashlib.blake2b("\n".join(state).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+
+
+def _installation(name: str, bin_dir: str, version: str) -> str:
+    """Return how to get an extension for the programs in a folder."""
+    major = version.split(".")[0]
+    if "site-packages" in Path(bin_dir).parts or "dist-packages" in Path(bin_dir).parts:
+        return (
+            "These programs come from a Python wheel, to which nothing can be added. Install your system's PostgreSQL "
+            f"server with {name!r} (Debian: {_debian_package(name, '<version>')}), and set DBTESTCASE_BIN_DIR to the "
+            "folder of its 'initdb'."
+        )
+    if re.fullmatch(r"/usr/lib/postgresql/[^/]+/bin", bin_dir):
+        return f"Install it: apt install {_debian_package(name, major)}"
+    if re.fullmatch(r"/usr/pgsql-[^/]+/bin", bin_dir):
+        return f"Install it: dnf install postgresql{major}-contrib, or the extension's own package, {name}_{major}"
+    if bin_dir.startswith("/usr/libexec/postgresql"):
+        return f"Install it: apk add postgresql{major}-contrib, or the extension's own package, postgresql-{name}"
+    if bin_dir.startswith(("/opt/homebrew/", "/usr/local/opt/", "/usr/local/Cellar/")):
+        return f"Install it: brew install {_DEBIAN_NAMES.get(name, name).partition('-')[0]}"
+    return "Install it for these programs (a package with 'contrib' in its name, or one of the extension's own)."
+
+
+def _debian_package(name: str, major: str) -> str:
+    if name in _LANGUAGES:
+        return f"postgresql-{_LANGUAGES[name]}-{major}"
+    if name in _LEFT_OUT_OF_WHEELS:
+        return f"postgresql-{major}"
+    return f"postgresql-{major}-{_DEBIAN_NAMES.get(name, name.replace('_', '-'))}"
