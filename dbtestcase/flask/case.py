@@ -7,7 +7,7 @@ production (:mod:`dbtestcase.flask.requests`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -59,14 +59,19 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
 
     _dbtestcase = wiring.NotRunning(RunningFlaskClass)
 
-    @classmethod
-    def create_app(cls) -> Flask | None:
-        """Return the application under test. Called once per class, when its engines can already be redirected.
+    if TYPE_CHECKING:
+        # Type checkers take this for what a class method, an instance method and a static method may override.
+        create_app: ClassVar[Callable[[], Flask | None]]
+    else:
 
-        Written as an instance method it is called for every test instead. Returns ``None`` by default, for tests that
-        make their applications themselves.
-        """
-        return None
+        @classmethod
+        def create_app(cls):
+            """Return the application under test. Called once per class, when its engines can already be redirected.
+
+            Written as an instance method it is called for every test instead. Returns ``None`` by default, for tests
+            that make their applications themselves.
+            """
+            return
 
     @cached_property
     def client(self) -> FlaskClient:

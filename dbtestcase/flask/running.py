@@ -173,13 +173,20 @@ class RunningFlaskClass(RunningClass):
     def _class_app(self) -> Flask | None:
         if self._makes_app_per_test:
             return None
-        app = self._flask_class.create_app()
+        # A factory that was assigned to the name is no method, and is called as it is.
+        factory = inspect.getattr_static(self._flask_class, "create_app")
+        app = factory() if inspect.isfunction(factory) else self._flask_class.create_app()
         return None if app is None else _checked_app(app, self._flask_class)
 
     @cached_property
     def _makes_app_per_test(self) -> bool:
         """Whether ``create_app`` is an instance method, as Flask-Testing has it."""
-        return inspect.isfunction(inspect.getattr_static(self._flask_class, "create_app"))
+        found = inspect.getattr_static(self._flask_class, "create_app")
+        if not inspect.isfunction(found):
+            return False
+        defined_in = found.__qualname__.rpartition(".")[0]
+        is_in_class_body = any(base.__qualname__ == defined_in for base in self._flask_class.__mro__)
+        return is_in_class_body or next(iter(inspect.signature(found).parameters), None) == "self"
 
     @property
     def _schema_is_the_extension_s(self) -> bool:
