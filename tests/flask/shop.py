@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flask
+import flask.globals
 from flask import Flask, g, request
 from flask.views import MethodView
 from flask_sqlalchemy import SQLAlchemy
@@ -12,6 +13,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dbtestcase.flask import FlaskDatabaseTestCase
 
+# Below Flask 3.2 a request uses the application context that is pushed; from then on it always has one of its own.
+REQUESTS_SHARE = hasattr(flask.globals, "_cv_request")
 FORBIDDEN = "postgresql+psycopg2://nobody@matters.invalid:5432/production"
 
 

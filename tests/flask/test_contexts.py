@@ -12,11 +12,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, scoped_sessio
 
 import dbtestcase
 from dbtestcase.flask import FlaskDatabaseTestCase
-from tests.flask.shop import Customer, ShopTestCase, create_app, db
+from tests.flask.shop import REQUESTS_SHARE, Customer, ShopTestCase, create_app, db
 from tests.support import problems, run_case
-
-# From Flask 3.2 on there is one variable for both kinds of context, and a request always has one of its own.
-REQUESTS_SHARE = hasattr(flask.globals, "_cv_request")
 
 
 class Base(DeclarativeBase):

@@ -6,7 +6,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 import factory
-import flask.globals
+import flask
 import flask_testing
 from factory.alchemy import SQLAlchemyModelFactory
 from flask import Flask, current_app, request
@@ -15,10 +15,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 
 import dbtestcase
 from dbtestcase.flask import FlaskDatabaseTestCase
-from tests.flask.shop import Customer, create_app, db
+from tests.flask.shop import REQUESTS_SHARE, Customer, create_app, db
 from tests.support import problems, run_case
-
-REQUESTS_SHARE = hasattr(flask.globals, "_cv_request")  # the context that a test has pushed, below Flask 3.2
 
 
 class Base(DeclarativeBase):

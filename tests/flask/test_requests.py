@@ -13,7 +13,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
-from tests.flask.shop import Customer, ShopTestCase, db
+from tests.flask.shop import REQUESTS_SHARE, Customer, ShopTestCase, db
 from tests.support import problems, run_case
 
 
@@ -242,7 +242,7 @@ class RequestTests(unittest.TestCase):
                     g.marked = True
                     return self.app.test_client().get("/inner").json
 
-                self.assertEqual(self.client.get("/outer").json, {"marked": True, "request": "/inner"})
+                self.assertEqual(self.client.get("/outer").json, {"marked": REQUESTS_SHARE, "request": "/inner"})
 
         self.assertEqual(problems(run_case(Shop)), [])
 
