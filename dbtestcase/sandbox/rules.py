@@ -114,8 +114,10 @@ class Rules:
         self._known: dict[Any, Effects] = {}
         self._volatile = frozenset(facts.get("volatile", ())) - _HARMLESS
         self._functions: dict[str, Effects] = {}
-        for name, function in facts.get("functions", {}).items():
-            self._functions[name] = self._of_function(function)
+        functions = facts.get("functions", {})
+        for name, function in functions.items():
+            bodies = (functions[each]["body"] or "" for each in (name, *function["calls"]))
+            self._functions[name] = self._of_function({**function, "body": "\n".join(bodies)})
         self.always_real = self._needs_real(facts.get("implicit", ()))
 
     def of(self, sql: str | bytes) -> Effects:

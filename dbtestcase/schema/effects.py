@@ -7,7 +7,7 @@ by whoever reads them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from dbtestcase import sql
@@ -168,8 +168,9 @@ def read(connection: Any) -> dict[str, Any]:
         * ``volatile``: names of all functions and procedures, the server's own included, that are volatile in one of
           their overloads; of aggregates, that call a volatile one.
         * ``functions``: of the functions that are not the server's own, by name: ``{"volatile": bool, "language": str,
-          "body": str | None}``. Of several overloads, all bodies, and the language that is neither SQL nor PL/pgSQL,
-          if there is one. Functions without a readable body (C) are in it only if they are volatile.
+          "body": str | None, "calls": [...]}``: the functions of the database that it calls, and that these call. Of
+          several overloads, all bodies, and the language that is neither SQL nor PL/pgSQL, if there is one. Functions
+          without a readable body (C) are in it only if they are volatile.
         * ``implicit``: what runs without being named, ``[{"what": "default of outbox.tx", "text": ...}, ...]``:
           defaults, generated columns, constraints, index expressions, partition keys and policies that call functions;
           triggers, rules, views, operators and casts. The text includes the bodies of the functions that it calls, and
@@ -205,7 +206,10 @@ class _Reader:
         deferrable = self._rows(_DEFERRABLE)
         return {
             "volatile": [name for (name,) in self._rows(_VOLATILE)],
-            "functions": self._functions,
+            "functions": {
+                name: {**function, "calls": self._reached(_called(self._body(name)))}
+                for name, function in self._functions.items()
+            },
             "implicit": [{"what": _listed(several), "text": text} for text, several in self._implicit.items()],
             "deferrable": [name for name, _ in deferrable],
             "initially_deferred": [name for name, is_deferred in deferrable if is_deferred],
@@ -230,26 +234,26 @@ class _Reader:
                 _merge(found, name, found[part]["volatile"], found[part]["language"], found[part]["body"])
         return found
 
-    def _add(self, what: str, text: str, called: Iterable[str] = ()) -> None:
+    def _add(self, what: str, text: str, called: Sequence[str] = ()) -> None:
         """Note a text with the bodies of all that it calls."""
         whole = [text] if text else []
-        waiting = [*called, *_called(text)]
-        seen: set[str] = set()
+        # A trigger may run a function of the server's own, or one without a readable body: then its name must do.
+        whole += [f"{sql.quoted_identifier(name)}()" for name in called if not self._body(name)]
+        whole += filter(None, map(self._body, self._reached([*called, *_called(text)])))
+        self._implicit.setdefault("\n".join(whole), []).append(what)
+
+    def _reached(self, called: Sequence[str]) -> list[str]:
+        """Return those of the names that are functions of the database, and the functions that these call."""
+        waiting, reached = list(called), list[str]()
         while waiting:
             name = waiting.pop(0)
-            function = self._functions.get(name)
-            if name in seen:
-                continue
-            seen.add(name)
-            if function is None:
-                # A trigger may run a function of the server's own or one that has no readable body.
-                if name in called:
-                    whole.append(f"{sql.quoted_identifier(name)}()")
-                continue
-            body = function["body"]
-            whole.append(body if body is not None else f"{sql.quoted_identifier(name)}()")
-            waiting += _called(body or "")
-        self._implicit.setdefault("\n".join(whole), []).append(what)
+            if name in self._functions and name not in reached:
+                reached.append(name)
+                waiting += _called(self._body(name))
+        return reached
+
+    def _body(self, name: str) -> str:
+        return (self._functions[name]["body"] or "") if name in self._functions else ""
 
 
 def _merge(found: dict[str, dict[str, Any]], name: str, is_volatile: bool, language: str, body: str | None) -> None:

@@ -56,10 +56,24 @@ class EffectsTests(ServerTestCase):
             "volatile": True,
             "language": "plpgsql",
             "body": "SELECT $1 * 2\nBEGIN RETURN txid_current(); END",
+            "calls": [],
         })  # fmt: skip
         self.assertEqual(facts["functions"]["Settle"]["language"], "sql")
         self.assertIn("price('x')", facts["functions"]["total"]["body"])
+        self.assertEqual(facts["functions"]["total"]["calls"], ["price"])
         self.assertLessEqual({"price", "Settle", "add_up", "total"}, set(facts["volatile"]))
+
+    def test_functions_that_are_called_by_those_that_are_called(self) -> None:
+        functions = self.read(
+            """
+            CREATE FUNCTION first() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN "Second" (1); END';
+            CREATE FUNCTION "Second"(int) RETURNS int LANGUAGE plpgsql AS 'BEGIN EXECUTE ''SELECT third()''; END';
+            CREATE FUNCTION third() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN first() + lower(''A'')::int; END';
+            """
+        )["functions"]
+
+        self.assertEqual(functions["first"]["calls"], ["Second", "third", "first"])
+        self.assertEqual(functions["third"]["calls"], ["first", "Second", "third"])
 
     def test_a_body_in_standard_sql(self) -> None:
         if self.instance.server_version < "14":
@@ -72,7 +86,9 @@ class EffectsTests(ServerTestCase):
     def test_functions_of_extensions(self) -> None:
         facts = self.read("CREATE EXTENSION tablefunc; CREATE EXTENSION citext")
 
-        self.assertEqual(facts["functions"]["normal_rand"], {"volatile": True, "language": "c", "body": None})
+        self.assertEqual(
+            facts["functions"]["normal_rand"], {"volatile": True, "language": "c", "body": None, "calls": []}
+        )
         self.assertEqual(facts["functions"]["split_part"]["language"], "sql")
         # Reads only, and says no more.
         self.assertNotIn("citext_eq", facts["functions"])

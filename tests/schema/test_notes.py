@@ -43,3 +43,24 @@ class NotesTests(unittest.TestCase):
 
         self.assertEqual(result.errors + result.failures, [])
         self.assertEqual(result.testsRun, 1)
+
+    def test_a_function_that_calls_one_that_needs_real_connections_needs_them_too(self) -> None:
+        class Calls(DatabaseTestCase):
+            @staticmethod
+            def schema(connection: Connection) -> None:
+                connection.exec_driver_sql(
+                    "CREATE FUNCTION inner_number() RETURNS bigint LANGUAGE sql AS 'SELECT txid_current()';"
+                    "CREATE FUNCTION number() RETURNS bigint LANGUAGE sql AS 'SELECT inner_number()'"
+                )
+
+            def test_number(self) -> None:
+                numbers = []
+                for _ in range(2):
+                    with self.engine.begin() as connection:
+                        numbers.append(connection.exec_driver_sql("SELECT number()").scalar())
+
+                self.assertEqual(*numbers)  # true in one transaction only
+
+        result = run_case(Calls)
+
+        self.assertEqual((len(result.failures), len(result.errors)), (1, 0), result.errors)
