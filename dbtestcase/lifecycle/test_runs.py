@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from sqlalchemy.orm import Session, close_all_sessions
+from sqlalchemy.orm import close_all_sessions
 
 from dbtestcase.diagnosis import report
 from dbtestcase.errors import IsolationBroken
@@ -285,14 +285,10 @@ class TestRuns:
             problems.append(error)
         if attempt is None:
             return problems
-        for held in attempt.sessions.values():
-            session = held()
-            if isinstance(session, Session):
-                with suppress(Exception):  # its transaction is undone anyway
-                    session.close()
         left: list[LeftOpen] = []
         for database in self._home.databases.values():
             try:
+                database.close_sessions()
                 left += database.finish()
             except Exception as error:
                 problems.append(error)

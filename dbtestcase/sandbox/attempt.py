@@ -65,7 +65,7 @@ class Attempt:
         is_test_context: Says whether the caller is the test itself, and not another thread or task.
     """
 
-    __slots__ = ("_is_test_context", "is_over", "may_run_again", "name", "owner", "reason", "sessions", "thread")
+    __slots__ = ("__weakref__", "_is_test_context", "is_over", "may_run_again", "name", "owner", "reason", "thread")
 
     def __init__(
         self, name: str, owner: str, *, may_run_again: bool = True, is_test_context: Callable[[], bool] | None = None
@@ -76,8 +76,6 @@ class Attempt:
         self.reason: Reason | None = None
         self.is_over = False
         self.thread = get_ident()
-        # Keyed by id(); ids are reused, and the last owner of one is the one that counts.
-        self.sessions: dict[int, weakref.ref[Any]] = {}
         self._is_test_context = is_test_context
 
     def stop(self, reason: Reason, error: Callable[[str], Exception] | None = None) -> NoReturn:
@@ -110,10 +108,6 @@ class Attempt:
             f'What to do: mark the test with @isolate("clone"), which gives it a private copy of the database and real '
             f'commits, or let it decide by itself with isolation = "auto" on {self.owner}.'
         )
-
-    def remember(self, session: Any) -> None:
-        """Note an ORM session that takes part, to be closed with the attempt."""
-        self.sessions[id(session)] = weakref.ref(session)
 
 
 def reason_here(rule: str, sql: str = "") -> Reason:

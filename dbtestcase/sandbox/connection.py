@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from . import cursors
-from .attempt import Attempt
 from .drivers import Physical
 from .setup import Setup
 from .transaction import Work
@@ -47,7 +47,7 @@ class Gate(Protocol):
 
     def physical_for(self, connection: SandboxConnection) -> Physical: ...
 
-    def attempt_of(self, connection: SandboxConnection) -> Attempt | None: ...
+    def note_session(self, session: Session) -> None: ...
 
     def work_of(self, connection: SandboxConnection) -> Work: ...
 
@@ -92,6 +92,10 @@ class SandboxConnection:
         self.autocommits = False
         self.is_closed = False
         self.record = weakref.ref(record)
+
+    def join(self, work: Work) -> None:
+        """Take part in an attempt."""
+        object.__setattr__(self, "work", work)
 
     @property
     def is_checked_out(self) -> bool:

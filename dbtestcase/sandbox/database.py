@@ -10,6 +10,7 @@ import importlib.util
 import threading
 import weakref
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -91,6 +92,7 @@ class SandboxedDatabase:
         self._ready: Any = None
         self._lock = threading.RLock()
         self._joined: list[weakref.ref[SandboxConnection]] = []
+        self._sessions: list[Session] = []
         self._taken: dict[sa.Engine, TakenEngine] = {}
         self._registered: list[sa.URL] = []
         self.register()
@@ -314,7 +316,8 @@ class SandboxedDatabase:
             opened = self.physical_for(connection)
             error = connection.engine.dialect.loaded_dbapi.OperationalError
             self.shared = SharedTransaction(attempt, opened, owner=self.owner, error=error, deferrable=self._deferrable)
-        connection.work = work = self.shared.join()
+        work = self.shared.join()
+        connection.join(work)
         self._joined.append(weakref.ref(connection))
         return work
 
@@ -337,33 +340,37 @@ class SandboxedDatabase:
         Raises:
             RunAgain: One transaction cannot carry it faithfully.
         """
-        effects = self.rules.of_copy(sql) if copies else self.rules.of(sql)
+        # Each statement of every test comes through here: what the common one does not need is not called.
+        effects = self.rules.of_copy(sql) if copies else self.rules.known.get(sql) or self.rules.of(sql)
         origin = usual_origin(sql)
+        observer = self.observer
         with self._lock:
-            work = self.work_of(connection)
+            work = connection.work
+            if work is None or work.shared is not self.shared or work.shared.attempt.is_over:
+                work = self.work_of(connection)
             shared = work.shared
             autocommits = connection.autocommits
-            shared.check(work, effects, sql, origin, autocommits)
-            shared.busy = work
-            observer = self.observer
-            try:
+            if shared.sole is not work or not effects.is_plain or shared.attempt.reason is not None:
+                shared.check(work, effects, sql, origin, autocommits)
+            if shared.owner is not work:
                 shared.ready(work)
+            shared.busy = work
+            if observer is not None:
+                observer.statement_started(work.label, origin, sql, parameters)
+            try:
+                result = send()
+            except BaseException as error:
                 if observer is not None:
-                    observer.statement_started(work.label, origin, sql, parameters)
-                try:
-                    result = send()
-                except BaseException as error:
-                    if observer is not None:
-                        observer.statement_finished(work.label, -1, error)
-                    if isinstance(error, Exception):
-                        shared.refused(work, error, sql, origin, autocommits)
-                    elif not shared.physical.in_transaction():
-                        shared.stop("was interrupted", sql, origin)
-                    raise
-                if observer is not None:
-                    observer.statement_finished(work.label, cursor.rowcount, None)
+                    observer.statement_finished(work.label, -1, error)
+                if isinstance(error, Exception):
+                    shared.refused(work, error, sql, origin, autocommits)
+                elif not shared.physical.in_transaction():
+                    shared.stop("was interrupted", sql, origin)
+                raise
             finally:
                 shared.busy = None
+            if observer is not None:
+                observer.statement_finished(work.label, cursor.rowcount, None)
             shared.sent(work, effects, sql, origin, autocommits)
             return result
 
@@ -376,7 +383,8 @@ class SandboxedDatabase:
             has_written = work.wrote is not None
             work.shared.end(work, keep=keep)
             if has_written and self.observer is not None:
-                self.observer.transaction_ended(work.label, user_origin(), "COMMIT" if keep else "ROLLBACK")
+                outcome = "COMMIT" if keep else "ROLLBACK"
+                self.observer.transaction_ended(work.label, usual_origin((outcome, work.last[0])), outcome)
 
     def stop(self, connection: SandboxConnection, rule: str) -> Any:
         """End the attempt because of something other than a statement.
@@ -404,17 +412,14 @@ class SandboxedDatabase:
         if shared is None:
             return []
         left: list[LeftOpen] = []
-        keeping = [taken for taken in self._taken.values() if taken.may_be_checked_out]
-        if keeping:
-            joined = [connection for held in self._joined if (connection := held()) is not None]
-            left = [
-                LeftOpen(each.work.label, each.work.last[1]) for each in joined if each.work and each.is_checked_out
-            ]
-            for taken in keeping:
+        for taken in self._taken.values():
+            if taken.may_be_checked_out:
+                left = left or self._held_connections()
                 taken.renew_pool()
         self._joined.clear()
+        self._sessions.clear()
         try:
-            committed = shared.finish(self._witness())
+            committed = shared.finish(_LAST_COMMIT if self._watches_commits else "")
         except Exception:
             self.hang_up()  # the server undoes what is open
             committed = None
@@ -425,17 +430,29 @@ class SandboxedDatabase:
             committed, self._last_commit = None, None  # setting a sequence back commits
         if not shared.is_reusable:
             self.hang_up()
-        self._compare_commits(committed)
+        if committed is not None and committed != self._last_commit:
+            self._compare_commits(committed)
         return left
 
-    def _witness(self) -> str:
-        return _LAST_COMMIT if self._watches_commits else ""
+    def close_sessions(self) -> None:
+        """Close the ORM sessions that took part in the attempt; whoever made them, they end with the test."""
+        for session in self._sessions:
+            with suppress(Exception):  # its transaction is undone anyway
+                session.close()
+        self._sessions.clear()
 
-    def _compare_commits(self, committed: str | None) -> None:
-        if committed is None:
-            return
+    def note_session(self, session: Session) -> None:
+        """Note an ORM session that takes part in an attempt."""
+        self._sessions.append(session)
+
+    def _held_connections(self) -> list[LeftOpen]:
+        """Return the connections that took part and that somebody still holds."""
+        joined = [connection for held in self._joined if (connection := held()) is not None]
+        return [LeftOpen(each.work.label, each.work.last[1]) for each in joined if each.work and each.is_checked_out]
+
+    def _compare_commits(self, committed: str) -> None:
         known, self._last_commit = self._last_commit, committed
-        if known is not None and known != committed:
+        if known is not None:
             self.needs_fresh_database = True
             raise IsolationBroken(
                 f"{self.owner}: somebody has committed into this class's server for real since its last test, past "
@@ -501,10 +518,7 @@ def _listen_to_sessions() -> None:
 
 
 def _session_began(session: Session, transaction: Any, connection: sa.Connection) -> None:
-    """Note an ORM session that takes part in an attempt: whoever made it, it ends with the test."""
-    proxied = connection.connection
-    virtual = proxied.dbapi_connection
+    """Note an ORM session that takes part in an attempt."""
+    virtual = connection.connection.dbapi_connection
     if type(virtual) is SandboxConnection:
-        attempt = virtual.database.attempt_of(virtual)
-        if attempt is not None:
-            attempt.remember(session)
+        virtual.database.note_session(session)

@@ -104,6 +104,10 @@ _RETURNS = frozenset({"insert", "update", "delete", "merge"})
 class Rules:
     """The rules for the databases of one schema.
 
+    Attributes:
+        known: What is known of the texts that were asked about.
+        always_real: What in the schema needs real connections whatever a test does, as a sentence's subject; or "".
+
     Args:
         facts: What :func:`dbtestcase.schema.effects.read` found in the schema; nothing is known of its functions if
             empty.
@@ -111,7 +115,7 @@ class Rules:
 
     def __init__(self, facts: Mapping[str, Any] | None = None) -> None:
         facts = facts or {}
-        self._known: dict[Any, Effects] = {}
+        self.known: dict[Any, Effects] = {}
         self._volatile = frozenset(facts.get("volatile", ())) - _HARMLESS
         self._functions: dict[str, Effects] = {}
         functions = facts.get("functions", {})
@@ -122,12 +126,12 @@ class Rules:
 
     def of(self, sql: str | bytes) -> Effects:
         """Return what a text does; asked again, it costs a look into a dictionary."""
-        known = self._known.get(sql)
+        known = self.known.get(sql)
         if known is None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
+            if len(self.known) >= _MOST_KNOWN:
+                self.known.clear()
             text = sql if isinstance(sql, str) else sql.decode("utf-8", "replace")
-            known = self._known[sql] = self._of_text(text)
+            known = self.known[sql] = self._of_text(text)
         return known
 
     def of_copy(self, sql: str | bytes) -> Effects:

@@ -73,6 +73,12 @@ class Work:
 class SharedTransaction:
     """The one transaction of a test to one database.
 
+    Attributes:
+        owner: Whose work lies above the newest savepoint.
+        sole: The connection's work if there is only one and nothing but plain statements came from it: it need not be
+            checked.
+        busy: Whose statement is being carried out.
+
     Args:
         error: Makes the driver's ``OperationalError``.
         deferrable: Names of the deferrable constraints of the schema, and those of them that begin deferred;
@@ -90,18 +96,19 @@ class SharedTransaction:
     ) -> None:
         self.attempt = attempt
         self.physical = physical
+        self.owner: Work | None = None
+        self.sole: Work | None = None
         self.has_begun = False
         self.has_altered = False
         self.ended_for_real = False
         self.private: Work | None = None
         self.busy: Work | None = None
-        self._owner_name = owner
+        self._class_name = owner
         self._error = error
         self._deferrable = deferrable
         self._ends_with_commit = ""
         self._savepoint = 0
         self._is_dirty = False
-        self._owner: Work | None = None
         self._open: set[Work] = set()
         self._count = 0
 
@@ -114,7 +121,9 @@ class SharedTransaction:
     def join(self) -> Work:
         """Let one more connection take part."""
         self._count += 1
-        return Work(self, f"connection {self._count}")
+        work = Work(self, _LABELS[self._count] if self._count < len(_LABELS) else f"connection {self._count}")
+        self.sole = work if self._count == 1 else None
+        return work
 
     def stop(self, rule: str, sql: str, origin: Origin, other: tuple[str, Origin] | None = None) -> Any:
         """End the attempt; see :meth:`Attempt.stop`."""
@@ -137,11 +146,14 @@ class SharedTransaction:
             self.stop("came while another statement was running", sql, origin, self.busy.last)
         if self._ends_with_commit:
             self.stop(f"came after a COMMIT that ends {self._ends_with_commit}", sql, origin)
+        if autocommits:
+            self.sole = None
         if autocommits and not effects.is_plain:
             self.stop("in autocommit is more than one transaction can carry", sql, origin)
-        if work.failed and work is not self._owner:
+        if work.failed and work is not self.owner:
             self.stop("came in a failed transaction, after another connection's statement", sql, origin)
         if effects.private or self.private is not None:
+            self.sole = None
             if self.private is None:
                 self.private = work
             if self.private is not work or (effects.private and self._count > 1):
@@ -161,7 +173,7 @@ class SharedTransaction:
             self.stop("came while another connection has savepoints", sql, origin, other.savepoints)
         if effects.alters:
             warnings.warn_explicit(
-                f"{self._owner_name}: {sql.strip()[:80]!r} at {origin} needs its tables alone, and a transaction that "
+                f"{self._class_name}: {sql.strip()[:80]!r} at {origin} needs its tables alone, and a transaction that "
                 f"has only read is still open ({other.last[0].strip()[:80]!r} at {other.last[1]}). Real connections "
                 "would have waited for it to end; here it went on.\n"
                 "What to do: end that transaction first: close(), commit() or rollback() of its session or connection.",
@@ -178,19 +190,19 @@ class SharedTransaction:
         if not work.is_open:
             work.is_open = True
             self._open.add(work)
-        if self._owner is work:
+        if self.owner is work:
             return
         if not self.has_begun:
             self.physical.send("BEGIN")
             self.has_begun = True
-        elif self._owner is not None and self._owner.failed:
+        elif self.owner is not None and self.owner.failed:
             self._undo()
         elif self._is_dirty:
             number, self._savepoint = self._savepoint, self._savepoint + 1
             release = f"RELEASE dbt{number}; " if number else ""
             self.physical.send(f"{release}SAVEPOINT dbt{number + 1}")
             self._is_dirty = False
-        self._owner = work
+        self.owner = work
 
     def sent(self, work: Work, effects: Effects, sql: str, origin: Origin, autocommits: bool) -> None:
         """Note what a statement did that the server has carried out."""
@@ -198,10 +210,21 @@ class SharedTransaction:
         if not self.physical.in_transaction():
             self.ended_for_real = True
             self.stop("ended the transaction", sql, origin)
+        if effects.is_plain:
+            if effects.writes:
+                self._is_dirty = True
+                if work.wrote is None:
+                    work.wrote = work.last
+        else:
+            self._note(work, effects)
+        if autocommits:
+            self.end(work, keep=True)
+
+    def _note(self, work: Work, effects: Effects) -> None:
         if effects.writes:
             self._is_dirty = True
             if work.wrote is None:
-                work.wrote = (sql, origin)
+                work.wrote = work.last
             if effects.alters:
                 self.has_altered = True
                 self._deferrable = None
@@ -209,13 +232,11 @@ class SharedTransaction:
             self._is_dirty = True
             work.failed = False
             if work.savepoints is None:
-                work.savepoints = (sql, origin)
+                work.savepoints = work.last
         if effects.private:
             self._is_dirty = True
             if effects.until_commit:
                 work.until_commit = effects.private
-        if autocommits:
-            self.end(work, keep=True)
 
     def refused(self, work: Work, error: Exception, sql: str, origin: Origin, autocommits: bool) -> None:
         """Note that the server has refused a statement.
@@ -235,6 +256,7 @@ class SharedTransaction:
         elif state is not None:
             # The driver's own errors, such as a wrong number of parameters, never reached the server.
             work.failed = True
+            self.sole = None
 
     # -- the end of a connection's transaction
 
@@ -244,7 +266,7 @@ class SharedTransaction:
             return
         if self.busy is not None and self.busy is not work:
             self.stop("ended during another connection's statement", *work.last)
-        owns = self._owner is work
+        owns = self.owner is work
         try:
             if keep and not work.failed:
                 if owns and self._is_dirty:
@@ -266,8 +288,8 @@ class SharedTransaction:
 
     def _leave(self, work: Work) -> None:
         self._open.discard(work)
-        if self._owner is work:
-            self._owner = None
+        if self.owner is work:
+            self.owner = None
         work.ended()
 
     def _check_deferred(self, work: Work) -> None:
@@ -307,6 +329,7 @@ class SharedTransaction:
 
 
 _seen: dict[Any, Any] = {}
+_LABELS = tuple(f"connection {number}" for number in range(10))
 
 _DEFERRABLE = (
     "SELECT count(*)::text || ' ' || coalesce(string_agg(quote_ident(n.nspname) || '.' || quote_ident(conname), ', ')"
