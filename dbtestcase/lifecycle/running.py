@@ -271,6 +271,12 @@ class RunningClass:
         """Close the real connections to them; return what was left open."""
         return [left for database in self.databases.values() for left in database.leave_real()]
 
+    def end_tests(self) -> None:
+        """Give real connections to the class's databases again, as in ``setUpClass``: its tests are over."""
+        if not self._is_in_class_phase:
+            self.use_class_databases()
+            self._is_in_class_phase = True
+
     def leave_test(self, test: Any) -> None:
         """Close and forget what was made for a test outside its database: its session, its copies of class data."""
         own = test.__dict__
