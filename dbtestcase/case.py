@@ -77,10 +77,10 @@ class DatabaseTestCase(DatabaseAssertions):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in ("setUpClass", "tearDownClass"):
+        for name, before in (("setUpClass", None), ("tearDownClass", wiring.end_tests)):
             hook = getattr(cls, name).__func__
             if not hasattr(hook, "is_explained"):
-                setattr(cls, name, classmethod(explaining(hook, wiring.explain_class)))
+                setattr(cls, name, classmethod(explaining(hook, wiring.explain_class, before)))
 
     def __init__(self, methodName: str = "runTest") -> None:
         super().__init__(methodName)

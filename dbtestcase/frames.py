@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from types import CodeType, FrameType, TracebackType
 from typing import NamedTuple
 
@@ -63,7 +63,15 @@ def is_users(filename: str) -> bool:
         _, found, within = path.rpartition(folder)
         if found:
             return within.partition(os.sep)[0].removesuffix(".py") not in _LAYERS
-    return not path.startswith(_STDLIB)
+    return not path.startswith(_STDLIB) and not path.startswith(tuple(_folders_of_layers()))
+
+
+def _folders_of_layers() -> Iterator[str]:
+    """Yield where the layers are loaded from: a folder on PYTHONPATH, a checkout."""
+    for name in _LAYERS - {"factory"}:  # may also be a package of the user's
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
+        if os.path.basename(file) == "__init__.py":
+            yield os.path.dirname(os.path.abspath(file)) + os.sep
 
 
 def user_origin(frame: FrameType | None = None) -> Origin:

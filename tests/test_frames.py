@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from functools import singledispatch
 
 import flask
+import greenlet
 import sqlalchemy
 
 import dbtestcase
@@ -30,6 +35,23 @@ class UsersFilesTests(unittest.TestCase):
             "<string>",
         ):
             self.assertFalse(is_users(filename), filename)
+
+    def test_a_layer_is_known_wherever_it_is_loaded_from(self):
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(os.path.dirname(greenlet.__file__), os.path.join(folder, "greenlet"))
+            script = (
+                "import greenlet; from dbtestcase.frames import is_users;"
+                "print(is_users(greenlet.__file__), is_users(greenlet.__file__.replace('greenlet', 'shop')))"
+            )
+
+            said = subprocess.run(
+                [sys.executable, "-c", script],
+                env={**os.environ, "PYTHONPATH": folder},
+                capture_output=True,
+                check=True,
+            )
+
+        self.assertEqual(said.stdout.split(), [b"False", b"True"])
 
     def test_an_application_is_the_users_also_where_it_is_installed(self):
         for filename in (

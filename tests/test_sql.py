@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import time
 import unittest
+from itertools import pairwise
+from random import Random
 from typing import Any
 
+import psycopg
 import psycopg2
 
 from dbtestcase import ThrowawayPostgres, sql
-from dbtestcase.servers import EMPTY, running_instance
+from dbtestcase.servers import EMPTY, Instance, running_instance
 
 # Texts that are cut wrongly by whoever knows a little less than the server.
 TRICKY = [
@@ -35,6 +38,53 @@ TRICKY = [
     "SELECT U&\"d!0061t\" UESCAPE '!' FROM (SELECT 1 AS dat) x",
     "SELECT 1 AS naïve\u00a0name",
 ]
+
+
+VALUES = [
+    "'a;b'", "'it''s;'", r"E'\';'", "e'a'\n'\\';'", "$$;$$", "$a$;$$;$b$ $a$", "$é$;$a$$é$", r"U&'\0061;'", ".5",
+    "n'a;'", "'\\'", r"E'\\'", "'--'", "'/*'", "$_$ ' $_$", "+ - 1", "2*/*;*/3", "1--;\n+1", "ARRAY[1,2]", "'a'::text",
+    "'a'\n\n--;'\n'b;'", "U&'!0061;' UESCAPE '!'", "'{}'::jsonb ? 'a'", "'{}'::jsonb ?| '{a}'", "$$$$", "$a$$a$",
+    "|/ 4", "@ -5",
+]  # fmt: skip
+NAMES = [
+    "a",
+    '"a;b"',
+    '"a""b"',
+    '"--"',
+    '"/*"',
+    '"$$"',
+    'U&"d\\0061;"',
+    "a$b",
+    "A1",
+    "é",
+    '"E\'"',
+    "_$_",
+    "u",
+    "e",
+    "n",
+    "x",
+]
+SPACES = [" ", "\n", "\r\n", "\f", " /*;*/ ", " --;'\n", " /*/*;*/'*/ ", "/**/ ", " /***/ ", " --\r"]
+
+
+def random_text(random: Random) -> str:
+    """Return one to four statements that the server accepts."""
+
+    def space() -> str:
+        return random.choice(SPACES)
+
+    def column() -> str:
+        return f"{random.choice(VALUES)}{space()}AS{space()}{random.choice(NAMES)}"
+
+    def statement() -> str:
+        return f"{space()}SELECT{space()}" + f"{space()},{space()}".join(column() for _ in range(random.randint(1, 4)))
+
+    return f"{space()};".join(statement() for _ in range(random.randint(1, 4))) + random.choice(["", ";", "; ;", "--x"])
+
+
+def aliases_of(statement: sql.Statement) -> list[str]:
+    found, _ = sql.statement_at(statement.text)
+    return [name.identifier for word, name in pairwise(found) if (word.kind, word.text) == ("name", "AS")]
 
 
 def kinds(text: str) -> list[tuple[str, str]]:
@@ -228,12 +278,13 @@ class StatementTests(unittest.TestCase):
 
 class ServerTests(unittest.TestCase):
     cursor: Any
+    instance: Instance
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        instance = cls.enterClassContext(running_instance(ThrowawayPostgres(), EMPTY))
-        connection = psycopg2.connect(**instance.dsn())
+        cls.instance = cls.enterClassContext(running_instance(ThrowawayPostgres(), EMPTY))
+        connection = psycopg2.connect(**cls.instance.dsn())
         cls.addClassCleanup(connection.close)
         connection.autocommit = True
         cls.cursor = connection.cursor()
@@ -245,6 +296,22 @@ class ServerTests(unittest.TestCase):
                 self.cursor.execute(f"{text}\n; SELECT 'last'")
 
                 self.assertEqual(self.cursor.fetchall(), [("last",)])
+
+    def test_the_server_divides_random_texts_in_the_same_way(self) -> None:
+        random = Random(20)
+        dsn = self.instance.dsn()
+        connection = psycopg.connect(host=dsn["host"], port=dsn["port"], user=dsn["user"], dbname="test")
+        self.addCleanup(connection.close)
+
+        for _ in range(300):
+            text = random_text(random)
+            connection.pgconn.send_query(text.encode())
+            results = []
+            while result := connection.pgconn.get_result():
+                names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
+                results.append((result.error_message.decode(), names))
+
+            self.assertEqual([("", aliases_of(each)) for each in sql.statements(text)], results, text)
 
     def test_literals_arrive(self) -> None:
         self.addCleanup(self.cursor.execute, "RESET ALL")

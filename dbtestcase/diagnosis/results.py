@@ -74,15 +74,24 @@ class ExplainedResult:
         return (err[0], error, error.__traceback__) if isinstance(err, tuple) else err
 
 
-def explaining(hook: Callable[[type], Any], explain: Callable[[type, BaseException], None]) -> Callable[[type], Any]:
+def explaining(
+    hook: Callable[[type], Any],
+    explain: Callable[[type, BaseException], None],
+    before: Callable[[type], None] | None = None,
+) -> Callable[[type], Any]:
     """Return a ``setUpClass`` or ``tearDownClass`` whose errors are given to ``explain`` before anybody sees them.
 
     No result object stands between these and the runner.
+
+    Args:
+        before: Called first, if given.
     """
 
     @functools.wraps(hook)
     def explained(cls: type) -> Any:
         try:
+            if before is not None:
+                before(cls)
             return hook(cls)
         except Exception as error:
             with suppress(Exception):

@@ -144,10 +144,6 @@ class Applications:
         # so what follows from it waits until somebody calls engines_of_the_gone().
         self._engines[ref(app, self._gone.append)] = engines
 
-    def forget(self, app: Flask) -> None:
-        """Let an application be met again."""
-        self._engines.pop(ref(app), None)
-
     def engines_of_the_gone(self) -> list[Engine]:
         """Return, once, the engines of the applications that exist no more."""
         engines = []

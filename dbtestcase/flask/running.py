@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import Session
 
-from dbtestcase.errors import DBTestCaseError, IsolationBroken
+from dbtestcase.errors import DBTestCaseError
 from dbtestcase.flask.binds import BindDatabases
 from dbtestcase.flask.contexts import current_application_context, keep_apart, popping_what_is_left
 from dbtestcase.flask.extensions import (
@@ -80,11 +80,7 @@ class RunningFlaskClass(RunningClass):
             self._meet(app)
         # After the class's own, which decides about the driver.
         for known in applications_of(self.extension):
-            try:
-                self._meet(known)
-            except IsolationBroken:
-                # Of another driver: no concern of this class unless it is used, which says this again.
-                self._applications.forget(known)
+            self._meet(known)
 
     @contextmanager
     def class_data_session(self) -> Iterator[Session]:

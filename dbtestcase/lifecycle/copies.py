@@ -8,8 +8,10 @@ from typing import Any
 
 from sqlalchemy import URL
 
-from dbtestcase.sandbox import MOST, ConnectionsAhead, LeftOpen, SandboxedDatabase
-from dbtestcase.servers.clones import CloneSupply
+from dbtestcase.sandbox import MOST, ConnectionsAhead, LeftOpen, RealConnection, SandboxedDatabase
+from dbtestcase.servers.copies import CloneSupply, looks_at_other_sessions
+from dbtestcase.servers.databases import awaiting_their_end
+from dbtestcase.servers.shared_state import SharedState
 
 __all__ = ["Copies"]
 
@@ -26,12 +28,18 @@ class Copies:
 
     def __init__(self, instance: Any, databases: Mapping[str, SandboxedDatabase]) -> None:
         self._databases = dict(databases)
+        self._shared_state = SharedState(instance)
         self._originals: dict[str, URL] = {name: each.real_url for name, each in databases.items()}
         # What is opened ahead, or closed later, must not be what a test of a small server lacks.
         self._is_roomy = int(str(instance.options.settings.get("max_connections", 100))) >= _ROOMY
         self._supplies = {name: CloneSupply(instance, name, partial(self._connect, name), _close) for name in databases}
         self._present: dict[str, str] = {}
+        self._is_alone = False
         self._connections: dict[str, int] = {}
+        # Whether the server is as it was before the last test, outside of its copies.
+        self.is_server_unchanged = True
+        for each in databases.values():
+            each.real.before_special = self._before_special
 
     def begin_test(self, *, following: int) -> None:
         """Let each database be a fresh copy.
@@ -39,10 +47,11 @@ class Copies:
         Args:
             following: How many tests will want copies after this one, as far as is known.
         """
+        self._is_alone = False
         for name, supply in self._supplies.items():
             copy = supply.take(following=following)
             self._present[name] = copy.name
-            self._databases[name].use_real(self._originals[name].set(database=copy.name), copy.equipment)
+            self._databases[name].use_real(self._originals[name].set(database=copy.name), copy.connections)
 
     def end_test(self) -> list[LeftOpen]:
         """Go back to the class's databases; return what the test has left open.
@@ -50,6 +59,7 @@ class Copies:
         Copies in which nothing was changed are used once more.
         """
         left: list[LeftOpen] = []
+        used = list(self._present.values())
         for name, copy in self._present.items():
             database = self._databases[name]
             self._connections[copy] = self._connections.get(copy, 0) + database.real.made
@@ -64,7 +74,30 @@ class Copies:
             else:
                 self._supplies[name].put_back(copy, leave, self._connections[copy])
         self._present.clear()
+        try:
+            unchanged = not used or self._shared_state.is_unchanged() or self._restore_shared_state(used)
+            self.is_server_unchanged = unchanged
+        finally:
+            for supply in self._supplies.values():
+                supply.resume()
         return left
+
+    def be_alone(self) -> None:
+        """Let the present test be alone on its server: end what is done there in the background until the next one."""
+        if self._present and not self._is_alone:
+            for supply in self._supplies.values():
+                supply.pause()
+            self._is_alone = True
+
+    def _before_special(self, words: str) -> None:
+        if looks_at_other_sessions(words):
+            self.be_alone()
+
+    def _restore_shared_state(self, used: list[str]) -> bool:
+        # Connections that were opened ahead have begun with what the test had set.
+        for supply in self._supplies.values():
+            supply.pause()
+        return self._shared_state.restore(used)
 
     @property
     def names(self) -> Mapping[str, str]:
@@ -82,11 +115,13 @@ class Copies:
         return self._databases[name].open_ahead(self._originals[name].set(database=copy))
 
 
-def _close_all(connections: list[Any]) -> None:
-    for connection in connections:
-        connection.close()
+def _close_all(connections: list[RealConnection]) -> None:
+    with awaiting_their_end([each.connection for each in connections if not each.is_async]):
+        for each in connections:
+            each.close()
 
 
 def _close(connections: ConnectionsAhead | None) -> None:
     if connections is not None:
-        connections.close()
+        with awaiting_their_end(connections.of_the_driver):
+            connections.close()

@@ -173,6 +173,8 @@ class RunningClass:
             RunAgain: The test runs in the one transaction.
         """
         self.runs.need_real("asked for the address of its database")
+        if self._copies is not None:
+            self._copies.be_alone()  # another program may look at its server in ways that nobody here can see
         return self.main.real_url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     def expect(self, following: Any, kind: type[RunningClass]) -> None:
@@ -269,6 +271,12 @@ class RunningClass:
         """Close the real connections to them; return what was left open."""
         return [left for database in self.databases.values() for left in database.leave_real()]
 
+    def end_tests(self) -> None:
+        """Give real connections to the class's databases again, as in ``setUpClass``: its tests are over."""
+        if not self._is_in_class_phase:
+            self.use_class_databases()
+            self._is_in_class_phase = True
+
     def leave_test(self, test: Any) -> None:
         """Close and forget what was made for a test outside its database: its session, its copies of class data."""
         own = test.__dict__
@@ -289,6 +297,7 @@ class RunningClass:
             self.explanations.cease()
             self.explanations.end_test()
         is_spoilt = any(each.needs_fresh_database for each in self.databases.values())
+        is_spoilt = is_spoilt or (self._copies is not None and not self._copies.is_server_unchanged)
         if is_spoilt or self._post_mortem is not None or self._is_server_lost(has_failed or bool(problems)):
             self._replace_instance()
 

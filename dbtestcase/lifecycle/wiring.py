@@ -14,7 +14,16 @@ from dbtestcase.errors import DBTestCaseError
 from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.running import RunningClass
 
-__all__ = ["NotRunning", "SetByClass", "debug_test", "explain_class", "run_test", "running_class", "set_up"]
+__all__ = [
+    "NotRunning",
+    "SetByClass",
+    "debug_test",
+    "end_tests",
+    "explain_class",
+    "run_test",
+    "running_class",
+    "set_up",
+]
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
 
@@ -115,6 +124,13 @@ def run_test(test: Any, result: Any, run: Callable[[Any], Any]) -> None:
 def debug_test(test: Any, debug: Callable[[], Any]) -> None:
     """Run a test without collecting errors."""
     running_class(type(test)).runs.run_once(test, debug)
+
+
+def end_tests(test_class: type) -> None:
+    """Let ``tearDownClass`` and class cleanups use the class's databases."""
+    running = test_class.__dict__.get("_dbtestcase")
+    if isinstance(running, RunningClass):
+        running.end_tests()
 
 
 def explain_class(test_class: type, error: BaseException) -> None:

@@ -8,7 +8,7 @@ from . import plugin as _plugin  # registers itself with SQLAlchemy, for use wit
 from .ahead import MOST, ConnectionsAhead
 from .attempt import Attempt, Reason, RunAgain
 from .database import SandboxedDatabase
-from .real import LeftOpen
+from .real import LeftOpen, RealConnection
 from .registry import URL, activate, deactivate
 from .rules import Rules
 
@@ -18,6 +18,7 @@ __all__ = [
     "Attempt",
     "ConnectionsAhead",
     "LeftOpen",
+    "RealConnection",
     "Reason",
     "Rules",
     "RunAgain",

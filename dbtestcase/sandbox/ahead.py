@@ -63,6 +63,11 @@ class ConnectionsAhead:
                 return connection
         return None
 
+    @property
+    def of_the_driver(self) -> list[Any]:
+        """Those that nobody has taken yet."""
+        return [connection for _, connection in self._connections]
+
     def close(self) -> None:
         """Close those that nobody has taken."""
         for _, connection in self._connections:

@@ -115,6 +115,8 @@ class RealConnections:
         self._count = 0
         self.made = 0
         self.have_written = False
+        # Called before a statement that one transaction could not carry, with what makes it so and its text.
+        self.before_special: Callable[[str], None] | None = None
 
     @property
     def are_any(self) -> bool:
@@ -165,6 +167,8 @@ class RealConnections:
         effects = self._rules.of(sql)
         if not (effects.is_plain and not effects.writes):
             self.have_written = True
+        if effects.real and self.before_special is not None:
+            self.before_special(f"{effects.real}: {sql}")
         origin = usual_origin(sql)
         observer = self._observer()
         if observer is not None:

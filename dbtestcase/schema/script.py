@@ -36,8 +36,11 @@ class UnreadableScript(SchemaError):
 
 
 _COPY_END = re.compile(r"^\\\.[ \t\r]*$", re.MULTILINE)
-# pg_dump puts these around its output since August 2025, so that a dump cannot carry commands to psql.
-_HARMLESS_COMMANDS = {"restrict", "unrestrict"}
+# They change nothing here. pg_dump puts the first two around its output since August 2025, so that a dump cannot carry
+# commands to psql; an error ends a script in any case.
+_HARMLESS_COMMAND = re.compile(
+    r"\\(?:(?:un)?restrict|q?echo|warn|timing|pset|set\s+(?:ON_ERROR_STOP|ECHO|QUIET|VERBOSITY))(?:\s[^\\]*)?"
+)
 _WITHOUT_END = {
     "'": "the string that begins with ' has no end",
     '"': 'the quoted name that begins with " has no end',
@@ -53,10 +56,12 @@ def statements(script: str) -> Iterator[Statement]:
     """
     position = 0
     while position < len(script):
-        found, position = sql.statement_at(script, position)
-        tokens = [token for token in found if not _is_harmless_command(token)]
+        tokens, position = sql.statement_at(script, position)
+        while tokens and tokens[0].kind == "command" and _HARMLESS_COMMAND.fullmatch(tokens[0].text):
+            del tokens[0]
         if not tokens:
             continue
+        _check(tokens)
         start = tokens[0].start
         data = None
         if _is_copy_from_stdin(tokens):
@@ -65,17 +70,15 @@ def statements(script: str) -> Iterator[Statement]:
         yield Statement(script[start : tokens[-1].end], start, data)
 
 
-def _is_harmless_command(token: sql.Token) -> bool:
-    if token.kind == "unclosed":
-        problem = _WITHOUT_END.get(token.text.lstrip("eEnNbBxXuU&")[0])
-        quote = "$".join(token.text.split("$", 2)[:2]) + "$"
-        raise UnreadableScript(problem or f"the string that begins with {quote} has no end", token.start)
-    if token.kind != "command":
-        return False
-    words = token.text[1:].split(None, 1)
-    if words and words[0] in _HARMLESS_COMMANDS:
-        return True
-    raise UnreadableScript(f"{token.text.strip()!r} is a command to psql, not SQL", token.start)
+def _check(tokens: list[sql.Token]) -> None:
+    for token in tokens:
+        if token.kind == "command":
+            raise UnreadableScript(f"{token.text.strip()!r} is a command to psql, not SQL", token.start)
+    last = tokens[-1]
+    if last.kind == "unclosed":
+        problem = _WITHOUT_END.get(last.text.lstrip("eEnNbBxXuU&")[0])
+        quote = "$".join(last.text.split("$", 2)[:2]) + "$"
+        raise UnreadableScript(problem or f"the string that begins with {quote} has no end", last.start)
 
 
 def _is_copy_from_stdin(tokens: list[sql.Token]) -> bool:

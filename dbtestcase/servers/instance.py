@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +18,7 @@ import psycopg2
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.archive import keep
 from dbtestcase.servers.base import Postgresql
+from dbtestcase.servers.databases import Databases, MaintenanceConnections
 from dbtestcase.servers.directory import PORT
 from dbtestcase.servers.environment import hide_variables, show_variables
 from dbtestcase.servers.options import ThrowawayPostgres
@@ -27,15 +26,8 @@ from dbtestcase.servers.server import Boot, Server, ServerProcess
 
 __all__ = ["Instance"]
 
-_SESSIONS = """
-SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s), sessions
-FROM pg_stat_database WHERE datname = %(name)s
-"""
-# How often to look again whether the last connection is closed, and after how long each time, in seconds.
-_GOODBYES, _GOODBYE = 20, 0.005
 
-
-class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no types
+class Instance(Databases, Postgresql):  # type: ignore[misc]  # testing.postgresql has no types
     """A running PostgreSQL of its own: own folder, own processes, on a unix socket that nobody else can reach.
 
     What :class:`testing.postgresql.Postgresql` offers works as there: ``url()``, ``dsn()``, ``stop()``,
@@ -64,7 +56,8 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         self._keep_as: str | None = None
         self._kept_name: str | None = None
         self._lock = threading.Lock()
-        self._idle_maintenance: list[Any] = []
+        self.maintenance = MaintenanceConnections(self.dsn(database="postgres", application_name="dbtestcase"))
+        self._numbers = count(1)
         self.ready_connection: Any = None
         self._version = ""
         hide_variables()
@@ -83,70 +76,13 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         # SQLAlchemy 2.1 reads a bare "postgresql://" as psycopg 3, so the driver is always named.
         return f"postgresql+psycopg2://{user}@/{parts['database']}?host={host}&port={parts['port']}"
 
-    def connect(self, database: str = "test", **kwargs: Any) -> Any:
-        """Return a new psycopg2 connection."""
-        return psycopg2.connect(**self.dsn(database=database, **kwargs))
-
     def take_ready_connection(self) -> Any:
         """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""
         with self._lock:
             connection, self.ready_connection = self.ready_connection, None
         return connection
 
-    def execute(self, sql: str, *, database: str = "postgres") -> None:
-        """Execute a statement outside any transaction, by default in the maintenance database ``postgres``."""
-        if database != "postgres":
-            with closing(self.connect(database)) as connection:
-                connection.autocommit = True
-                with connection.cursor() as cursor:
-                    cursor.execute(sql)
-            return
-        with self._maintenance_connection() as connection, connection.cursor() as cursor:
-            cursor.execute(sql)
-
-    @contextmanager
-    def _maintenance_connection(self) -> Iterator[Any]:
-        # Kept open: a clone of a database costs little more than a connect does. One for each thread that works.
-        with self._lock:
-            connection = self._idle_maintenance.pop() if self._idle_maintenance else None
-        if connection is None or connection.closed:
-            connection = self.connect("postgres", application_name="dbtestcase")
-            connection.autocommit = True
-        try:
-            yield connection
-        finally:
-            with self._lock:
-                self._idle_maintenance.append(connection)
-
-    # Databases
-
-    def clone_database(self, source: str, name: str) -> None:
-        """Make the database ``name`` as a copy of ``source``, to which nobody may be connected."""
-        # Copying files beats writing each page to the log, the default since there is a choice.
-        strategy = " STRATEGY FILE_COPY" if self._major >= 15 else ""
-        self.execute(f"CREATE DATABASE {_identifier(name)} TEMPLATE {_identifier(source)}{strategy}")
-
-    def drop_database(self, name: str) -> None:
-        """Drop a database, if it exists; whoever is connected to it is disconnected."""
-        if self._major >= 13:
-            self.execute(f"DROP DATABASE IF EXISTS {_identifier(name)} WITH (FORCE)")
-            return
-        literal = name.replace("'", "''")
-        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{literal}'")
-        self.execute(f"DROP DATABASE IF EXISTS {_identifier(name)}")
-
-    def count_sessions(self, name: str) -> int | None:
-        """Return how many connections a database has had, once all are closed; ``None`` if that cannot be known."""
-        if self._major < 15:
-            return None  # it is written down too late, or not at all
-        for _ in range(_GOODBYES):
-            with self._maintenance_connection() as connection, connection.cursor() as cursor:
-                cursor.execute(_SESSIONS, {"name": name})
-                present, past = cursor.fetchone()
-            if not present:
-                return int(past)
-            time.sleep(_GOODBYE)
-        return None
+    # What it is
 
     @cached_property
     def notes(self) -> dict[str, Any]:
@@ -161,10 +97,10 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
             self._version = self._server.launch.found.version
         return self._version
 
-    @property
-    def _major(self) -> int:
-        digits = re.match(r"\d+", (self.data_dir / "PG_VERSION").read_text())
-        return int(digits.group()) if digits else 0
+    @cached_property
+    def major_version(self) -> int:
+        """The server's major version, such as 15."""
+        return int((self.data_dir / "PG_VERSION").read_text().partition(".")[0])
 
     # Life
 
@@ -274,18 +210,11 @@ class Instance(Postgresql):  # type: ignore[misc]  # testing.postgresql has no t
         return f"<{type(self).__name__} {state} in {self.base_dir}>"
 
     def _close_maintenance(self) -> None:
-        with self._lock:
-            connections = (*self._idle_maintenance, self.ready_connection)
-            self._idle_maintenance.clear()
-            self.ready_connection = None
-        for connection in connections:
-            if connection is not None:
-                connection.close()
+        self.maintenance.close()
+        connection = self.take_ready_connection()
+        if connection is not None:
+            connection.close()
 
     def _check_owner(self) -> None:
         if self._owner_pid != os.getpid():
             raise PostgresNotReady("this instance belongs to the process that this one was forked from.")
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -19,7 +19,6 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 import dbtestcase
 from dbtestcase import DatabaseTestCase
-from dbtestcase.errors import IsolationBroken
 from dbtestcase.flask import FlaskDatabaseTestCase
 from tests.flask.shop import FORBIDDEN, Customer, Entry, ShopTestCase, create_app, db
 from tests.support import problems, run_case
@@ -176,8 +175,8 @@ class ApplicationTests(unittest.TestCase):
                 db.session.commit()
                 if number in (50, 299):
                     gc.collect()
-                    running = self._running()
-                    engines = sum(len(each._taken) for each in running._sandboxes.values())
+                    running = self._dbtestcase
+                    engines = sum(len(each.taken) for each in running.databases.values())
                     self.assertLess(engines, 30)
                     seen.append((process.num_fds(), len(running._undo._exit_callbacks)))
                     seen.append(process.memory_info().rss)
@@ -343,7 +342,7 @@ class ConfigurationTests(unittest.TestCase):
         self.passes(app)
 
     def test_the_late_url_serves_binds_too(self):
-        app = configured(dbtestcase.URL, SQLALCHEMY_BINDS={"audit": dbtestcase.URL.set(database="audit")})
+        app = configured(dbtestcase.URL, SQLALCHEMY_BINDS={"audit": dbtestcase.URL.replace("/test?", "/audit?")})
 
         class Notes(DatabaseTestCase):
             schema = {"test": Plain, "audit": Plain}
@@ -381,13 +380,13 @@ class ConfigurationTests(unittest.TestCase):
         self.assertEqual(problems(run_case(Notes)), [])
 
     def test_the_late_url_of_a_database_that_a_class_does_not_have_harms_only_who_uses_it(self):
-        engine = create_engine(dbtestcase.URL.set(database="elsewhere"))
+        engine = create_engine(dbtestcase.URL.replace("/test?", "/elsewhere?"))
 
         class Notes(DatabaseTestCase):
             def test_1(self):
                 with self.assertRaisesRegex(dbtestcase.errors.DBTestCaseError, "'elsewhere'.*has only 'test'"):
                     engine.connect()
-                create_engine(dbtestcase.URL.set(database="nowhere"))
+                create_engine(dbtestcase.URL.replace("/test?", "/nowhere?"))
 
         self.assertEqual(problems(run_case(Notes)), [])
 
@@ -407,7 +406,7 @@ class ConfigurationTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Notes)), [])
 
-    def test_an_application_of_another_driver_that_the_class_does_not_use_is_no_concern_of_it(self):
+    def test_an_application_of_another_driver_can_be_used_beside_the_one_of_the_class(self):
         db = SQLAlchemy()
         other, own = Flask("other"), Flask("own")
         for app, driver in ((other, "psycopg2"), (own, "psycopg")):
@@ -425,8 +424,10 @@ class ConfigurationTests(unittest.TestCase):
                 self.assertEqual(db.engine.driver, "psycopg")
 
             def test_2(self):
-                with self.assertRaisesRegex(IsolationBroken, "two drivers"), other.app_context():
-                    pass
+                with other.app_context():
+                    self.assertEqual(db.session.scalar(select(2)), 2)
+                    self.assertEqual(db.engine.driver, "psycopg2")
+                self.assertEqual(db.session.scalar(select(1)), 1)
 
         Shop.db = db
         self.assertEqual(problems(run_case(Shop)), [])

@@ -12,7 +12,7 @@ from flask import Flask, current_app, g, url_for
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import inspect, select, text
 
-from dbtestcase.errors import UncommittedRead
+from dbtestcase.errors import IsolationWarning
 from dbtestcase.flask import FlaskDatabaseTestCase
 from tests.flask.shop import Customer, ShopTestCase, create_app, db
 from tests.support import problems, run_case
@@ -91,7 +91,7 @@ class HabitTests(unittest.TestCase):
                 self.assertRowAbsent(Customer)
 
         self.passes(Shop)
-        self.assertEqual(Shop._schema(), db)
+        self.assertEqual(Shop._dbtestcase.kind.schema_of(Shop), db)
 
     def test_an_application_of_the_module(self):
         class Shop(FlaskDatabaseTestCase):
@@ -227,7 +227,7 @@ class HabitTests(unittest.TestCase):
 
             test_2 = test_1
 
-        with self.assertWarns(UncommittedRead):  # in production one would wait for the other
+        with self.assertWarns(IsolationWarning):  # in production one would wait for the other
             self.passes(Shop)
 
     def test_a_database_file_for_each_test(self):

@@ -66,6 +66,14 @@ class StatementTests(unittest.TestCase):
     def test_the_brackets_that_pg_dump_puts_around_its_output_are_passed_over(self) -> None:
         self.assertEqual(texts("\\restrict abc\n\nSELECT 1;\n\\unrestrict abc\n"), ["SELECT 1"])
 
+    def test_commands_that_change_nothing_are_passed_over(self) -> None:
+        script = "\\set ON_ERROR_STOP on\n\\echo it's; 'on'\n\\timing\nSELECT 1; \\warn done\nSELECT 2"
+
+        self.assertEqual(texts(script), ["SELECT 1", "SELECT 2"])
+        for line in ("\\set name 'x'", "\\echo a \\quit", "SELECT 1\n\\echo a\n", "SELECT 1 \\gexec"):
+            with self.subTest(line), self.assertRaises(UnreadableScript):
+                texts(line)
+
     def test_other_commands_to_psql_are_refused(self) -> None:
         with self.assertRaises(UnreadableScript) as caught:
             texts("SELECT 1;\n  \\connect shop\n")

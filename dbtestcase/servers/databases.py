@@ -1,0 +1,170 @@
+"""What every kind of server offers to those who use its databases: connections, statements, copies."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from itertools import count
+from typing import Any
+
+import psycopg2
+
+from dbtestcase.servers.naming import PREFIX, identifier, shortened
+
+__all__ = ["Databases", "MaintenanceConnections", "awaiting_their_end"]
+
+_SESSIONS = """
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s), sessions
+FROM pg_stat_database WHERE datname = %(name)s
+"""
+# How often to look again whether the last connection is closed, and after how long each time, in seconds.
+_LOOKS, _BETWEEN_LOOKS = 20, 0.005
+_LONGEST_GOODBYE = 1.0  # seconds
+
+
+@contextmanager
+def awaiting_their_end(connections: Iterable[Any]) -> Iterator[None]:
+    """Wait, after a block that closes these connections of a driver's, until their server processes have ended."""
+    sockets = [socket.socket(fileno=os.dup(each.fileno())) for each in connections if not each.closed]
+    yield
+    for each in sockets:
+        with each, suppress(OSError):
+            each.settimeout(_LONGEST_GOODBYE)
+            while each.recv(1024):
+                continue  # with TLS, a last message comes before the end
+
+
+class MaintenanceConnections:
+    """Connections in autocommit that are kept open: one for each thread that needs one at the same time.
+
+    Args:
+        dsn: What ``psycopg2.connect()`` takes.
+    """
+
+    def __init__(self, dsn: dict[str, Any]) -> None:
+        self._dsn = dsn
+        self._lock = threading.Lock()
+        self._idle: list[Any] = []
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """Lend one for as long as the block runs."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        if connection is None or connection.closed:
+            connection = psycopg2.connect(**self._dsn)
+            connection.autocommit = True
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                self._idle.append(connection)
+
+    def close(self, *, wait: bool = False) -> None:
+        """Close those that nobody uses.
+
+        Args:
+            wait: Until the server does not know of them any more.
+        """
+        with self._lock:
+            idle, self._idle = self._idle, []
+        with awaiting_their_end(idle if wait else ()):
+            for connection in idle:
+                connection.close()
+
+
+class Databases(ABC):
+    """The databases of a running server.
+
+    A class gives its databases *logical* names (``test``, ``billing``). On a server of our own they are called so; on
+    one that others use too they have names of their own, which :meth:`database_name` tells. Every method here takes
+    either.
+    """
+
+    maintenance: MaintenanceConnections
+    _numbers: count[int]
+
+    @abstractmethod
+    def dsn(self, **kwargs: Any) -> dict[str, Any]:
+        """Return what ``psycopg2.connect(**dsn)`` takes, for the database ``test`` unless ``database=`` is given."""
+
+    @property
+    @abstractmethod
+    def server_version(self) -> str:
+        """The server's version, such as ``"15.18"``."""
+
+    @property
+    def major_version(self) -> int:
+        """The server's major version, such as 15."""
+        digits = self.server_version.partition(".")[0][:2]
+        return int("".join(character for character in digits if character.isdigit()) or 0)
+
+    def database_name(self, name: str) -> str:
+        """Return what the database of this logical name is called on the server."""
+        return name
+
+    def new_copy_name(self, source: str) -> str:
+        """Return a name for a copy of a database, which no other database has."""
+        return shortened(f"{PREFIX}{next(self._numbers)}_{source}")
+
+    # Statements
+
+    def connect(self, database: str = "test", **kwargs: Any) -> Any:
+        """Return a new psycopg2 connection."""
+        return psycopg2.connect(**self.dsn(database=database, **kwargs))
+
+    def execute(self, sql: str, *, database: str | None = None) -> None:
+        """Execute SQL outside any transaction, in the maintenance database unless one is named."""
+        if database is None:
+            with self.maintenance.connection() as connection, connection.cursor() as cursor:
+                cursor.execute(sql)
+            return
+        with closing(self.connect(database)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+
+    def query(self, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
+        """Return the rows of a query in the maintenance database."""
+        with self.maintenance.connection() as connection, connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return list(cursor.fetchall())
+
+    # Databases
+
+    def create_database(self, name: str) -> None:
+        """Make an empty database, by its logical name."""
+        self.execute(f"CREATE DATABASE {identifier(self.database_name(name))}")
+
+    def clone_database(self, source: str, name: str) -> None:
+        """Make the database ``name`` as a copy of ``source``, to which nobody may be connected.
+
+        What PostgreSQL keeps outside of a database is not copied; see :class:`DatabaseProperties`.
+        """
+        source = self.database_name(source)
+        # Copying files beats writing each page to the log, the default since there is a choice.
+        strategy = " STRATEGY FILE_COPY" if self.major_version >= 15 else ""
+        self.execute(f"CREATE DATABASE {identifier(name)} TEMPLATE {identifier(source)}{strategy}")
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, if it exists; whoever is connected to it is disconnected."""
+        self.execute(f"DROP DATABASE IF EXISTS {identifier(self.database_name(name))} WITH (FORCE)")
+
+    def count_sessions(self, name: str) -> int | None:
+        """Return how many connections a database has had, once all are closed; ``None`` if that cannot be known."""
+        if self.major_version < 15:
+            return None  # it is written down too late, or not at all
+        for _ in range(_LOOKS):
+            found = self.query(_SESSIONS, {"name": self.database_name(name)})
+            if not found:
+                return None  # it was dropped
+            present, past = found[0]
+            if not present:
+                return int(past)
+            time.sleep(_BETWEEN_LOOKS)
+        return None
