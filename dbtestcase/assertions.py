@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 from sqlalchemy import Connection, Engine, NestedTransaction
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from dbtestcase.diagnosis import loads, queries, rows, states
 from dbtestcase.diagnosis.rows import Entity, RowSearch
 from dbtestcase.diagnosis.statements import CapturedQueries, StatementLog
+from dbtestcase.lifecycle.wiring import running_class
 
 __all__ = ["DatabaseAssertions"]
 
@@ -27,12 +28,9 @@ class DatabaseAssertions(unittest.TestCase):
     ``BEGIN``, ``COMMIT``, ``ROLLBACK`` and savepoints are not counted. An ``executemany()`` is one query.
 
     Row assertions look at what the database has, through the test's session if that is in a transaction. They flush
-    nothing; if a session holds changes that were not sent, their message says so.
+    nothing; if a session holds changes that were not sent, their message says so. Where a column is called ``msg``,
+    give the message by position: ``assertRowExists(LogEntry, "not logged", msg="started")``.
     """
-
-    @property
-    def _dbtestcase_log(self) -> StatementLog:
-        return self._dbtestcase.explanations.log  # type: ignore[attr-defined,no-any-return]
 
     # -- queries
 
@@ -42,7 +40,7 @@ class DatabaseAssertions(unittest.TestCase):
 
         Each one has ``sql``, ``parameters``, ``rows``, ``seconds``, ``origin`` and ``error``.
         """
-        with self._dbtestcase_log.capture() as captured:
+        with _log(self).capture() as captured:
             yield captured
 
     @overload
@@ -60,18 +58,10 @@ class DatabaseAssertions(unittest.TestCase):
         """
         expected = rows.check_count(num)
         if func is None:
-            return self._counting(expected, msg)
-        with self._counting(expected, msg):
+            return _counting(self, expected, msg)
+        with _counting(self, expected, msg):
             func(*args, **kwargs)
         return None
-
-    @contextmanager
-    def _counting(self, expected: int, msg: Any) -> Iterator[CapturedQueries]:
-        with self._dbtestcase_log.capture() as captured:
-            yield captured
-        problem = queries.wrong_count(captured, expected)
-        if problem:
-            self.fail(self._formatMessage(msg, problem))
 
     @contextmanager
     def assertNoRepeatedQueries(self, at_most: int = 1, *, msg: Any = None) -> Iterator[CapturedQueries]:
@@ -81,95 +71,71 @@ class DatabaseAssertions(unittest.TestCase):
         """
         if rows.check_count(at_most) == 0:
             raise ValueError("at_most=0 would allow no query at all; assertNumQueries(0) says that.")
-        with loads.causes_known(), self._dbtestcase_log.capture() as captured:
+        with loads.causes_known(), _log(self).capture() as captured:
             yield captured
         problem = queries.repeated(captured, at_most)
         if problem:
-            self.fail(self._formatMessage(msg, problem))
+            _fail(self, msg, problem)
 
     # -- rows
 
-    def assertRowExists(self, entity: Any, /, msg: Any = None, **values: Any) -> None:
+    def assertRowExists(self, entity: Any, msg: Any = None, /, **values: Any) -> None:
         """Fail unless the table has a row with these values; the message shows the rows that come nearest.
 
         Args:
             entity: A mapped class or a ``Table``.
+            msg: May be given by name too, unless the entity has a column of that name.
             values: By attribute or column name; relationships take objects.
         """
-        search = RowSearch(entity, values, self._dbtestcase_log.hidden)
-        with self._looking(search.entity) as connection:
+        search, msg = _row_search(self, entity, msg, values)
+        with _looking(self, search.entity) as connection:
             if not search.count(connection):
-                self._fail_on_rows(msg, search.missing(connection))
+                _fail_on_rows(self, msg, search.missing(connection))
 
-    def assertRowAbsent(self, entity: Any, /, msg: Any = None, **values: Any) -> None:
-        """Fail if the table has a row with these values; the message shows it."""
-        search = RowSearch(entity, values, self._dbtestcase_log.hidden)
-        with self._looking(search.entity) as connection:
+    def assertRowAbsent(self, entity: Any, msg: Any = None, /, **values: Any) -> None:
+        """Fail if the table has a row with these values; the message shows it.
+
+        Args:
+            entity: A mapped class or a ``Table``.
+            msg: May be given by name too, unless the entity has a column of that name.
+            values: By attribute or column name; relationships take objects.
+        """
+        search, msg = _row_search(self, entity, msg, values)
+        with _looking(self, search.entity) as connection:
             if search.count(connection):
-                self._fail_on_rows(msg, search.unwanted(connection))
+                _fail_on_rows(self, msg, search.unwanted(connection))
 
     def assertRowCount(self, entity: Any, n: int, /, *criteria: Any, msg: Any = None) -> None:
         """Fail unless ``n`` rows fulfil the criteria, as ``where()`` takes them; the message shows the first rows."""
         expected = rows.check_count(n)
         rows.check_criteria(criteria)
         counted = Entity(entity)
-        with self._looking(counted) as connection:
-            problem = rows.wrong_row_count(connection, counted, expected, criteria, self._dbtestcase_log.hidden)
+        with _looking(self, counted) as connection:
+            problem = rows.wrong_row_count(connection, counted, expected, criteria, _log(self).redaction)
             if problem:
-                self._fail_on_rows(msg, problem)
-
-    def _fail_on_rows(self, msg: Any, problem: str) -> None:
-        unsent = states.unsent(self._test_session())
-        self.fail(self._formatMessage(msg, f"{problem}\n{unsent}" if unsent else problem))
-
-    @contextmanager
-    def _looking(self, entity: Entity) -> Iterator[Connection]:
-        """Give a connection that sees what the test would see, and leaves no trace in session or log."""
-        session = self._test_session()
-        bind = session.get_bind(mapper=entity.mapper, clause=entity.clause)
-        with self._dbtestcase_log.muted():
-            theirs = _connection_of(session, bind)
-            if theirs is None:
-                engine = bind.engine if isinstance(bind, Connection) else bind
-                with engine.connect() as ours:
-                    yield ours
-                return
-            connection, savepoint = theirs
-            try:
-                yield connection
-            finally:
-                savepoint.rollback()
-
-    def _test_session(self) -> Session:
-        session: Session = self.session  # type: ignore[attr-defined]
-        return session
+                _fail_on_rows(self, msg, problem)
 
     # -- objects
 
     def assertTransient(self, obj: object, msg: Any = None) -> None:
         """Fail unless no session knows the object and it has no row."""
-        self._assert_state(obj, "transient", msg)
+        _assert_state(self, obj, "transient", msg)
 
     def assertPending(self, obj: object, msg: Any = None) -> None:
         """Fail unless the object was added to a session and not flushed yet."""
-        self._assert_state(obj, "pending", msg)
+        _assert_state(self, obj, "pending", msg)
 
     def assertPersistent(self, obj: object, msg: Any = None) -> None:
         """Fail unless the object is in a session and has a row."""
-        self._assert_state(obj, "persistent", msg)
+        _assert_state(self, obj, "persistent", msg)
 
     def assertDeleted(self, obj: object, msg: Any = None) -> None:
         """Fail unless the object's deletion was flushed and not committed yet."""
-        self._assert_state(obj, "deleted", msg)
+        _assert_state(self, obj, "deleted", msg)
 
     def assertDetached(self, obj: object, msg: Any = None) -> None:
         """Fail unless the object has an identity and no session: its session was closed, or its deletion committed."""
-        self._assert_state(obj, "detached", msg)
-
-    def _assert_state(self, obj: object, expected: str, msg: Any) -> None:
-        problem = states.wrong_state(obj, expected)
-        if problem:
-            self.fail(self._formatMessage(msg, problem))
+        _assert_state(self, obj, "detached", msg)
 
     # -- schema
 
@@ -191,12 +157,77 @@ class DatabaseAssertions(unittest.TestCase):
         from dbtestcase.schema import schema_differences
 
         engine: Engine = self.engine  # type: ignore[attr-defined]
-        with self._dbtestcase_log.muted(), engine.connect() as connection:
+        with _log(self).muted(), engine.connect() as connection:
             differences = schema_differences(connection, metadata, server_defaults=server_defaults, ignore=ignore)
         if differences:
             number = f"{len(differences)} difference{'' if len(differences) == 1 else 's'}"
             lines = "".join(f"\n  {line}" for line in differences)
-            self.fail(self._formatMessage(msg, f"{number} between the database and the metadata:{lines}"))
+            _fail(self, msg, f"{number} between the database and the metadata:{lines}")
+
+
+def _log(test: unittest.TestCase) -> StatementLog:
+    """Return the statement log of the test's class.
+
+    Raises:
+        DBTestCaseError: ``setUpClass`` did not run for it.
+    """
+    log: StatementLog = running_class(type(test)).explanations.log
+    return log
+
+
+@contextmanager
+def _counting(test: unittest.TestCase, expected: int, msg: Any) -> Iterator[CapturedQueries]:
+    with _log(test).capture() as captured:
+        yield captured
+    problem = queries.wrong_count(captured, expected)
+    if problem:
+        _fail(test, msg, problem)
+
+
+def _row_search(test: unittest.TestCase, entity: Any, msg: Any, values: dict[str, Any]) -> tuple[RowSearch, Any]:
+    """Return what to look for, and the message of the user's."""
+    if "msg" in values and not Entity(entity).has_column("msg"):
+        msg = values.pop("msg")
+    return RowSearch(entity, values, _log(test).redaction), msg
+
+
+def _fail(test: unittest.TestCase, msg: Any, problem: str) -> NoReturn:
+    test.fail(test._formatMessage(msg, problem))
+
+
+def _fail_on_rows(test: unittest.TestCase, msg: Any, problem: str) -> NoReturn:
+    unsent = states.unsent(_session_of(test), _log(test).redaction)
+    _fail(test, msg, f"{problem}\n{unsent}" if unsent else problem)
+
+
+def _session_of(test: unittest.TestCase) -> Session:
+    session: Session = test.session  # type: ignore[attr-defined]
+    return session
+
+
+@contextmanager
+def _looking(test: unittest.TestCase, entity: Entity) -> Iterator[Connection]:
+    """Give a connection that sees what the test would see, and leaves no trace in session or log."""
+    session = _session_of(test)
+    bind = session.get_bind(mapper=entity.mapper, clause=entity.clause)
+    with _log(test).muted():
+        theirs = _connection_of(session, bind)
+        if theirs is None:
+            engine = bind.engine if isinstance(bind, Connection) else bind
+            with engine.connect() as ours:
+                yield ours
+            return
+        connection, savepoint = theirs
+        try:
+            yield connection
+        finally:
+            savepoint.rollback()
+
+
+def _assert_state(test: unittest.TestCase, obj: object, expected: str, msg: Any) -> None:
+    problem = states.wrong_state(obj, expected, _log(test).redaction)
+    if problem:
+        _fail(test, msg, problem)
 
 
 def _connection_of(session: Session, bind: Engine | Connection) -> tuple[Connection, NestedTransaction] | None:

@@ -17,12 +17,14 @@ from sqlalchemy import URL
 from sqlalchemy.orm import session
 
 from dbtestcase.diagnosis.clock import perf_counter
-from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS
-from dbtestcase.diagnosis.sqltext import render
-from dbtestcase.diagnosis.statements import duration
+from dbtestcase.diagnosis.listing import duration
+from dbtestcase.diagnosis.redaction import Redaction
+from dbtestcase.diagnosis.sqltext import fingerprint, render
 from dbtestcase.frames import UNKNOWN, Origin, comes_from
 
 _PATIENCE = 2  # seconds; longest time that asking the server may take
+
+_LONGEST_QUERY = 1000  # characters; track_activity_query_size is 1,024 bytes
 
 _SESSION_MODULE = session.__file__
 
@@ -45,13 +47,14 @@ class Backend:
     began: Origin = UNKNOWN
     began_at: float = 0.0
     kind: str = "connection"
-    thread: threading.Thread | None = None
+    thread_ident: int = 0
+    thread_name: str = ""  # of other threads than the main one
     sql: Any = None
     parameters: Any = None
 
-    def statement(self, hidden: Iterable[str]) -> str:
+    def statement(self, redaction: Redaction) -> str:
         """Return the statement it sent last."""
-        return render(self.sql, self.parameters, hidden) if self.sql is not None else ""
+        return render(self.sql, self.parameters, redaction) if self.sql is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,9 @@ class Activity:
 class Backends:
     """All connections of one test class, by process id. Filled by the sandbox from any thread."""
 
-    def __init__(self, *, hidden: Iterable[str] = HIDDEN_COLUMNS) -> None:
-        self.hidden = hidden
+    def __init__(self, redaction: Redaction) -> None:
+        self.redaction = redaction
+        self._main = threading.main_thread().ident
         self._known: dict[int, Backend] = {}
 
     def opened(self, pid: int, label: str, origin: Origin) -> None:
@@ -103,7 +107,8 @@ class Backends:
         known.sql, known.parameters = sql, parameters
         if begins:
             known.began, known.began_at = origin, perf_counter()
-            known.thread = threading.current_thread()
+            known.thread_ident = threading.get_ident()
+            known.thread_name = "" if known.thread_ident == self._main else threading.current_thread().name
             known.kind = kind or ("session" if comes_from(_SESSION_MODULE) else "connection")
 
     def get(self, pid: int) -> Backend | None:
@@ -129,14 +134,15 @@ class Backends:
         if known is None:
             lines.append(_stranger(activity))
         else:
-            thread = ""
-            if known.thread is not None and known.thread is not threading.main_thread():
-                thread = f", in thread {known.thread.name!r}"
+            thread = f", in thread {known.thread_name!r}" if known.thread_name else ""
             lines.append(f"  opened at {known.opened}{thread}")
             if known.began is not UNKNOWN:
                 lines.append(f"  its transaction began at {known.began}")
-        last = known.statement(self.hidden) if known is not None else ""
-        last = last or (render(activity.query, None, self.hidden) if activity is not None and activity.query else "")
+        last = known.statement(self.redaction) if known is not None else ""
+        if not last and activity is not None:
+            # The server keeps the beginning of a text only, in which the name of what is to be hidden may be missing.
+            is_whole = len(activity.query) < _LONGEST_QUERY
+            last = render(activity.query, None, self.redaction) if is_whole else fingerprint(activity.query)
         if last:
             running = activity is not None and activity.state == "active"
             lines.append(f"  {'its statement' if running else 'last statement'}: {last}")
@@ -175,34 +181,19 @@ def ask_server(url: URL, query: str, parameters: Sequence[Any] = ()) -> list[tup
             return cursor.fetchall() if cursor.description else []
 
 
-def activities(url: URL, pids: Iterable[int] | None = None) -> list[Activity]:
-    """Return what the server says of these client processes, of all but our own for ``None``.
+def activities(url: URL, pids: Iterable[int]) -> list[Activity]:
+    """Return what the server says of these processes.
 
     Raises:
         psycopg2.Error: The server did not answer.
     """
-    if pids is None:
-        found = ask_server(url, f"{_ACTIVITY} WHERE a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'")
-    else:
-        found = ask_server(url, f"{_ACTIVITY} WHERE a.pid = ANY(%s)", (list(pids),))
+    found = ask_server(url, f"{_ACTIVITY} WHERE a.pid = ANY(%s)", (list(pids),))
     return [
         Activity(
             pid, state or "", query or "", application or "", database or "", kind or "", age, since, tuple(blocked)
         )
         for pid, state, query, application, database, kind, age, since, blocked in found
     ]
-
-
-def idle_in_transaction(url: URL, backends: Backends) -> list[str]:
-    """Return a text for each connection to the server that is idle in a transaction: what it is and who opened it.
-
-    For whoever is about to close them. An empty list if the server does not answer.
-    """
-    try:
-        found = [each for each in activities(url) if each.state.startswith("idle in transaction")]
-    except psycopg2.Error:
-        return []
-    return ["\n".join(backends.describe(each.pid, each)) for each in sorted(found, key=lambda each: each.pid)]
 
 
 def _stranger(activity: Activity | None) -> str:

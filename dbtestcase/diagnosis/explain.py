@@ -12,25 +12,22 @@ import psycopg2
 from sqlalchemy import URL
 from sqlalchemy.orm import Session
 
-from dbtestcase.diagnosis import states
+from dbtestcase.diagnosis import leftovers, messages, states
 from dbtestcase.diagnosis.backends import ask_server
-from dbtestcase.diagnosis.hidden import HiddenNames, hiding
+from dbtestcase.diagnosis.database_errors import redact
+from dbtestcase.diagnosis.failed_checks import hint_for_check
 from dbtestcase.diagnosis.hints import hint_for
 from dbtestcase.diagnosis.locks import LockWatch
+from dbtestcase.diagnosis.redaction import Redaction
 from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.diagnosis.tracebacks import chain, database_of, leave_out_ours
 
-_TABLES = """
-SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
-"""
+__all__ = ["Explanations"]
 
 _COLUMNS = """
-SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relname IN (%s, %s) AND c.relkind IN ('r', 'p', 'v', 'f') AND n.nspname !~ '^pg_'
-  AND n.nspname <> 'information_schema' AND a.attnum > 0 AND NOT a.attisdropped
-GROUP BY c.oid
+SELECT c.relname::text, a.attname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
 """
 
 
@@ -40,9 +37,10 @@ class Explanations:
     Attributes:
         log: Observes the statements of all sandboxes of the class.
         locks: Watches the statements on real connections.
+        redaction: Knows which values no message may show.
 
     Args:
-        url: The class's database as it is at present; is asked on failures only.
+        url: The class's database as it is at present; asked on failures only.
         owner: The name of the test class.
         hidden: Columns whose values are not to be shown.
         lock_wait: How long a statement may wait for a lock, in seconds; 0: for ever.
@@ -52,14 +50,15 @@ class Explanations:
         self, url: Callable[[], URL], *, owner: str, hidden: Iterable[str] = (), lock_wait: float = 5.0
     ) -> None:
         self._url = url
-        self._columns: dict[str, list[str] | None] = {}
-        self.log = StatementLog(hidden=HiddenNames(hidden, self._columns_of))
-        self.locks = LockWatch(url, owner=owner, limit=lock_wait, hidden=self.log.hidden)
+        self._known_columns: dict[str | None, list[tuple[str, str]]] = {}
+        self.redaction = Redaction(hidden, self._columns)
+        self.log = StatementLog(self.redaction)
+        self.locks = LockWatch(url, owner=owner, limit=lock_wait, redaction=self.redaction)
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
         self._undo.enter_context(states.watching())
-        self._undo.enter_context(hiding(self.log.hidden))
+        self._undo.callback(leftovers.forget_warnings)
         return self
 
     def __exit__(
@@ -70,10 +69,10 @@ class Explanations:
     def begin_test(self, name: str) -> None:
         """Forget what the test before has sent."""
         self.log.begin_test(name)
-        self._columns.clear()
+        self._known_columns.clear()
 
     def cease(self) -> None:
-        """The test is over: what happens to its objects now is our own tidying up."""
+        """The test is over: what happens to its objects now is the library's own clearing up."""
         states.cease()
 
     def end_test(self) -> None:
@@ -81,42 +80,53 @@ class Explanations:
         self.log.end_test()
         states.begin_test()
 
+    def uncommitted(self) -> list[str]:
+        """Return a sentence for each session that holds objects which were never sent, with the lines that added them.
+
+        What was sent and not committed when another connection looked for it is part of what :meth:`explain` notes.
+        """
+        return states.unsent_of_all(self.redaction)
+
     def hint_at_unsent(self, error: BaseException, session: Session) -> None:
         """Note what the test's session holds back, since nobody else sees it."""
-        held = states.unsent(session)
-        if held and held not in str(error):
-            error.add_note(
-                f"What to do: commit() first? {held} Requests and other sessions see only what was committed."
-            )
+        unsent = states.unsent(session, self.redaction)
+        if unsent and unsent not in str(error):
+            error.add_note(f"What to do: {messages.COMMIT_FIRST.format(unsent=unsent)}")
 
     def explain(self, error: BaseException) -> None:
-        """Add to an error of the test, as notes, what to do about it and the statements that were sent."""
+        """Add to an error of the test, as notes, what to do about it and the statements that were sent.
+
+        Values that must not be shown are taken out of the database's own words.
+        """
         _gather_notes(error)
-        without_secrets = self.log.hide_secrets(error)
-        hint = hint_for(error, tables=partial(self._tables, database_of(error)), statements=self.log.statements)
-        if hint is not None and not any(hint in note for note in getattr(error, "__notes__", ())):
-            error.add_note(f"What to do: {without_secrets(hint)}")
-        self.log.explain(error)
+        statements = self.log.statements
+        is_hidden = redact(error, statements, self.redaction)
+        tables = partial(self._tables, database_of(error))
+        hint = hint_for(error, tables=tables, is_hidden=is_hidden)
+        if hint is None:
+            hint = hint_for_check(error, statements, self.log.earlier_inserts())
+        if hint and not any(hint in note for note in getattr(error, "__notes__", ())):
+            error.add_note(f"What to do: {hint}")
+        for warning in leftovers.warnings_for(error):
+            error.add_note(messages.CLOSED_BY_US.format(warning=warning))
+        note = self.log.note()
+        if note is not None:
+            error.add_note(note)
         leave_out_ours(error)
 
-    def _columns_of(self, table: str) -> list[str] | None:
-        if table not in self._columns:
-            self._columns[table] = self._ask_columns(table)
-        return self._columns[table]
-
-    def _ask_columns(self, table: str) -> list[str] | None:
-        try:
-            tables = ask_server(self._url(), _COLUMNS, (table, table.lower()))
-        except psycopg2.Error:
-            return None
-        return tables[0][0] if len(tables) == 1 else None
-
     def _tables(self, database: str | None) -> list[str]:
-        url = self._url() if database is None else self._url().set(database=database)
-        try:
-            return [name for (name,) in ask_server(url, _TABLES)]
-        except psycopg2.Error:
-            return []
+        return list(dict.fromkeys(table for table, _ in self._columns(database) or ()))
+
+    def _columns(self, database: str | None = None) -> list[tuple[str, str]] | None:
+        """Return all columns of a database, the class's own if ``None``, with their tables."""
+        if database not in self._known_columns:
+            url = self._url() if database is None else self._url().set(database=database)
+            try:
+                found = ask_server(url, _COLUMNS)
+            except psycopg2.Error:
+                return None
+            self._known_columns[database] = [(table, column or "") for table, column in found]
+        return self._known_columns[database]
 
 
 def _gather_notes(error: BaseException) -> None:

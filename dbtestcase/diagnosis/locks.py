@@ -12,16 +12,18 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import psycopg2
 from sqlalchemy import URL
 
+from dbtestcase.diagnosis import messages
 from dbtestcase.diagnosis.backends import Activity, Backends, activities, ask_server
 from dbtestcase.diagnosis.clock import perf_counter
-from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS
-from dbtestcase.diagnosis.statements import duration
+from dbtestcase.diagnosis.listing import duration
+from dbtestcase.diagnosis.redaction import Redaction, sqlstate
+from dbtestcase.diagnosis.sqltext import text_of
 from dbtestcase.errors import LockWait
 from dbtestcase.frames import Origin
 
@@ -43,12 +45,12 @@ _NEEDS_TABLE_ALONE = re.compile(
 class _Running:
     """A statement that is being executed; a class, because each statement enters one."""
 
-    __slots__ = ("_watch", "pid", "scene", "started", "thread")
+    __slots__ = ("_watch", "pid", "scene", "started", "thread_ident")
 
     def __init__(self, watch: LockWatch, pid: int) -> None:
         self._watch = watch
         self.pid = pid
-        self.thread = threading.current_thread()
+        self.thread_ident = threading.get_ident()
         self.started = perf_counter()
         self.scene: str | None = None
 
@@ -68,10 +70,8 @@ class LockWatch:
         limit: How long a statement may wait for a lock, in seconds; 0: for ever.
     """
 
-    def __init__(
-        self, url: Callable[[], URL], *, owner: str, limit: float, hidden: Iterable[str] = HIDDEN_COLUMNS
-    ) -> None:
-        self.backends = Backends(hidden=hidden)
+    def __init__(self, url: Callable[[], URL], *, owner: str, limit: float, redaction: Redaction | None = None) -> None:
+        self.backends = Backends(redaction or Redaction())
         self.limit = limit
         self._url = url
         self._owner = owner
@@ -107,9 +107,9 @@ class LockWatch:
                 self._running.pop(running.pid, None)
         if not isinstance(error, Exception):
             return
-        if running.scene is not None and _sqlstate(error) == _CANCELED:
+        if running.scene is not None and sqlstate(error) == _CANCELED:
             raise LockWait(running.scene) from error
-        if _sqlstate(error) == _DEADLOCK:
+        if sqlstate(error) == _DEADLOCK:
             error.add_note(self._deadlock(error))
 
     # -- by the watcher's thread
@@ -145,7 +145,7 @@ class LockWatch:
         chain = self._chain(url, running.pid)
         if len(chain) < 2:
             return
-        wanted = f"{mode} on {relation}" if relation else f"a lock on a {_LOCK_WORDS.get(kind, kind)}"
+        wanted = f"{mode} on {relation}" if relation else messages.WAITED_LOCKS.get(kind, f"a lock on a {kind}")
         scene = self._scene(running, wanted, chain, waited if waited is not None else perf_counter() - running.started)
         with self._lock:
             if self._running.get(running.pid) is running:
@@ -168,7 +168,7 @@ class LockWatch:
     def _scene(self, running: _Running, wanted: str, chain: list[Activity], waited: float) -> str:
         waiter, *blockers = chain
         lines = [
-            f"{self._owner}: a statement waited {duration(waited)} for a lock and was cancelled.",
+            messages.LOCK_WAIT.format(owner=self._owner, waited=duration(waited)),
             "Waiting:",
             *_indented(self.backends.describe(waiter.pid, waiter)),
             f"    it needs {wanted}",
@@ -177,59 +177,36 @@ class LockWatch:
         for blocker in blockers:
             lines += _indented(self.backends.describe(blocker.pid, blocker))
         lines.append(self._remedy(running, waiter, blockers))
-        lines.append(
-            f"(Waits of more than {self.limit:g} s are ended; {self._owner}.lock_wait sets another limit, 0 none.)"
-        )
+        lines.append(messages.LOCK_LIMIT.format(limit=self.limit, owner=self._owner))
         return "\n".join(lines)
 
     def _remedy(self, running: _Running, waiter: Activity, blockers: list[Activity]) -> str:
         idle = [each for each in blockers if each.state.startswith("idle in transaction")]
-        statement = self.backends.get(waiter.pid)
-        sql = statement.statement(self.backends.hidden) if statement is not None else waiter.query
-        told = []
         if not idle:
-            return (
-                "What to do: the blocking statement is still running; wait for its thread before this one, "
-                "or commit earlier there."
-            )
-        if any((known := self.backends.get(each.pid)) is not None and known.thread is running.thread for each in idle):
-            told.append("Both belong to one thread, so this wait would never have ended.")
-        if _NEEDS_TABLE_ALONE.match(sql):
-            told.append(
-                f"{sql.split()[0].upper()} needs the table for itself: each transaction that has so much as read it "
-                "must be over."
-            )
-        known_kinds = {known.kind for each in idle if (known := self.backends.get(each.pid)) is not None}
-        if not known_kinds:
-            ending = "end the transaction of that process, or point its engine at the class's database with app_engines"
-        elif known_kinds == {"session"}:
-            ending = (
-                "end that session's transaction first: session.close(), remove() of a scoped_session, "
-                "or commit() or rollback()"
-            )
+            return messages.BLOCKER_RUNS
+        holders = [known for each in idle if (known := self.backends.get(each.pid)) is not None]
+        if not holders:
+            remedy = messages.END_STRANGER
+        elif all(known.kind == "session" for known in holders):
+            remedy = messages.END_SESSION
         else:
-            ending = "end that transaction first: commit(), rollback() or close() of its connection or session"
-        return f"What to do: {ending}. {' '.join(told)}".rstrip()
+            remedy = messages.END_TRANSACTION
+        remedy = f"What to do: {remedy}."
+        if any(known.thread_ident == running.thread_ident for known in holders):
+            remedy += messages.SAME_THREAD
+        known = self.backends.get(waiter.pid)
+        sql = waiter.query if known is None or known.sql is None else text_of(known.sql)
+        if _NEEDS_TABLE_ALONE.match(sql):
+            remedy += messages.NEEDS_TABLE_ALONE.format(verb=sql.split()[0].upper())
+        return remedy
 
     def _deadlock(self, error: BaseException) -> str:
         detail = str(getattr(getattr(error, "diag", None), "message_detail", None) or error)
         pids = list(dict.fromkeys(int(pid) for pid in re.findall(r"[Pp]rocess (\d+)", detail)))
-        lines = ["These connections waited for each other, and PostgreSQL ended the statement of one:"]
+        lines = [messages.DEADLOCK]
         for pid in pids:
             lines += _indented(self.backends.describe(pid))
-        lines.append(
-            "What to do: let all of them lock rows in the same order (by key, say, with_for_update() first), "
-            "or commit in between."
-        )
-        return "\n".join(lines)
-
-
-_LOCK_WORDS = {
-    "transactionid": "row that another transaction has changed",
-    "tuple": "row that another transaction has changed",
-    "advisory": "number (an advisory lock)",
-    "virtualxid": "transaction that must end first",
-}
+        return "\n".join([*lines, messages.DEADLOCK_REMEDY])
 
 
 class _Watcher:
@@ -286,7 +263,3 @@ _watcher = _Watcher()
 
 def _indented(lines: list[str]) -> list[str]:
     return [f"  {line}" for line in lines]
-
-
-def _sqlstate(error: BaseException) -> str | None:
-    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)

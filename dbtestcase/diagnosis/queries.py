@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dbtestcase.diagnosis.listing import listing
 from dbtestcase.diagnosis.sqltext import fingerprint
-from dbtestcase.diagnosis.statements import Statement, listing
+from dbtestcase.diagnosis.statement import Statement
 
 _SHOWN_LINES = 3
 
@@ -16,7 +17,7 @@ def wrong_count(queries: Sequence[Statement], expected: int) -> str | None:
         return None
     sent = f"{len(queries)} {'query was' if len(queries) == 1 else 'queries were'} sent, {expected} expected"
     for query in queries:
-        query.is_told = True
+        query.mark_shown()
     return f"{sent}:\n{listing(queries)}" if queries else f"{sent}."
 
 

@@ -27,7 +27,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoInspectionAvailable, Sta
 from sqlalchemy.orm import InstanceState, Mapper
 from sqlalchemy.sql.elements import ClauseElement
 
-from dbtestcase.diagnosis.hidden import REPLACEMENT, is_hidden, without_hidden
+from dbtestcase.diagnosis.redaction import Redaction, without_values
 from dbtestcase.diagnosis.sqltext import render
 
 _SHOWN = 3
@@ -106,15 +106,17 @@ class Entity:
             return [(column.key, column) for column in self._given.columns]
         return [(prop.key, getattr(self._given, prop.key)) for prop in self.mapper.column_attrs]
 
+    def has_column(self, name: str) -> bool:
+        """Whether a value can be asked for by this name."""
+        return name in self._names()
+
+    def _names(self) -> list[str]:
+        return list(self._given.columns.keys() if self.mapper is None else self.mapper.all_orm_descriptors.keys())
+
     def _attribute(self, name: str) -> Any:
-        if self.mapper is None:
-            known = list(self._given.columns.keys())
-            if name in known:
-                return self._given.columns[name]
-        else:
-            known = list(self.mapper.all_orm_descriptors.keys())
-            if name in known:
-                return getattr(self._given, name)
+        known = self._names()
+        if name in known:
+            return self._given.columns[name] if self.mapper is None else getattr(self._given, name)
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise TypeError(f"{self.name} has no column {name!r}{hint} It has: {', '.join(known)}.")
@@ -127,10 +129,10 @@ class RowSearch:
         TypeError: Not a mapped class or table, or no such column.
     """
 
-    def __init__(self, entity: Any, values: Mapping[str, Any], hidden: Iterable[str]) -> None:
+    def __init__(self, entity: Any, values: Mapping[str, Any], redaction: Redaction) -> None:
         self.entity = Entity(entity)
         self._values = dict(values)
-        self._hidden = frozenset(hidden)
+        self._redaction = redaction
         self._criteria = {name: self.entity.criterion(name, value) for name, value in values.items()}
 
     def count(self, connection: Connection) -> int:
@@ -151,7 +153,7 @@ class RowSearch:
         """Return what to say when rows match that should not be there."""
         number = self.count(connection)
         head = f"{number} row{'' if number == 1 else 's'} of {self.entity.name}{self._wanted(number)}, none expected:"
-        shown = listed(connection, self.entity, tuple(self._criteria.values()), self._hidden)
+        shown = listed(connection, self.entity, tuple(self._criteria.values()), self._redaction)
         return "\n".join([head, *shown])
 
     def _wanted(self, number: int = 1) -> str:
@@ -184,20 +186,21 @@ class RowSearch:
     def _difference(self, row: Row[Any], columns: list[str]) -> str:
         hit = dict(zip(self._values, row[len(columns) :], strict=True))
         keys = [name for name in columns if name not in self._values]
-        parts = [f"{name} {self._instead(name, row, columns)}" for name in self._values if not hit[name]]
+        parts = [f"{name} {self._differing(name, row, columns)}" for name in self._values if not hit[name]]
         identity = ", ".join(f"{name}={self._shown(name, row[columns.index(name)])}" for name in keys)
         return f"  {identity or 'a row'}: {', '.join(parts)}"
 
-    def _instead(self, name: str, row: Row[Any], columns: list[str]) -> str:
+    def _differing(self, name: str, row: Row[Any], columns: list[str]) -> str:
         if name not in columns:
             return "is another"
-        there = row[columns.index(name)]
-        if is_hidden(name, self._hidden):
-            return "is another (hidden)"
-        return f"is {_short(there, self._hidden)}, not {_short(self._values[name], self._hidden)}"
+        return f"is {self._shown(name, row[columns.index(name)])}, not {self._shown(name, self._values[name])}"
+
+    def hides(self, name: str, value: Any) -> bool:
+        """Whether a value must not be shown."""
+        return self._redaction.hides(name) or self._redaction.hides_value(value)
 
     def _shown(self, name: str, value: Any) -> str:
-        return _cell(name, value, self._hidden)
+        return self._redaction.cell(name, value, _short(value))
 
 
 def check_count(expected: object) -> int:
@@ -229,20 +232,20 @@ def check_criteria(criteria: Sequence[object]) -> None:
 
 
 def wrong_row_count(
-    connection: Connection, entity: Entity, expected: int, criteria: Sequence[Any], hidden: Iterable[str]
+    connection: Connection, entity: Entity, expected: int, criteria: Sequence[Any], redaction: Redaction
 ) -> str | None:
     """Return what to say if the number of rows differs, ``None`` if it is as expected."""
     number = connection.execute(entity.selecting(func.count()).where(*criteria)).scalar_one()
     if number == expected:
         return None
-    where = f" where {_criteria_text(connection, criteria, hidden)}" if criteria else ""
+    where = f" where {_criteria_text(connection, criteria, redaction)}" if criteria else ""
     head = f"{number} row{'' if number == 1 else 's'} of {entity.name}{where}, {expected} expected"
     if not number:
         return f"{head}."
-    return "\n".join([f"{head}:", *listed(connection, entity, criteria, hidden)])
+    return "\n".join([f"{head}:", *listed(connection, entity, criteria, redaction)])
 
 
-def listed(connection: Connection, entity: Entity, criteria: Sequence[Any], hidden: Iterable[str]) -> list[str]:
+def listed(connection: Connection, entity: Entity, criteria: Sequence[Any], redaction: Redaction) -> list[str]:
     """Return the first rows that match, a line each."""
     columns = entity.all_columns()
     query = entity.selecting(*(column.label(f"c{i}") for i, column in enumerate(columns.values()))).where(*criteria)
@@ -250,14 +253,14 @@ def listed(connection: Connection, entity: Entity, criteria: Sequence[Any], hidd
     lines = []
     for row in rows[:_SHOWN_UNWANTED]:
         cells = zip(columns, row, strict=True)
-        shown = (f"{name}={_cell(name, value, hidden)}" for name, value in cells)
+        shown = (f"{name}={redaction.cell(name, value, _short(value))}" for name, value in cells)
         lines.append(f"  {', '.join(shown)}")
     return [*lines, "  …"] if len(rows) > _SHOWN_UNWANTED else lines
 
 
-def _criteria_text(connection: Connection, criteria: Sequence[Any], hidden: Iterable[str]) -> str:
+def _criteria_text(connection: Connection, criteria: Sequence[Any], redaction: Redaction) -> str:
     compiled = and_(*criteria).compile(dialect=connection.dialect, compile_kwargs={"render_postcompile": True})
-    return render(str(compiled), dict(compiled.params), hidden)
+    return render(str(compiled), dict(compiled.params), redaction)
 
 
 def _count(connection: Connection, query: Select[Any], search: RowSearch) -> int:
@@ -274,7 +277,9 @@ def _run(connection: Connection, query: Select[Any], search: RowSearch) -> Seque
         ):
             raise  # the table or column is not there: the database says it best
         values = ", ".join(f"{name}={search._shown(name, value)}" for name, value in search._values.items())
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        cause = getattr(error, "orig", None) or error
+        is_hidden = any(search.hides(name, value) for name, value in search._values.items())
+        reason = without_values(cause) if is_hidden else str(cause).strip().splitlines()[0]
         raise ValueError(f"rows of {search.entity.name} cannot be compared with {values}: {reason}") from error
 
 
@@ -282,10 +287,6 @@ def _key(column: Any) -> str:
     return str(column.key)
 
 
-def _cell(name: str, value: Any, hidden: Iterable[str]) -> str:
-    return REPLACEMENT if is_hidden(name, hidden) and value is not None else _short(value, hidden)
-
-
-def _short(value: Any, hidden: Iterable[str]) -> str:
-    shown = repr(without_hidden(value, hidden))
+def _short(value: Any) -> str:
+    shown = repr(value)
     return shown if len(shown) <= 80 else f"{shown[:60]}… ({len(shown)} characters)"

@@ -1,4 +1,4 @@
-"""SQL as a person reads it in a failure: parameters in place, secrets hidden, the long parts folded.
+"""SQL as a person reads it in a failure: parameters in their places, long parts folded, hidden values left out.
 
 Nothing here runs while tests pass, so it is written for clarity and not for speed.
 """
@@ -10,13 +10,16 @@ import decimal
 import json
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dbtestcase.diagnosis.hidden import HIDDEN_COLUMNS, REPLACEMENT, without_hidden
-from dbtestcase.diagnosis.values import VALUES, Token, marked, tokens
+from dbtestcase.diagnosis.redaction import Redaction
+from dbtestcase.sql import Token, tokens
 
-HIDDEN = f"'{REPLACEMENT}'"
+__all__ = ["Shortened", "fingerprint", "hides", "is_transaction_control", "literal", "render", "text_of"]
+
+_VALUES = ("parameter", "string", "number", "unclosed")
+_SPACE = ("space", "comment")
 
 _LONGEST_TEXT = 80
 _LONGEST_STATEMENT = 600
@@ -30,6 +33,13 @@ _CONTROL = re.compile(
     re.IGNORECASE,
 )
 _ALIAS = re.compile(r"\b(\w+)\.(\w+) AS \1_\2\b")  # SQLAlchemy 2.0 labels each column of a legacy query
+# SQLAlchemy casts each parameter for psycopg and asyncpg.
+_CAST = re.compile(
+    r"(%\([^)]*\)s|%s|\$\d+)::[A-Z]+(?:\(\d+(?:,[ ]?\d+)?\))?(?:[ ]WITH(?:OUT)?[ ]TIME[ ]ZONE)?(?:\[\])*"
+)
+_SETTING = re.compile(r"\s*(?:set|alter)\b[^'\"]*?(?:=|\bto\b)", re.IGNORECASE)  # its value may be a bare word
+# Behind these a name in double quotes may be a value that its author quoted wrongly.
+_BEFORE_VALUE = frozenset({"values", "in", "like", "ilike", "between"})
 
 
 class Shortened(str):
@@ -60,55 +70,44 @@ def is_transaction_control(sql: object) -> bool:
 
 def fingerprint(sql: object) -> str:
     """Return what statements that differ only in their values have in common."""
+    text = _CAST.sub(r"\1", text_of(sql))
+    setting = _SETTING.match(text)
+    text = f"{setting[0]} ''" if setting else text
     parts: list[str] = []
-    for token in tokens(text_of(sql)):
-        if token.kind in VALUES:
-            parts.append("?")
-        elif token.kind in ("space", "comment"):
+    behind_value = False
+    found = list(tokens(text))
+    for i, token in enumerate(found):
+        if token.kind in _SPACE:
             parts.append(" ")
-        else:
-            parts.append(token.text)
+            continue
+        after = next((each.text for each in found[i + 1 :] if each.kind not in _SPACE), "")
+        is_value = token.kind in _VALUES or (token.kind == "quoted" and behind_value and after not in (".", "("))
+        parts.append("?" if is_value else token.text)
+        if token.kind == "operator" or token.kind == "name":
+            behind_value = token.kind == "operator" or token.text.lower() in _BEFORE_VALUE
     return re.sub(r"\(\s*\?(?:\s*,\s*\?)+\s*\)", "(?, ...)", " ".join("".join(parts).split()))
 
 
-def hidden_values(sql: object, parameters: object, hidden: Iterable[str]) -> list[Any]:
-    """Return the values of a statement that belong to hidden columns, its parameters and what stands in its text."""
-    found = marked(text_of(sql), hidden)
-    if not any(token.is_hidden for token in found):
-        return []
-    written = [_inner(token.text) for token in found if token.is_hidden and token.kind == "string"]
-    sets = parameters if _is_many(parameters) else [parameters]
-    return written + [value for given in sets for value in _Rendering(found, given).secrets()]  # type: ignore[attr-defined]
+def hides(sql: object, parameters: object, redaction: Redaction) -> bool:
+    """Whether the values of a statement must not be shown."""
+    return redaction.hides_statement(text_of(sql), _all_values(parameters))
 
 
-def redacted(sql: object, hidden: Iterable[str]) -> str:
-    """Return a statement as it was written, but for what its text has of hidden columns."""
-    return "".join(_redacted(token, hidden) for token in marked(text_of(sql), hidden))
-
-
-def _redacted(token: Token, hidden: Iterable[str]) -> str:
-    if token.kind == "string" and not token.is_hidden:
-        inner = _inner(token.text)
-        shown = without_hidden(inner, hidden)
-        return token.text if shown == inner else _quoted(shown)
-    return HIDDEN if token.is_hidden and token.kind != "placeholder" else token.text
-
-
-def render(sql: object, parameters: object = None, hidden: Iterable[str] = HIDDEN_COLUMNS) -> str:
-    """Return one statement on one line with its parameters in place, shortened."""
-    parts = _one_space(_Rendering(marked(text_of(sql), hidden), parameters).parts(hidden))
+def render(sql: object, parameters: object, redaction: Redaction) -> str:
+    """Return one statement on one line, shortened, with its parameters in place or without any of its values."""
+    text = text_of(sql)
+    if hides(sql, parameters, redaction):
+        return f"{_shortened(fingerprint(text))}  (values hidden)"
+    parts = _one_space(list(_parts(_CAST.sub(r"\1", text), parameters)))
     line = "".join(_fold_columns(_fold_rows(_fold_lists(parts)))).strip().rstrip("; ")
     line = _ALIAS.sub(r"\1.\2", line)
     if line.startswith("SELECT pg_catalog.") and len(line) > _LONGEST_QUESTION:
         return f"{line[:_LONGEST_QUESTION]} …"  # SQLAlchemy's own, about tables and the like
-    if len(line) <= _LONGEST_STATEMENT:
-        return line
-    left_out = len(line) - _LONGEST_STATEMENT
-    return f"{line[: _LONGEST_STATEMENT - _TAIL]} … {left_out} more characters … {line[-_TAIL:]}"
+    return _shortened(line)
 
 
-def literal(value: Any, hidden: Iterable[str] = ()) -> str:
-    """Return a value as SQL would spell it, long ones shortened, what JSON keeps under ``hidden`` keys left out."""
+def literal(value: Any) -> str:
+    """Return a value as SQL would spell it, long ones shortened."""
     if value is None:
         return "NULL"
     if isinstance(value, bool):
@@ -116,20 +115,42 @@ def literal(value: Any, hidden: Iterable[str] = ()) -> str:
     if isinstance(value, (int, float, decimal.Decimal)):
         return str(value)
     if isinstance(value, str):
-        return _quoted(without_hidden(value, hidden))
+        return _quoted(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _bytes(bytes(value))
     if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, uuid.UUID)):
         return f"'{value}'"
     if isinstance(value, (list, tuple)):
-        return _array(value, hidden)
+        shown = [literal(item) for item in value[:_SHOWN_IN_LIST]]
+        more = len(value) - _SHOWN_IN_LIST
+        return f"ARRAY[{', '.join([*shown, f'… {more} more'] if more > 0 else shown)}]"
     if isinstance(value, dict):
-        return _quoted(json.dumps(without_hidden(value, hidden), default=str, ensure_ascii=False))
-    for name in ("adapted", "obj"):  # the drivers' wrappers around bytes, JSON and the like: show what is in them
+        return _quoted(json.dumps(value, default=str, ensure_ascii=False))
+    inner = _wrapped(value)
+    return _quoted(str(value)) if inner is None else literal(inner)
+
+
+def _wrapped(value: Any) -> Any:
+    """Return what is in a driver's wrapper around bytes, JSON and the like."""
+    for name in ("adapted", "obj"):
         inner = getattr(value, name, None)
         if inner is not None and type(inner) is not type(value):
-            return literal(inner, hidden)
-    return _quoted(str(value))
+            return inner
+    return None
+
+
+def _all_values(parameters: object) -> Iterator[Any]:
+    """Yield the parameters of a statement, those of all sets of an ``executemany()``."""
+    if isinstance(parameters, Mapping):
+        yield from parameters  # a name may be hidden as well
+        parameters = list(parameters.values())
+    if isinstance(parameters, (list, tuple)):
+        for each in parameters:
+            if isinstance(each, (Mapping, list, tuple)):
+                yield from _all_values(each)
+            elif each is not None:
+                inner = _wrapped(each)
+                yield each if inner is None else inner
 
 
 def _quoted(text: str) -> str:
@@ -145,75 +166,42 @@ def _bytes(value: bytes) -> str:
     return f"'\\x{value[:8].hex()}… ({len(value)} bytes)'"
 
 
-def _array(value: Sequence[Any], hidden: Iterable[str]) -> str:
-    shown = [literal(item, hidden) for item in value[:_SHOWN_IN_LIST]]
-    if len(value) > _SHOWN_IN_LIST:
-        shown.append(f"… {len(value) - _SHOWN_IN_LIST} more")
-    return f"ARRAY[{', '.join(shown)}]"
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST_STATEMENT:
+        return line
+    left_out = len(line) - _LONGEST_STATEMENT
+    return f"{line[: _LONGEST_STATEMENT - _TAIL]} … {left_out} more characters … {line[-_TAIL:]}"
 
 
-def _is_many(parameters: object) -> bool:
-    """Whether these are the parameters of an ``executemany()``."""
-    return isinstance(parameters, list) and bool(parameters) and isinstance(parameters[0], (Mapping, tuple, list))
+def _parts(text: str, parameters: object) -> Iterator[str]:
+    """Yield the pieces of a statement, one set of parameters in the places of their placeholders."""
+    given = iter(parameters) if isinstance(parameters, (list, tuple)) else iter(())
+    for token in tokens(text):
+        if token.kind == "parameter":
+            yield _value(token, parameters, given)
+        elif token.kind in _SPACE:
+            yield " "
+        elif token.kind == "unclosed":  # its end was not kept
+            yield f"{token.text[: _LONGEST_TEXT - 20]}…"
+        else:
+            shown = token.text.replace("%%", "%") if parameters else token.text
+            is_long = token.kind == "string" and len(shown) > _LONGEST_TEXT
+            yield literal(shown.strip("'").replace("''", "'")) if is_long else shown
 
 
-def _inner(text: str) -> str:
-    """Return the text in a literal."""
-    if text.startswith("$"):
-        return text.partition("$")[2].partition("$")[2].rpartition("$")[0].rpartition("$")[0]
-    return text[text.index("'") + 1 :].removesuffix("'").replace("''", "'")
-
-
-class _Rendering:
-    """Puts one set of parameters in the place of their placeholders."""
-
-    def __init__(self, found: list[Token], parameters: object) -> None:
-        self._tokens = found
-        self._parameters = parameters
-        self._next = 0
-
-    def parts(self, hidden: Iterable[str]) -> list[str]:
-        """Return the statement's pieces, values in place of placeholders."""
-        return [self._shown(token, hidden) for token in self._tokens]
-
-    def secrets(self) -> Iterator[Any]:
-        """Return the parameters that stand in hidden places."""
-        for token in self._tokens:
-            if token.kind == "placeholder":
-                given, value = self._value(token.name)
-                if given and token.is_hidden:
-                    yield value
-
-    def _shown(self, token: Token, hidden: Iterable[str]) -> str:
-        if token.kind == "placeholder":
-            given, value = self._value(token.name)
-            if not given:
-                return token.text
-            return HIDDEN if token.is_hidden and value is not None else literal(value, hidden)
-        if token.is_hidden:
-            return HIDDEN
-        if token.kind == "string":
-            plain = token.text.replace("%%", "%") if self._parameters else token.text
-            inner = _inner(plain)
-            if plain[-1:] not in ("'", "$"):
-                return f"'{inner[: _LONGEST_TEXT - 20]}…"  # its end was not kept
-            return (
-                plain
-                if len(plain) <= _LONGEST_TEXT and without_hidden(inner, hidden) == inner
-                else literal(inner, hidden)
-            )
-        if token.kind in ("space", "comment"):
-            return " "
-        return token.text.replace("%%", "%") if self._parameters else token.text
-
-    def _value(self, name: str | None) -> tuple[bool, Any]:
-        given = self._parameters
-        if name is not None:
-            return (True, given[name]) if isinstance(given, Mapping) and name in given else (False, None)
-        if isinstance(given, (list, tuple)) and self._next < len(given):
-            self._next += 1
-            return True, given[self._next - 1]
-        return False, None
+def _value(token: Token, parameters: object, given: Iterator[Any]) -> str:
+    text = token.text
+    if text.startswith("%("):
+        name = text[2 : text.rindex(")")]
+        return literal(parameters[name]) if isinstance(parameters, Mapping) and name in parameters else text
+    if text[0] == "$" and isinstance(parameters, (list, tuple)) and int(text[1:]) <= len(parameters):
+        return literal(parameters[int(text[1:]) - 1])
+    if text[0] != "%":
+        return text  # an operator of jsonb, or part of a text that is no SQL
+    try:
+        return literal(next(given))
+    except StopIteration:
+        return text
 
 
 def _one_space(parts: list[str]) -> list[str]:

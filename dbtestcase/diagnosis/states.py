@@ -7,14 +7,16 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import event, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.orm.session import _sessions as all_sessions
 
-from dbtestcase.diagnosis.hidden import REPLACEMENT, is_hidden, present
+from dbtestcase.diagnosis import messages
+from dbtestcase.diagnosis.redaction import Redaction
 from dbtestcase.frames import Origin, usual_call
 
 STATES = ("transient", "pending", "persistent", "deleted", "detached")
@@ -38,8 +40,21 @@ _MEANING = {
     "deleted": "its deletion was flushed, but not committed",
     "detached": "it has an identity, but no session",
 }
-# By id(), which a later one may take over from one that is gone.
-_history: dict[int, tuple[weakref.ref[InstanceState[Any]], str, Origin]] = {}
+
+
+class _Change(NamedTuple):
+    """The last change of an object's state that was seen."""
+
+    state: weakref.ref[InstanceState[Any]]
+    to: str
+    call: str
+    origin: Origin
+    name: str
+    before: Origin | None  # where the change before this one was
+
+
+# Keyed by id(); ids are reused, so the state is compared.
+_history: dict[int, _Change] = {}
 _left = 0
 _is_listening = False
 
@@ -54,23 +69,23 @@ def state_of(instance: object) -> str:
     return next(name for name in STATES if getattr(state, name))
 
 
-def wrong_state(instance: object, expected: str) -> str | None:
+def wrong_state(instance: object, expected: str, redaction: Redaction) -> str | None:
     """Return a sentence if an object is not in the expected state."""
     actual = state_of(instance)
     if actual == expected:
         return None
-    return f"{describe(instance)} is {actual}, {expected} expected: {_because(_instance_state(instance), actual)}."
+    reason = _because(_instance_state(instance), actual)
+    return f"{describe(instance, redaction)} is {actual}, {expected} expected: {reason}."
 
 
-def describe(instance: object) -> str:
+def describe(instance: object, redaction: Redaction) -> str:
     """Return class and identity of an object; loads nothing."""
     state = _instance_state(instance)
     name = state.mapper.class_.__name__
     if state.identity is not None:
         keys = (state.mapper.get_property_by_column(column).key for column in state.mapper.primary_key)
         shown = (
-            f"{key}={REPLACEMENT if is_hidden(key, present()) else repr(value)}"
-            for key, value in zip(keys, state.identity, strict=True)
+            f"{key}={redaction.cell(key, value, repr(value))}" for key, value in zip(keys, state.identity, strict=True)
         )
         return f"{name}({', '.join(shown)})"
     return f"{name} object"
@@ -118,10 +133,18 @@ def _listener(to: str) -> Callable[[Session, object], None]:
             return
         _left -= 1
         state = instance_state(instance)
-        _history[id(state)] = (weakref.ref(state), *_session_call(moved.__name__))
+        before = _seen(state)
+        call, origin = _session_call(moved.__name__)
+        name = state.mapper.class_.__name__
+        _history[id(state)] = _Change(weakref.ref(state), to, call, origin, name, before.origin if before else None)
 
     moved.__name__ = f"moved_to_{to}"
     return moved
+
+
+def _seen(state: InstanceState[Any]) -> _Change | None:
+    change = _history.get(id(state))
+    return change if change is not None and change.state() is state else None
 
 
 def _session_call(way: str) -> tuple[str, Origin]:
@@ -147,20 +170,13 @@ def _is_public(frame: FrameType) -> bool:
 
 def _because(state: InstanceState[Any], actual: str) -> str:
     reason = _MEANING[actual]
-    seen = _history.get(id(state))
-    if seen is not None and seen[0]() is not state:
-        seen = None
-    if actual == "detached":
-        reason += (
-            "; it was deleted"
-            if state.was_deleted
-            else "; its session was closed or removed, or it was expunged"
-            if seen is None
-            else ""
-        )
-    if seen is not None and seen[1]:
-        _, call, origin = seen
-        reason += f". It became so by {call}() at {origin}"
+    seen = _seen(state)
+    if actual == "detached" and state.was_deleted:
+        reason += "; it was deleted"
+    elif actual == "detached" and seen is None:
+        reason += "; its session was closed or removed, or it was expunged"
+    if seen is not None and seen.call:
+        reason += f". It became so by {seen.call}() at {seen.origin}"
     return reason
 
 
@@ -175,17 +191,34 @@ def _instance_state(instance: object) -> InstanceState[Any]:
     return state
 
 
-def unsent(session: Session) -> str:
-    """Say what a session holds that no query can see."""
+def never_sent() -> str | None:
+    """Say which object of the test was added to a session that was closed before it was flushed."""
+    for change in _history.values():
+        if change.to == "transient" and change.before is not None and change.call != "expunge":
+            return messages.NEVER_SENT.format(object=f"a {change.name} object", added=change.before)
+    return None
+
+
+def unsent(session: Session, redaction: Redaction, *, name: str = "The test's session") -> str:
+    """Say what a session holds that no query can see; "" if there is nothing."""
     parts = []
     for what, objects in (("new", session.new), ("changed", session.dirty), ("deleted", session.deleted)):
         touched = [each for each in objects if what != "changed" or session.is_modified(each)]
         if touched:
-            names = ", ".join(describe(each) for each in touched[:3])
+            names = ", ".join(_with_origin(each, redaction) for each in touched[:3])
             more = f" and {len(touched) - 3} more" if len(touched) > 3 else ""
             parts.append(f"{what}: {names}{more}")
-    if not parts:
-        return ""
-    return (
-        f"The test's session holds changes that were not sent yet ({'; '.join(parts)}); flush() or commit() sends them."
-    )
+    return messages.UNSENT.format(session=name, changes="; ".join(parts)) if parts else ""
+
+
+def unsent_of_all(redaction: Redaction) -> list[str]:
+    """Say of each session that is there what it holds that no query can see."""
+    sessions = [each for each in list(all_sessions.values()) if each.new or each.dirty or each.deleted]
+    said = (unsent(each, redaction, name="A session") for each in sessions)
+    return [each for each in said if each]
+
+
+def _with_origin(instance: object, redaction: Redaction) -> str:
+    change = _seen(_instance_state(instance))
+    added = f", added at {change.origin}" if change is not None and change.to == "pending" else ""
+    return f"{describe(instance, redaction)}{added}"

@@ -11,7 +11,8 @@ from types import TracebackType
 from dbtestcase.errors import DBTestCaseError
 
 _OURSELVES = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_EXPECTED = ("dbtestcase", "psycopg", "psycopg2", "sqlalchemy")
+_DRIVERS = ("psycopg", "psycopg2", "asyncpg")
+_EXPECTED = ("dbtestcase", "sqlalchemy", *_DRIVERS)
 
 
 def leave_out_ours(error: BaseException) -> None:
@@ -42,6 +43,11 @@ def database_of(error: BaseException) -> str | None:
             with contextlib.suppress(Exception):  # it is closed, or the cursor of some other library
                 return str(connection.info.dbname)  # type: ignore[union-attr]
     return None
+
+
+def from_driver(error: BaseException) -> bool:
+    """Whether a database driver raised an error."""
+    return type(error).__module__.partition(".")[0] in _DRIVERS
 
 
 def _is_shown(frame: TracebackType, following: TracebackType | None) -> bool:

@@ -27,7 +27,8 @@ from dbtestcase.flask.extensions import (
 )
 from dbtestcase.flask.requests import own_contexts
 from dbtestcase.flask.schema import extension_for, is_schema_of_extension, schema_of
-from dbtestcase.flask.sessions import LastingObjects, existing_session, forget_what_was_read, session_of_context
+from dbtestcase.flask.sessions import LastingSession, existing_session, forget_what_was_read, session_of_context
+from dbtestcase.lifecycle.isolation import isolation_of
 from dbtestcase.lifecycle.plans import plain_url, plan_of
 from dbtestcase.lifecycle.running import RunningClass
 from dbtestcase.sandbox import SandboxedDatabase
@@ -55,7 +56,7 @@ class RunningFlaskClass(RunningClass):
         self._of_test = ExitStack()
         self._thread: int | None = None
         self._own_context: Any | None = None
-        self._lasting: LastingObjects | None = None
+        self._lasting: LastingSession | None = None
 
     @classmethod
     def schema_of(cls, test_class: Any) -> Any:
@@ -114,9 +115,11 @@ class RunningFlaskClass(RunningClass):
             self._meet(app)
         app = getattr(test, "app", None)
         present = current_application_context()
-        if present is not None:
-            session = existing_session()
-            self._lasting = LastingObjects(session) if session is not None else None
+        if self._lasting is not None:
+            self._lasting.put_back()  # all sessions are closed between two runs of a test
+        lasts = present is not None and isolation_of(test) != "class"  # where each test goes on with what there is
+        session = existing_session() if lasts else None
+        self._lasting = LastingSession(session) if session is not None else None
         # A context that the user has pushed for the class or the module does what ours would do.
         if isinstance(app, Flask) and (present is None or present.app is not app):
             self._own_context = app.app_context()
@@ -125,10 +128,10 @@ class RunningFlaskClass(RunningClass):
 
     def leave_test(self, test: Any) -> None:
         self._own_context = None
-        if self._lasting is not None:
-            self._lasting.expire()
         try:
             self._of_test.close()
+            if self._lasting is not None:
+                self._lasting.close()
         finally:  # a teardown function of the application may raise; the test is to be undone all the same
             super().leave_test(test)
             self._forget_the_gone()
@@ -145,7 +148,6 @@ class RunningFlaskClass(RunningClass):
         super().after_test(test, problems, has_failed=has_failed)
         if self._lasting is not None:
             self._lasting.put_back()
-            self._lasting = None
 
     def add_database(self, database: str) -> None:
         if self.is_on_copies:

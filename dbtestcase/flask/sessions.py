@@ -13,7 +13,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from dbtestcase.flask.contexts import current_application_context
 from dbtestcase.flask.extensions import extension_of
 
-__all__ = ["LastingObjects", "existing_session", "forget_what_was_read", "session_of_context"]
+__all__ = ["LastingSession", "existing_session", "forget_what_was_read", "session_of_context"]
 
 
 def session_of_context() -> Session | None:
@@ -44,22 +44,23 @@ def _existing_session_in(context: Any) -> Session | None:
     return existing_session()
 
 
-class LastingObjects:
-    """The objects of a session that is there before a test, since a context was pushed for a class or a module.
+class LastingSession:
+    """A session that is there before a test, since a context was pushed for a class or a module, and its objects.
 
-    The session is closed with the test, and its objects would be of no use to the next one.
+    It is closed with the test. Its objects, of no use to the next test then, are given back to it.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._objects = list(session.identity_map.values())
 
-    def expire(self) -> None:
-        """Forget what the test has read and written; call it before the session is closed."""
+    def close(self) -> None:
+        """Undo what the test has not committed, and forget what it has read and written."""
         self._session.expire_all()
+        self._session.close()
 
     def put_back(self) -> None:
-        """Give the session its objects back; call it after the session was closed."""
+        """Give the session its objects back."""
         self._session.add_all(each for each in self._objects if inspect(each).detached)
 
 

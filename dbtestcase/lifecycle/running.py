@@ -315,7 +315,7 @@ class RunningClass:
         for each in left:
             if each.label:
                 details = self.explanations.locks.backends.describe(each.pid) if each.pid else ()
-                text = leftovers.connection_left(self.name, each.label, each.origin, after=when, details=details)
+                text = leftovers.connection_left(self.name, each.label, each.origin, when=when, details=details)
                 leftovers.warn_left_open(text, each.origin)
             for origin in each.cursors:
                 leftovers.warn_left_open(leftovers.cursor_left(self.name, origin, when=when), origin)

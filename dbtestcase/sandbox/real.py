@@ -61,6 +61,7 @@ class RealConnection:
     is_async: bool
     # SQLAlchemy is at work on it: what cursors send now is not the user's, or is observed already.
     is_inside: bool = True
+    has_sent: bool = False  # in the present transaction
     cursors: dict[int, tuple[weakref.ref[Any], Origin]] = field(default_factory=dict)
 
     @property
@@ -177,7 +178,7 @@ class RealConnections:
         if self._locks is not None and known.pid:
             begins = known.status == 0
             watched = self._locks.statement(known.pid, sql, parameters, origin, begins=begins)
-        known.is_inside = True
+        known.is_inside = known.has_sent = True
         try:
             with watched:
                 result = send()
@@ -190,6 +191,15 @@ class RealConnections:
         if observer is not None:
             observer.statement_finished(known.label, getattr(cursor, "rowcount", -1), None)
         return result
+
+    def ended(self, connection: Any, outcome: str) -> None:
+        """Tell the observer that the user's code has ended a transaction, if it has sent something in it."""
+        known = self.get(connection)
+        if known is not None and known.has_sent:
+            known.has_sent = False
+            observer = self._observer()
+            if observer is not None:
+                observer.transaction_ended(known.label, user_origin(), outcome)
 
     def give_up_idle(self, at_most: int | None = None) -> list[RealConnection]:
         """Take connections that lie idle in their pools out of them, and return them, to be closed."""

@@ -204,6 +204,18 @@ class TakenEngine:
                 database.stop(connection, "the driver's own connection was asked for")
             return kind.get_driver_connection(dialect, connection)
 
+        def ending(name: str, outcome: str) -> Callable[[Any], None]:
+            inner = getattr(kind, name)
+
+            def end(connection: Any) -> None:
+                inner(dialect, connection)
+                native = getattr(connection, "dbapi_connection", connection)
+                if type(native) is not SandboxConnection:
+                    database.real.ended(native, outcome)
+
+            return end
+
+        state["do_commit"], state["do_rollback"] = ending("do_commit", "COMMIT"), ending("do_rollback", "ROLLBACK")
         state["do_execute"], state["do_executemany"] = gate("do_execute"), gate("do_executemany")
         state["do_execute_no_params"] = without_parameters
         state["get_driver_connection"] = driver_connection

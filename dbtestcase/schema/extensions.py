@@ -7,6 +7,8 @@ import json
 import os
 import re
 import textwrap
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def read(connection: Any) -> dict[str, Any]:
     folders = [
         os.path.join(entry.strip().replace("$system", share), "extension") for entry in control_path.split(os.pathsep)
     ]
-    return {"folders": folders, "files": {name: _state(folders, name) for name in names}}
+    return {"folders": folders, "files": _states(folders, names)}
 
 
 def are_current(notes: str) -> bool:
@@ -67,7 +69,8 @@ def are_current(notes: str) -> bool:
     if f'"{_KEY}"' not in notes:  # looked at for every class: most need no more than this
         return True
     found: dict[str, Any] = json.loads(notes).get(_KEY, {})
-    return all(_state(found["folders"], name) == state for name, state in found.get("files", {}).items())
+    files = found.get("files", {})
+    return not files or _states(found["folders"], files) == files
 
 
 def advice(connection: Any, name: str) -> str:
@@ -95,19 +98,23 @@ def advice(connection: Any, name: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _state(folders: list[str], name: str) -> str:
-    """Return what changes when the control file or a script of an extension is replaced."""
-    state = []
+def _states(folders: list[str], names: Collection[str]) -> dict[str, str]:
+    """Return for each extension what changes when its control file or one of its scripts is replaced."""
+    states = {name: hashlib.blake2b(digest_size=12) for name in names}
     for folder in folders:
         try:
-            with os.scandir(folder) as entries:
-                files = [entry for entry in entries if entry.name.startswith((f"{name}.control", f"{name}--"))]
-                for entry in sorted(files, key=lambda entry: entry.name):
-                    about = entry.stat()
-                    state.append(f"{entry.path} {about.st_size} {about.st_mtime_ns}")
+            files = sorted(os.listdir(folder))
         except OSError:
-            state.append(f"{folder} cannot be read")
-    return hashlib.blake2b("\n".join(state).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+            continue  # without the files PostgreSQL could not have made the extension: they are in another folder
+        for file in files:
+            name = file.removesuffix(".control").partition("--")[0]
+            if name not in states:
+                continue
+            with suppress(FileNotFoundError):  # it is being replaced at this moment
+                about = os.stat(os.path.join(folder, file))
+                state = f"{folder}/{file} {about.st_size} {about.st_mtime_ns}\n"
+                states[name].update(state.encode("utf-8", "surrogateescape"))
+    return {name: state.hexdigest() for name, state in states.items()}
 
 
 def _installation(name: str, bin_dir: str, version: str) -> str:

@@ -1,7 +1,8 @@
-"""Test classes that fail on purpose, each test with a secret in what the database is sent; see ``test_hidden.py``."""
+"""Test classes that fail on purpose, each test with a secret in what it sends; see ``test_redaction.py``."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import ClassVar
 
@@ -27,9 +28,17 @@ class Account(Base):
     doc: Mapped[dict | None] = mapped_column(JSON)
 
 
+class Plain(Base):
+    __tablename__ = "plain"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+
 class Failing(DatabaseTestCase):
     schema = Base
     hidden_columns = ("iban",)
+    lock_wait = 0.3
     known: ClassVar[dict[str, str]] = {"name": "shown", "password": SECRET, "iban": f"DE{SECRET}"}
 
     def test_row_refused(self):
@@ -75,15 +84,61 @@ class Failing(DatabaseTestCase):
             with self.subTest():
                 check()
 
+    def test_row_of_another_table(self):
+        self.session.execute(text("INSERT INTO plain VALUES (9, NULL)"))
+
+    def test_value_of_another_type(self):
+        self.session.execute(text("SELECT CAST(:it AS integer) AS token"), {"it": SECRET})
+
+    def test_value_that_python_refuses(self):
+        self.session.execute(insert(Account), {**self.known, "doc": {SECRET}})
+
+    def test_value_in_double_quotes(self):
+        self.session.execute(text(f'SELECT 1 FROM account WHERE password = "{SECRET}"'))
+
+    def test_words_of_a_function(self):
+        self.session.execute(text(f"DO $$ BEGIN RAISE 'the password is {SECRET}'; END $$"))
+
+    def test_words_of_a_function_with_a_state_of_its_own(self):
+        self.session.execute(
+            text(f"DO $$ BEGIN RAISE 'token {SECRET} taken' USING ERRCODE = 'unique_violation'; END $$")
+        )
+
+    def test_domain(self):
+        self.session.execute(text("CREATE DOMAIN pin AS text CHECK (VALUE ~ '^[0-9]+$')"))
+        self.session.execute(text(f"SELECT '{SECRET}'::pin AS token"))
+
+    def test_session_that_waits_for_rollback(self):
+        self.session.add(Account(**{**self.known, "name": None}))
+        with contextlib.suppress(Exception):
+            self.session.flush()
+        self.session.scalars(select(Account)).all()
+
+    def test_error_that_was_swallowed(self):
+        with contextlib.suppress(Exception), Session(self.engine) as session:
+            session.execute(text(f"SELECT '{SECRET}'::int AS password"))
+        self.fail("on purpose")
+
+    def test_raw_cursor(self):
+        raw = self.engine.raw_connection()
+        raw.cursor().execute("SELECT %s::int AS password", (SECRET,))
+
+    def test_error_during_another(self):
+        try:
+            self.session.execute(text(f"SELECT '{SECRET}'::int AS password"))
+        except Exception:
+            raise KeyError("on purpose")  # noqa: B904
+
+    def test_lock_wait(self):
+        with self.engine.begin() as connection:
+            connection.execute(insert(Account), self.known)
+        with self.engine.begin() as one, self.engine.begin() as other:
+            one.execute(text(f"UPDATE account SET password = '1{SECRET}'"))
+            other.execute(text(f"UPDATE account SET password = '2{SECRET}'"))
+
     def test_refused_by_the_sandbox(self):
         self.session.execute(text(f"UPDATE account SET password = '{SECRET}'; COMMIT"))
-
-    def test_lost_commit(self):
-        first, second = Session(self.engine), Session(self.engine)
-        first.execute(text(f"INSERT INTO account (name, password) VALUES ('a', '{SECRET}')"))
-        second.execute(text(f"INSERT INTO account (name, password) VALUES ('b', '{SECRET}')"))
-        second.commit()
-        first.rollback()
+        self.fail("on purpose")
 
 
 class FailingInSetUpClass(DatabaseTestCase):

@@ -1,19 +1,15 @@
-"""A throwaway server with a small schema, and a sandbox whose statements are logged, without ``DatabaseTestCase``."""
+"""What the tests of this room share: a schema, and a test class that reads its own log."""
 
 from __future__ import annotations
 
-import unittest
-import warnings
-from typing import Any, ClassVar
+from typing import Any
 
-from sqlalchemy import URL, Engine, ForeignKey, create_engine, make_url
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from dbtestcase.assertions import DatabaseAssertions
-from dbtestcase.diagnosis import states
+from dbtestcase import DatabaseTestCase
+from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.diagnosis.statements import StatementLog
-from dbtestcase.sandbox import Sandbox
-from dbtestcase.servers import ThrowawayPostgres, running_instance
 
 
 class Base(DeclarativeBase):
@@ -26,7 +22,6 @@ class Customer(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
     age: Mapped[int | None]
-    password: Mapped[str | None]
     orders: Mapped[list[Order]] = relationship(back_populates="customer")
 
 
@@ -39,55 +34,47 @@ class Order(Base):
     customer: Mapped[Customer] = relationship(back_populates="orders")
 
 
-class ServerTests(unittest.TestCase):
-    """Gives each test class an instance with the schema above; ``settings`` are those of PostgreSQL."""
+class Account(Base):
+    """A table with a column whose values no message may show."""
 
-    settings: ClassVar[dict[str, object]] = {}
-    url: ClassVar[URL]
+    __tablename__ = "account"
 
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        instance = cls.enterClassContext(running_instance(ThrowawayPostgres(settings=cls.settings)))
-        cls.url = make_url(instance.url())
-        engine = create_engine(cls.url)
-        Base.metadata.create_all(engine)
-        engine.dispose()
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    password: Mapped[str | None]
 
 
-class LoggedTests(DatabaseAssertions, ServerTests):
-    """Runs each test in a sandbox, with a log of its statements and a session."""
+class LogEntry(Base):
+    __tablename__ = "log_entry"
 
-    hidden: ClassVar[tuple[str, ...]] = ()
-    driver: ClassVar[str] = "postgresql+psycopg2"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    msg: Mapped[str]
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.enterContext(states.watching())
-        self.log = StatementLog(hidden=self.hidden, mode="failed")
-        self.sandbox = Sandbox(self.url.set(drivername=self.driver), owner="ShopTests", observer=self.log)
-        self.addCleanup(self.sandbox.close)
-        self.sandbox.begin_test(self.id())
-        self.addCleanup(self.end_sandbox)
-        self.log.begin_test(self.id())
-        self.engine: Engine = self.sandbox.engine
-        self.session = Session(self.engine)
-        self.addCleanup(self.session.close)
 
-    def end_sandbox(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            self.sandbox.end_test()
+class LoggedTests(DatabaseTestCase):
+    """Gives tests the log of their own class's statements."""
+
+    schema = Base
+    isolation = "savepoint"  # a test that fails is not run again, which would forget what it had sent
 
     @property
-    def _dbtestcase_log(self) -> StatementLog:
-        return self.log
+    def explanations(self) -> Explanations:
+        return self._dbtestcase.explanations
+
+    @property
+    def log(self) -> StatementLog:
+        return self.explanations.log
 
     def failure_of(self, assertion: Any, *args: Any, **kwargs: Any) -> str:
         """Return the message with which an assertion fails."""
         with self.assertRaises(AssertionError) as caught:
             assertion(*args, **kwargs)
         return str(caught.exception)
+
+    def explained(self, error: BaseException) -> str:
+        """Return the notes that an error of this test would get."""
+        self.explanations.explain(error)
+        return noted(error)
 
 
 def noted(error: BaseException) -> str:

@@ -7,7 +7,6 @@ import unittest
 from sqlalchemy import Column, Integer, MetaData, Table, func, select, text
 from sqlalchemy.orm import Session
 
-from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.diagnosis.hints import hint_for
 from tests.diagnosis.support import Customer, LoggedTests, Order, noted
 
@@ -57,13 +56,13 @@ class HintTests(LoggedTests):
             "DELETE FROM customer",
         )
 
-        self.assertIn("delete them first", hint)
+        self.assertIn("Delete them first", hint)
 
     def test_null_in_a_column_names_it(self):
         self.assertIn("customer.name got no value", self.hint("INSERT INTO customer (name) VALUES (NULL)"))
 
     def test_null_in_a_foreign_key_points_to_the_relationship(self):
-        self.assertIn("set the relationship", self.hint("INSERT INTO \"order\" (item) VALUES ('tea')"))
+        self.assertIn("Set the relationship", self.hint("INSERT INTO \"order\" (item) VALUES ('tea')"))
 
     def test_used_up_key_points_to_the_sequence(self):
         insert = "INSERT INTO customer (id, name) VALUES (78, 'Ada')"
@@ -83,8 +82,8 @@ class HintTests(LoggedTests):
         self.assertIn("true and false", self.hint("SELECT id FROM customer WHERE (id IS NULL) = 1"))
 
     def test_functions_of_sqlite_get_their_counterparts(self):
-        self.assertIn("use coalesce()", self.hint("SELECT ifnull(name, '') FROM customer"))
-        self.assertIn("use string_agg", self.hint("SELECT group_concat(name) FROM customer"))
+        self.assertIn("Use coalesce()", self.hint("SELECT ifnull(name, '') FROM customer"))
+        self.assertIn("Use string_agg", self.hint("SELECT group_concat(name) FROM customer"))
 
     def test_column_that_is_not_grouped_by_is_explained(self):
         self.assertIn("GROUP BY", self.hint(select(Customer.name, func.count()).group_by(Customer.age)))
@@ -158,31 +157,42 @@ class HintTests(LoggedTests):
 
 class ExplanationsTests(LoggedTests):
     def test_error_gets_the_hint_and_then_the_statements(self):
-        explanations = self.enterContext(Explanations(lambda: self.url, owner="ShopTests", hidden=("iban",)))
-        self.sandbox.observer = explanations.log
-        explanations.begin_test("test")
         with Session(self.engine) as session, self.assertRaises(Exception) as caught:
             session.execute(text("SELECT * FROM costumer"))
 
-        explanations.explain(caught.exception)
+        note = self.explained(caught.exception)
 
-        note = noted(caught.exception)
         self.assertIn("What to do: Is one of these meant: customer?", note)
         self.assertIn("1. SELECT * FROM costumer", note)
         self.assertLess(note.index("What to do"), note.index("SQL sent"))
 
     def test_hint_does_not_quote_hidden_values(self):
-        explanations = self.enterContext(Explanations(lambda: self.url, owner="ShopTests"))
-        self.sandbox.observer = explanations.log
         with self.engine.connect() as connection, self.assertRaises(Exception) as caught:
             connection.execute(text("CREATE TABLE key (token text UNIQUE)"))
             for _ in range(2):
                 connection.execute(text("INSERT INTO key (token) VALUES (:token)"), {"token": "s3cr3t-value"})
 
-        explanations.explain(caught.exception)
+        note = self.explained(caught.exception)
 
-        self.assertIn("a row with this value is there already", noted(caught.exception))
-        self.assertNotIn("s3cr3t-value", f"{caught.exception}{caught.exception.orig}{noted(caught.exception)}")
+        self.assertIn("there is a row with this value, made by", note)
+        self.assertNotIn("s3cr3t-value", f"{caught.exception}{caught.exception.orig}{note}")
+
+    def test_sessions_that_hold_unsent_objects_are_named_with_the_lines_that_added_them(self):
+        with Session(self.engine) as other:
+            other.add(Customer(name="Ada"))
+
+            [said] = self.explanations.uncommitted()
+
+            self.assertRegex(said, r"new: Customer object, added at tests/diagnosis/test_hints\.py:\d+ in test_sess")
+        self.assertEqual(self.explanations.uncommitted(), [])
+
+    def test_the_test_s_own_unsent_objects_are_a_hint(self):
+        self.session.add(Customer(name="Ada"))
+        error = AssertionError("[] != ['Ada']")
+
+        self.explanations.hint_at_unsent(error, self.session)
+
+        self.assertRegex(noted(error), r"commit\(\) first\? The test's session holds .*added at .*test_hints\.py:\d+")
 
 
 if __name__ == "__main__":

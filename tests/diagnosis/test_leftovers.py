@@ -1,74 +1,186 @@
-"""What outlives a test is named with the line that made it."""
+"""What outlives a test is named with the line that made it; threads are judged when they use the database."""
 
 from __future__ import annotations
 
+import queue
 import threading
 import unittest
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from dbtestcase.diagnosis.leftovers import ThreadWatch, connection_left, session_left, warn_left_open
+import psycopg2
+
+from dbtestcase.diagnosis.leftovers import (
+    ThreadWatch,
+    connection_left,
+    forget_warnings,
+    warn_left_open,
+    warnings_for,
+)
 from dbtestcase.frames import user_origin
-from tests.diagnosis.support import Customer, LoggedTests
+
+
+class Worker(threading.Thread):
+    """A thread that does what it is given, one job after the other, and waits for them on a queue."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.jobs: queue.Queue[Callable[[], object] | None] = queue.Queue()
+        self.start()
+
+    def run(self) -> None:
+        while (job := self.jobs.get()) is not None:
+            job()
+            self.jobs.task_done()
 
 
 class ThreadWatchTests(unittest.TestCase):
     def setUp(self):
-        self.release = threading.Event()
-        self.addCleanup(self.release.set)
         self.watch = ThreadWatch()
-
-    def poll(self):
-        self.release.wait()
-
-    def test_thread_that_goes_on_is_named_with_its_function_and_where_it_is(self):
+        self.late: list[bool] = []
+        self.go = threading.Event()
+        self.addCleanup(self.go.set)
         self.watch.begin()
-        threading.Thread(target=self.poll, name="poller").start()
 
-        [text] = self.watch.end(bound=0.05)
+    def use(self) -> None:
+        """Use the database, as a thread of the code under test."""
+        self.late.append(self.watch.is_late())
 
-        self.assertRegex(
-            text, r"thread 'poller', which runs poll\(\) \(tests/diagnosis/test_leftovers\.py:\d+ in poll\)"
-        )
-        self.assertRegex(text, r"now at tests/diagnosis/test_leftovers\.py:\d+ in poll")
-        self.assertIn("join()", text)
-
-    def test_thread_that_ends_within_the_bound_is_fine(self):
+    def next_test(self) -> None:
+        self.watch.end()
         self.watch.begin()
-        threading.Timer(0.05, lambda: None).start()
 
-        self.assertEqual(self.watch.end(bound=5), [])
+    def started(self, work: Callable[[], object]) -> threading.Thread:
+        """Return a thread that has begun this piece of work."""
+        begun = threading.Event()
+        thread = threading.Thread(target=lambda: (begun.set(), work()), daemon=True)
+        thread.start()
+        begun.wait()
+        return thread
 
-    def test_a_daemon_thread_that_is_about_to_end_is_fine(self):
-        self.watch.begin()
-        timer = threading.Timer(0.02, lambda: None)
-        timer.daemon = True
+    def worker(self) -> Worker:
+        worker = Worker()
+        self.addCleanup(worker.jobs.put, None)
+        return worker
+
+    def let_go_on(self, thread: threading.Thread) -> None:
+        """Let a thread go on without waiting for it as a test does that knows of it."""
+        self.go.set()
+        while thread.is_alive():
+            pass
+
+    def test_the_test_itself_and_threads_that_it_started_are_not_late(self):
+        self.use()
+        self.started(self.use).join()
+
+        self.assertEqual(self.late, [False, False])
+
+    def test_a_thread_that_goes_on_into_the_next_test_is_late_once_it_uses_the_database(self):
+        thread = self.started(lambda: (self.use(), self.go.wait(), self.use()))
+        self.next_test()
+
+        self.let_go_on(thread)
+
+        self.assertEqual(self.late, [False, True])
+
+    def test_a_timer_of_an_earlier_test_is_late(self):
+        timer = threading.Timer(0.05, self.use)
         timer.start()
+        self.next_test()
 
-        self.assertEqual(self.watch.end(), [])
+        while timer.is_alive():
+            pass
 
-    def test_threads_from_before_the_test_are_not_its_own(self):
-        threading.Thread(target=self.poll).start()
+        self.assertEqual(self.late, [True])
+
+    def test_a_thread_from_before_the_first_test_is_not_late(self):
+        self.watch = ThreadWatch()
+        thread = self.started(lambda: (self.go.wait(), self.use()))
         self.watch.begin()
+        self.next_test()
 
-        self.assertEqual(self.watch.end(bound=0), [])
+        self.let_go_on(thread)
 
-    def test_idle_workers_of_a_pool_are_no_leftover(self):
-        self.watch.begin()
-        pool = ThreadPoolExecutor(1)
-        self.addCleanup(pool.shutdown)
-        pool.submit(int).result()
+        self.assertEqual(self.late, [False])
 
-        self.assertEqual(self.watch.end(bound=0.2), [])
+    def test_a_worker_whose_jobs_are_awaited_works_in_every_test(self):
+        worker = self.worker()
+        for _ in range(3):
+            worker.jobs.put(self.use)
+            worker.jobs.join()
+            self.next_test()
+
+        self.assertEqual(self.late, [False] * 3)
+
+    def test_a_worker_is_late_with_a_job_of_an_earlier_test(self):
+        worker = self.worker()
+        worker.jobs.put(lambda: (self.go.wait(), self.use()))
+        while not worker.jobs.empty():
+            pass
+        self.next_test()
+
+        self.go.set()
+        while worker.jobs.unfinished_tasks:
+            pass
+
+        self.assertEqual(self.late, [True])
+
+    def test_a_busy_thread_works_for_a_test_that_waits_for_it(self):
+        thread = self.started(lambda: (self.go.wait(), self.use()))
+        self.next_test()
+
+        self.go.set()
+        thread.join()
+
+        self.assertEqual(self.late, [False])
+
+    def test_a_pool_is_fine_whether_or_not_its_result_is_awaited_at_once(self):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(self.use).result()
+            self.next_test()
+            job = pool.submit(self.use)
+            while not job.done():
+                pass
+
+        self.assertEqual(self.late, [False, False])
+
+    def test_the_end_of_a_test_waits_briefly_for_a_thread_that_used_the_database(self):
+        def answer() -> None:
+            self.use()
+            self.go.wait(0.05)
+            finished.append(True)
+
+        finished: list[bool] = []
+        self.started(answer)
+        while not self.late:
+            pass
+
+        self.watch.end(bound=5)
+
+        self.assertEqual(finished, [True])
+
+    def test_a_thread_that_goes_on_for_long_is_waited_for_once(self):
+        thread = self.started(lambda: (self.use(), self.go.wait()))
+        while not self.late:
+            pass
+
+        self.watch.end(bound=0.05)
+
+        self.assertTrue(thread.is_alive())
+        self.assertEqual(list(self.watch._waited_for), [thread])
 
 
-class TextTests(LoggedTests):
+class WarningTests(unittest.TestCase):
+    def setUp(self):
+        self.addCleanup(forget_warnings)
+
     def test_warning_is_shown_at_the_line_that_opened_the_thing(self):
         opened = user_origin()
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            warn_left_open(connection_left("ShopTests", "connection 2", opened, after="setUpClass"), opened)
+            warn_left_open(connection_left("ShopTests", "connection 2", opened, when="in the test"), opened)
 
         [warning] = caught
         self.assertIs(warning.category, ResourceWarning)
@@ -76,18 +188,16 @@ class TextTests(LoggedTests):
         self.assertIn("connection 2, opened at tests/diagnosis/test_leftovers.py", str(warning.message))
         self.assertIn("with engine.connect()", str(warning.message))
 
-    def test_session_with_unsent_changes_is_named_with_its_objects(self):
-        self.session.add(Customer(name="Ada"))
+    def test_an_error_because_of_a_closed_connection_gets_the_warnings_of_its_class(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warn_left_open("ShopTests: connection 2 was left open")
+        closed = psycopg2.InterfaceError("connection already closed")
 
-        text = session_left("ShopTests.test_x", self.session, user_origin(), after="the test")
-
-        self.assertIn("new: Customer object", text)
-        self.assertIn("Is a commit() missing?", text)
-
-    def test_session_that_only_read_is_left_alone(self):
-        self.session.get(Customer, 1)
-
-        self.assertIsNone(session_left("ShopTests.test_x", self.session, user_origin(), after="the test"))
+        self.assertEqual(warnings_for(closed), ["ShopTests: connection 2 was left open"])
+        self.assertEqual(warnings_for(psycopg2.InterfaceError("another")), [])
+        forget_warnings()
+        self.assertEqual(warnings_for(closed), [])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import unittest
 import flask
 import flask.globals
 from flask import Flask, g
-from sqlalchemy import create_engine, inspect, select
+from sqlalchemy import create_engine, inspect, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, scoped_session, sessionmaker
 
 import dbtestcase
@@ -173,7 +173,15 @@ class ContextTests(unittest.TestCase):
 
             test_2 = test_1
 
-            def test_3_nothing_is_left_of_the_objects_of_a_test(self):
+            def test_3_runs_again_on_real_connections(self):
+                with db.engine.connect() as one, db.engine.connect() as other:
+                    one.execute(text("SELECT pg_advisory_xact_lock(1)"))
+                    self.assertFalse(other.scalar(text("SELECT pg_try_advisory_xact_lock(1)")))
+                self.test_1()
+
+            test_4 = test_1
+
+            def test_5_nothing_is_left_of_the_objects_of_a_test(self):
                 self.assertEqual([each.name for each in db.session.identity_map.values()], ["Ada"])
                 self.assertFalse(inspect(self.ada).detached)
 

@@ -51,8 +51,7 @@ class FilesTests(ServerTestCase):
             self.write(name, "1")
         self.write("own_other--1.0.sql", "1")
         folders = [str(self.folder)]
-        files = {"own": extensions._state(folders, "own")}
-        notes = json.dumps({"extensions": {"folders": folders, "files": files}})
+        notes = json.dumps({"extensions": {"folders": folders, "files": extensions._states(folders, ["own"])}})
 
         def is_current(change: Any) -> bool:
             change()

@@ -1,0 +1,94 @@
+"""Errors of the database: what hints need to know of one, and one without the values that must not be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.exc import PendingRollbackError, StatementError
+
+from dbtestcase.diagnosis.redaction import HIDDEN, Redaction, sqlstate, without_values
+from dbtestcase.diagnosis.sqltext import fingerprint, hides, text_of
+from dbtestcase.diagnosis.statement import Statement
+from dbtestcase.diagnosis.tracebacks import chain, from_driver
+
+__all__ = ["Facts", "facts_of", "redact"]
+
+Hidden = Callable[[BaseException], bool]
+_QUOTES_ERROR = "Original exception was:"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A database error, whatever raised it; ``message`` and ``detail`` without values if those are hidden."""
+
+    sqlstate: str
+    message: str
+    detail: str
+    sql: str
+    table: str
+    column: str
+    constraint: str
+
+
+def facts_of(error: BaseException, is_hidden: Hidden) -> Facts | None:
+    """Return what is known of an error, ``None`` if no database has raised it."""
+    original = getattr(error, "orig", None) or error
+    state = sqlstate(original)
+    if not isinstance(state, str):
+        return None
+    diag: Any = getattr(original, "diag", None)
+
+    def field(name: str) -> str:
+        return str(getattr(diag, name, None) or "")
+
+    hidden = is_hidden(original)
+    return Facts(
+        sqlstate=state,
+        message=without_values(original) if hidden else field("message_primary") or str(original),
+        detail="" if hidden else field("message_detail"),
+        sql=text_of(getattr(error, "statement", None) or ""),
+        table=field("table_name"),
+        column=field("column_name"),
+        constraint=field("constraint_name"),
+    )
+
+
+def redact(error: BaseException, statements: Sequence[Statement], redaction: Redaction) -> Hidden:
+    """Take the values out of an error, and out of those that it was raised from, where they must not be shown.
+
+    Args:
+        statements: What the test has sent.
+
+    Returns:
+        Whether an error was one of those.
+    """
+    sent = {id(each.error): each for each in statements if each.error is not None}
+    hidden: dict[int, BaseException] = {}
+    for each in chain(error):
+        original = each.orig if isinstance(each, StatementError) else each
+        if original is None or not (from_driver(original) or isinstance(each, StatementError)):
+            if isinstance(each, PendingRollbackError) and redaction.hides(str(each)):
+                each.args = (f"{str(each).partition(_QUOTES_ERROR)[0]}{_QUOTES_ERROR} {HIDDEN}",)
+            continue
+        statement = sent.get(id(original))
+        if (
+            id(original) in hidden
+            or (isinstance(each, StatementError) and hides(each.statement or "", each.params, redaction))
+            or (statement is not None and statement.hides_values)
+            or redaction.hides_message(original)
+        ):
+            hidden[id(original)] = original
+            _redact(each, original)
+    return lambda each: id(each) in hidden
+
+
+def _redact(error: BaseException, original: BaseException) -> None:
+    if isinstance(error, StatementError):
+        kind = type(original)
+        error.args = (f"({kind.__module__}.{kind.__name__}) {without_values(original)}",)
+        error.statement = fingerprint(error.statement or "") or None
+        error.hide_parameters = True
+    # Last, because without_values() reads it where a driver gives no fields.
+    original.args = (f"{without_values(original)}\n(values hidden)",)

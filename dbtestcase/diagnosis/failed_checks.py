@@ -1,0 +1,191 @@
+"""What may have led to a wrong result, judged by the statements that were sent: no database error tells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from dbtestcase.diagnosis import messages, states
+from dbtestcase.diagnosis.statement import Statement
+from dbtestcase.frames import UNKNOWN, user_origin_of
+
+__all__ = ["hint_for_check"]
+
+_TABLE = r'(?:(?:"[^"]+"|\w+)\.)?("[^"]+"|\w+)'
+_WRITE = re.compile(
+    rf"\s*(INSERT)\s+INTO\s+{_TABLE}|\s*(UPDATE)\s+(?:ONLY\s+)?{_TABLE}|\s*(DELETE)\s+FROM\s+(?:ONLY\s+)?{_TABLE}", re.I
+)
+_BY_ID = re.compile(rf"\s*SELECT\b.*\bFROM\s+{_TABLE}\s+WHERE\s+(?:[\w\".]+\.)?id\s*=\s", re.I | re.DOTALL)
+_SELECT = re.compile(r"\s*(SELECT|WITH)\b", re.I)
+_FROM = re.compile(rf"\b(?:FROM|JOIN)\s+{_TABLE}", re.I)
+_LIKE = re.compile(r"\bLIKE\b")
+_COUNT = re.compile(r"\s*SELECT\s+count\s*\(", re.I)
+_UNORDERED = re.compile(r"\s*SELECT\b(?!.*\bORDER\s+BY\b)", re.I | re.DOTALL)
+_SKIPS_LOCKED = re.compile(r"\bSKIP\s+LOCKED\b", re.I)
+_NOW = re.compile(r"\b(?:now|transaction_timestamp)\s*\(|\bCURRENT_(?:TIMESTAMP|TIME)\b|\bLOCALTIME(?:STAMP)?\b", re.I)
+_TIMES = re.compile(r"datetime\.datetime\([^)]*\)|\d{4}-\d\d-\d\d[ T]\d\d:[\d:.+]*")
+
+
+def hint_for_check(
+    error: BaseException, statements: Sequence[Statement], earlier_inserts: Mapping[str, str]
+) -> str | None:
+    """Return what to look at first, ``None`` if nothing stands out.
+
+    Args:
+        error: What failed; raised by no database.
+        statements: What the test has sent.
+        earlier_inserts: The INSERTs of earlier tests of the class, each with the name of its test.
+    """
+    # Without SQLAlchemy's own questions about tables.
+    sent = [each for each in statements if not (each.is_control or each.error or "pg_catalog." in each.text)]
+    found = _bytes_in_text(sent)
+    # That an expected error was not raised has nothing to do with rows that were not seen.
+    is_check = isinstance(error, AssertionError) and not str(error).endswith("not raised")
+    if found is None and (is_check or _misses_something(error)):
+        found = _flushed_only(statements) or _rolled_back(statements) or states.never_sent()
+        found = found or _wrong_key(sent) or _rows_of_earlier_test(sent, earlier_inserts)
+    if found is None and is_check:
+        found = _like(sent) or _time_stands_still(sent, str(error)) or _no_order(sent, error)
+    return found
+
+
+def _misses_something(error: BaseException) -> bool:
+    return (
+        isinstance(error, (LookupError, StopIteration))
+        or "NoneType" in str(error)
+        or type(error).__name__ in ("NoResultFound", "NotFound")
+    )
+
+
+def written_table(sql: str) -> tuple[str, str] | None:
+    """Return verb and table of a statement that writes, ``None`` for others."""
+    found = _WRITE.match(sql)
+    if found is None:
+        return None
+    verb, table = (each for each in found.groups() if each is not None)
+    return verb.upper(), table.strip('"')
+
+
+def _bytes_in_text(sent: Sequence[Statement]) -> str | None:
+    for statement in sent:
+        write = written_table(statement.text)
+        if write is None or write[0] == "DELETE":
+            continue
+        for name, value in _named_values(statement):
+            # What goes to a bytea column is wrapped by SQLAlchemy, so this is for a column of text.
+            if type(value) is bytes:
+                return messages.BYTES_IN_TEXT.format(column=name, origin=statement.origin)
+    return None
+
+
+def _named_values(statement: Statement) -> Iterator[tuple[str, object]]:
+    for values in statement.parameters if statement.sets else [statement.parameters]:
+        if isinstance(values, Mapping):
+            yield from values.items()
+
+
+def _flushed_only(statements: Sequence[Statement]) -> str | None:
+    """Say which read met rows that another connection had only flushed."""
+    open_writes: dict[str, list[Statement]] = {}
+    for statement in statements:
+        text = statement.text
+        if text in ("COMMIT", "ROLLBACK"):
+            open_writes.pop(statement.connection, None)
+        elif statement.error is not None or _SKIPS_LOCKED.search(text):
+            continue
+        elif written_table(text) is not None:
+            open_writes.setdefault(statement.connection, []).append(statement)
+        elif _SELECT.match(text):
+            tables = _tables_read(text)
+            others = (
+                each for connection, own in open_writes.items() if connection != statement.connection for each in own
+            )
+            for write in others:
+                verb, table = written_table(write.text) or ("", "")
+                if table in tables:
+                    return messages.FLUSHED_ONLY.format(
+                        verb=verb, written=write.origin, read=statement.origin, table=table
+                    )
+    return None
+
+
+def _rolled_back(statements: Sequence[Statement]) -> str | None:
+    """Say which rows a rollback took along, since an assertion that misses them cannot know."""
+    written: dict[str, list[Statement]] = {}
+    found: tuple[Statement, Statement] | None = None
+    for statement in statements:
+        own = written.setdefault(statement.connection, [])
+        if statement.text in ("COMMIT", "ROLLBACK"):
+            if statement.text == "ROLLBACK" and own and not any(each.error for each in own):
+                found = own[0], statement
+            own.clear()
+        elif written_table(statement.text) is not None or statement.error is not None:
+            own.append(statement)
+    if found is None:
+        return None
+    first, rollback = found
+    verb, _ = written_table(first.text) or ("", "")
+    where = f" at {rollback.origin}" if rollback.origin is not UNKNOWN else ""
+    return messages.ROLLED_BACK.format(verb=verb, written=first.origin, where=where)
+
+
+def _rows_of_earlier_test(sent: Sequence[Statement], earlier_inserts: Mapping[str, str]) -> str | None:
+    own = {write[1] for each in sent if (write := written_table(each.text)) is not None}
+    earlier = {write[1]: test for sql, test in earlier_inserts.items() if (write := written_table(sql)) is not None}
+    for statement in _found_nothing(sent):
+        for table in _tables_read(statement.text):
+            if table in earlier and table not in own:
+                test = earlier[table].rpartition(".")[2]
+                return messages.ROWS_OF_EARLIER_TEST.format(read=statement.origin, table=table, test=test)
+    return None
+
+
+def _found_nothing(sent: Sequence[Statement]) -> Iterator[Statement]:
+    """Yield the queries that found no row, and those that only counted."""
+    for statement in sent:
+        if _SELECT.match(statement.text) and (statement.rows == 0 or _COUNT.match(statement.text)):
+            yield statement
+
+
+def _tables_read(sql: str) -> list[str]:
+    return [table.strip('"') for table in _FROM.findall(sql)]
+
+
+def _like(sent: Sequence[Statement]) -> str | None:
+    for statement in sent:
+        if statement.rows == 0 and _LIKE.search(statement.text):
+            return messages.LIKE.format(read=statement.origin)
+    return None
+
+
+def _wrong_key(sent: Sequence[Statement]) -> str | None:
+    inserted: set[str] = set()
+    for statement in sent:
+        write = written_table(statement.text)
+        if write is not None and write[0] != "UPDATE":
+            (inserted.add if write[0] == "INSERT" else inserted.discard)(write[1])
+        wanted = _BY_ID.match(statement.text)
+        if wanted and statement.rows == 0 and not _SKIPS_LOCKED.search(statement.text):
+            table = wanted[1].strip('"')
+            if table in inserted:
+                return messages.WRONG_KEY.format(table=table, read=statement.origin)
+    return None
+
+
+def _time_stands_still(sent: Sequence[Statement], message: str) -> str | None:
+    times = _TIMES.findall(message)
+    asked = sum(_NOW.search(each.text) is not None for each in sent)
+    # A column may have it as its default, of which no statement tells; but equal times do.
+    is_equal = len(times) > 1 and times[0] == times[1] and any(written_table(each.text) for each in sent)
+    return messages.TIME_STANDS_STILL if times and (asked > 1 or is_equal) else None
+
+
+def _no_order(sent: Sequence[Statement], error: BaseException) -> str | None:
+    last = sent[-1] if sent else None
+    if last is None or last.rows is None or last.rows < 2 or not _UNORDERED.match(last.text):
+        return None
+    place = user_origin_of(error.__traceback__)
+    of_test = place is not None and (last.origin.filename, last.origin.function) == (place.filename, place.function)
+    if not of_test and " differ" not in str(error):
+        return None
+    return messages.NO_ORDER.format(read=last.origin, rows=last.rows)
