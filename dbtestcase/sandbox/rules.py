@@ -97,6 +97,10 @@ _HARMLESS = frozenset({
     "pg_sleep_for", "pg_sleep_until", "pg_table_size", "pg_total_relation_size", "random", "random_normal", "system",
     "timeofday", "ts_stat", "uuid_generate_v1", "uuid_generate_v1mc", "uuid_generate_v4", "uuidv4", "uuidv7",
 })  # fmt: skip
+# What a SELECT runs without naming it; what else is implicit belongs to statements that write anyway.
+_RUN_BY_READS = ("view", "materialized view", "policy", "operator", "cast")
+# Languages whose bodies are made of SQL's words.
+_READABLE = frozenset({"sql", "plpgsql", "c", "internal"})
 _MOST_KNOWN = 5000
 _RETURNS = frozenset({"insert", "update", "delete", "merge"})
 
@@ -122,6 +126,8 @@ class Rules:
         for name, function in functions.items():
             bodies = (functions[each]["body"] or "" for each in (name, *function["calls"]))
             self._functions[name] = self._of_function({**function, "body": "\n".join(bodies)})
+        # Tables on other servers, which see nothing of a transaction that is not committed.
+        self._foreign = frozenset(_plain_name(name) for name in facts.get("foreign_tables", ()))
         self.always_real = self._needs_real(facts.get("implicit", ()))
 
     def of(self, sql: str | bytes) -> Effects:
@@ -175,6 +181,8 @@ class Rules:
             return "ALTER ROLE SET"
         if verb == "create" and "view" in words and not self._volatile.isdisjoint(calls):
             return "CREATE VIEW with a volatile function"
+        if not self._foreign.isdisjoint(words):
+            return f"the foreign table {next(iter(sorted(self._foreign.intersection(words))))}"
         return _real_name(words, calls) or next(filter(None, map(self._real_by_function, calls)), "")
 
     def _real_by_function(self, name: str) -> str:
@@ -195,6 +203,8 @@ class Rules:
 
     def _of_function(self, function: Mapping[str, Any]) -> Effects:
         """Return what calling a function of the schema may do, by the words of its body."""
+        if function.get("language", "sql") not in _READABLE and function.get("body"):
+            return Effects(real=f"the language {function['language']}")
         # Literals are read as well, since EXECUTE runs them. BEGIN and END are a body's own blocks, and COMMIT can be
         # only in a procedure, which CALL runs.
         body = statements((function.get("body") or "").replace("'", " "))
@@ -207,12 +217,17 @@ class Rules:
         for each in implicit:
             function = self._of_function({"body": each["text"]})
             word = function.real or function.private
-            if not word and each["what"].startswith(("view", "materialized view")):
+            if not word and each["what"].startswith(_RUN_BY_READS):
                 calls = {name for one in statements(each["text"]) for name in one.calls}
                 word = next(iter(sorted(calls & self._volatile)), "")
             if word:
                 return f"the {each['what']} uses {word}"
         return ""
+
+
+def _plain_name(qualified: str) -> str:
+    name = qualified.rpartition(".")[2]
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def _together(effects: list[Effects]) -> Effects:
