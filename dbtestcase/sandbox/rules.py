@@ -127,7 +127,7 @@ class Rules:
             bodies = (functions[each]["body"] or "" for each in (name, *function["calls"]))
             self._functions[name] = self._of_function({**function, "body": "\n".join(bodies)})
         # Tables on other servers, which see nothing of a transaction that is not committed.
-        self._foreign = frozenset(_plain_name(name) for name in facts.get("foreign_tables", ()))
+        self._foreign = frozenset(word for name in facts.get("foreign_tables", ()) for word in _as_words(name))
         self.always_real = self._needs_real(facts.get("implicit", ()))
 
     def of(self, sql: str | bytes) -> Effects:
@@ -225,9 +225,10 @@ class Rules:
         return ""
 
 
-def _plain_name(qualified: str) -> str:
-    name = qualified.rpartition(".")[2]
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+def _as_words(qualified: str) -> set[str]:
+    """Return how a table that SQL writes so appears among a statement's words, quoted or not."""
+    name = qualified.rpartition(".")[2].strip('"')
+    return {name, f'"{name}"'}
 
 
 def _together(effects: list[Effects]) -> Effects:
@@ -246,7 +247,7 @@ def _together(effects: list[Effects]) -> Effects:
 
 def _real_name(words: Iterable[str], calls: Iterable[str]) -> str:
     for word in words:
-        if word in _REAL_NAMES:
+        if word in _REAL_NAMES or (word.startswith('"') and word[1:-1] in _REAL_NAMES - {"concurrently"}):
             return word
     for name in calls:
         if name in _REAL_CALLS or name.startswith(_REAL_CALL_PREFIXES):
