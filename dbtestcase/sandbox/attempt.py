@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dbtestcase.errors import IsolationBroken
 from dbtestcase.frames import UNKNOWN, Origin, user_origin
