@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unittest
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from benchmarks.servers import PEERS, Databases
 Series = dict[str, list[float]]
 
 TABLES = 100
+TABLES_TWICE = 30
 _WARM_UP = 3
 
 
@@ -36,6 +38,21 @@ class Asking:
                 connection.execute(workload.INSERT)
         if self.behind:
             workload.compute(self.behind)
+
+
+class MeetingTwice:
+    """Does what one transaction cannot carry, at once: each test runs twice."""
+
+    engine: Any
+    lengths: ClassVar[list[float]]
+
+    def test(self) -> None:
+        begun = time.perf_counter()
+        with self.engine.connect() as one, self.engine.connect() as other:
+            one.execute(workload.INSERT)
+            if other.execute(workload.COUNT).scalar():
+                raise AssertionError("the other connection sees what was not committed")
+        self.lengths.append(time.perf_counter() - begun)
 
 
 class DatabaseEach(unittest.TestCase):
@@ -61,6 +78,18 @@ def measure_ours(behind: float, number: int, writes: bool = True, driver: str = 
     return {"hand-over": clock.gaps()[_WARM_UP:]}
 
 
+def measure_twice(number: int) -> Series:
+    """Run classes of three tests that run twice each; beyond three, a class would begin on copies."""
+    beyond: list[float] = []
+    for _ in range(number):
+        clock, lengths = Clock(), list[float]()
+        metadata = workload.schema(TABLES_TWICE)
+        clock.run([ours(repeated(MeetingTwice, 3), metadata=metadata, lengths=lengths)])
+        # The first of them waits for the copies of the whole class, and is told apart.
+        beyond += [length - own for length, own in zip(clock.lengths(), lengths[1:], strict=True)]
+    return {"beyond": beyond}
+
+
 def measure_peer(peer: str, number: int) -> Series:
     """Run so many tests, each with a database from a peer."""
     clock, databases = Clock(), PEERS[peer](workload.schema(TABLES))
@@ -84,11 +113,19 @@ _CONTENDERS = (
     Contender(_TEMPLATE, "clones:measure_peer", {"peer": _TEMPLATE, "number": 20}, unprivileged=True),
 )
 
+_TWICE = "dbtestcase, a test that runs twice"
+
 CLONES = Group(
     "clones",
     "a private database per test",
-    _CONTENDERS,
+    (*_CONTENDERS, Contender(_TWICE, "clones:measure_twice", {"number": 10})),
     (
+        Table(
+            f"A test that runs twice, {TABLES_TWICE} tables, back to back: what it takes beyond its own time",
+            (Row(_TWICE, "beyond"),),
+            reference=_TWICE,
+            targets=(Target(_TWICE, at_most=0.035),),
+        ),
         Table(
             f"A private database for each test, {TABLES} tables: from a test's end to the first answer in the next",
             tuple(Row(contender.name, "hand-over") for contender in _CONTENDERS),

@@ -57,6 +57,7 @@ class Harness:
         self._python = python
         self._workplace = workplace
         self._user = environment.unprivileged_user()
+        self._processors: set[int] = os.sched_getaffinity(0)
         environment.compile_all(python, workplace.code)
 
     def measure(self, group: Group, rounds: int) -> Results:
@@ -65,6 +66,7 @@ class Harness:
         Every other round runs backwards, so that none is always the one after the same predecessor.
         """
         results = Results()
+        self._processors = {max(os.sched_getaffinity(0))} if group.pinned else os.sched_getaffinity(0)
         for number in range(rounds + 1):
             turn = group.contenders if number % 2 else tuple(reversed(group.contenders))
             for contender in turn:
@@ -105,7 +107,13 @@ class Harness:
         with open(temporary / "output", "w+b") as output, open(temporary / "errors", "w+b") as errors:
             started = time.perf_counter()
             process = subprocess.Popen(
-                command, env=variables, cwd=temporary, stdout=output, stderr=errors, start_new_session=True
+                command,
+                env=variables,
+                cwd=temporary,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, self._processors),
             )
             try:
                 status = process.wait(TIMEOUT)

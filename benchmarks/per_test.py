@@ -6,6 +6,8 @@ import os
 import unittest
 from typing import Any
 
+from sqlalchemy import Engine, create_engine
+
 from benchmarks import workload
 from benchmarks.cases import Bodied, RealCommits, Recipe, ServedCase, Untouched, ours, repeated
 from benchmarks.clock import Clock
@@ -27,14 +29,15 @@ def plain(number: int) -> Series:
     return {UNTOUCHED: _lengths(type("Plain", (repeated(Untouched, number), unittest.TestCase), {}))}
 
 
-def ours_each(number: int) -> Series:
+def ours_each(number: int, driver: str = "psycopg2") -> Series:
     """Measure dbtestcase, a class for each body."""
     metadata = workload.schema(1)
     measured = {UNTOUCHED: _lengths(ours(repeated(Untouched, number), metadata=metadata))}
     for name, body in workload.BODIES.items():
-        measured[name] = _lengths(
-            ours(repeated(Bodied, number), metadata=metadata, body=body, expected=workload.ALONE[name])
-        )
+        # The application's driver is the class's.
+        engines = [create_engine(f"postgresql+{driver}://never-connected-to/")]
+        attributes = {"body": body, "expected": workload.ALONE[name], "app_engines": engines}
+        measured[name] = _lengths(ours(repeated(Bodied, number), metadata=metadata, **attributes))
     return measured
 
 
@@ -44,9 +47,9 @@ def ours_without_log(number: int) -> Series:
     return ours_each(number)
 
 
-def bare(number: int) -> Series:
+def bare(number: int, driver: str = "psycopg2") -> Series:
     """Measure sessions on a bare engine, which commit for real."""
-    return _on_one_server(RealCommits, number, {})
+    return _on_one_server(RealCommits, number, {}, driver)
 
 
 def recipe(number: int) -> Series:
@@ -54,11 +57,23 @@ def recipe(number: int) -> Series:
     return _on_one_server(Recipe, number, workload.ALONE)
 
 
-def _on_one_server(fixture: type, number: int, expected: dict[str, int]) -> Series:
+class _OtherDriver(OneServer):
+    """The same server, and engines of another driver."""
+
+    driver = "psycopg2"
+
+    def start(self) -> Engine:
+        engine = super().start()
+        engine.dispose()
+        return create_engine(engine.url.set(drivername=f"postgresql+{self.driver}"))
+
+
+def _on_one_server(fixture: type, number: int, expected: dict[str, int], driver: str = "psycopg2") -> Series:
     measured = {}
     for name, body in {UNTOUCHED: None, **workload.BODIES}.items():
         # A server for each, as ours has one: rows that stay must not make the next body slower.
-        databases = OneServer(workload.schema(1))
+        databases = _OtherDriver(workload.schema(1))
+        databases.driver = driver
         tests = repeated(Untouched if body is None else Bodied, number)
         attributes: dict[str, Any] = {"databases": databases, "body": body, "expected": expected.get(name)}
         try:
@@ -89,6 +104,7 @@ _NUMBER = {"number": 300}
 _PLAIN, _OURS, _BARE = "plain unittest", "dbtestcase", "a bare engine, real commits"
 _WITHOUT_LOG = "dbtestcase, DBTESTCASE_SQL=off"
 _RECIPE, _DJANGO = "the recipe of SQLAlchemy's manual", "Django's TestCase"
+_BARE_3, _OURS_3 = f"{_BARE}, psycopg 3", f"{_OURS}, psycopg 3"
 _CONTENDERS = (
     Contender(_PLAIN, "per_test:plain", {"number": 2000}),
     Contender(_OURS, "per_test:ours_each", _NUMBER),
@@ -96,11 +112,30 @@ _CONTENDERS = (
     Contender(_BARE, "per_test:bare", _NUMBER),
     Contender(_RECIPE, "per_test:recipe", _NUMBER),
     Contender(_DJANGO, "per_test:django", _NUMBER),
+    Contender(_BARE_3, "per_test:bare", {**_NUMBER, "driver": "psycopg"}),
+    Contender(_OURS_3, "per_test:ours_each", {**_NUMBER, "driver": "psycopg"}),
 )
+_DOES = {"read": "counts rows", "write": "inserts, commits and counts"}
+_DOES["write with three commits"] = "inserts and commits three times and counts"
 
 
-def _rows(series: str, *names: str) -> tuple[Row, ...]:
-    return tuple(Row(name, series) for name in names)
+def _table(series: str, at_most: float) -> Table:
+    names = (_BARE, _OURS, _WITHOUT_LOG, _RECIPE, _DJANGO)
+    return Table(
+        f"A test that {_DOES[series]}",
+        tuple(Row(name, series) for name in names),
+        reference=_BARE,
+        targets=(
+            Target(_OURS, over=_BARE, at_most=at_most),
+            Target(_OURS, over=_RECIPE, at_most=1.0),
+            Target(_OURS, over=_DJANGO, at_most=1.0),
+        ),
+    )
+
+
+def _table_of_psycopg_3(series: str) -> Table:
+    rows = (Row(_BARE_3, series), Row(_OURS_3, series))
+    return Table(f"A test that {_DOES[series]}, with psycopg 3", rows, reference=_BARE_3)
 
 
 TESTS = Group(
@@ -110,21 +145,14 @@ TESTS = Group(
     (
         Table(
             "A test that touches no database",
-            _rows(UNTOUCHED, _PLAIN, _OURS, _BARE, _RECIPE, _DJANGO),
+            tuple(Row(name, UNTOUCHED) for name in (_PLAIN, _OURS, _BARE, _RECIPE, _DJANGO)),
             reference=_PLAIN,
             targets=(Target(_OURS, over=_PLAIN, at_most=1.3),),
         ),
-        Table("A test that counts rows", _rows("read", _BARE, _OURS, _RECIPE, _DJANGO), reference=_BARE),
-        Table(
-            "A test that inserts, commits and counts",
-            _rows("write", _BARE, _OURS, _WITHOUT_LOG, _RECIPE, _DJANGO),
-            reference=_BARE,
-            targets=(Target(_OURS, over=_BARE, at_most=1.15), Target(_OURS, over=_WITHOUT_LOG, at_most=1.03)),
-        ),
-        Table(
-            "A test that inserts and commits three times and counts",
-            _rows("write with three commits", _BARE, _OURS, _RECIPE, _DJANGO),
-            reference=_BARE,
-        ),
+        _table("read", 1.25),
+        _table("write", 1.10),
+        _table("write with three commits", 0.97),
+        *map(_table_of_psycopg_3, _DOES),
     ),
+    pinned=True,
 )

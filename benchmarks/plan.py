@@ -85,10 +85,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Group:
-    """What is measured together, turn by turn."""
+    """What is measured together, turn by turn.
+
+    Args:
+        pinned: Contenders, with the servers that they start, run on one processor: the wall time is then the work of
+            both. On two idle ones a round trip is mostly the waking of the other.
+    """
 
     name: str
     summary: str
     contenders: tuple[Contender, ...]
     tables: tuple[Table, ...]
     rounds: int = 5
+    pinned: bool = False

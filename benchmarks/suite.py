@@ -15,7 +15,7 @@ from benchmarks.cases import Recipe, ServedCase, ours
 from benchmarks.clock import Clock
 from benchmarks.plan import Contender, Group, Row, Table
 from benchmarks.servers import PEERS, OneServer
-from dbtestcase.lifecycle import schedule as upcoming
+from dbtestcase.lifecycle import schedule
 
 CLASSES, TABLES = 60, 30
 _READS, _WRITES, _UNTOUCHED = 3, 4, 3
@@ -53,7 +53,7 @@ def _sqlalchemy_tests(loops: int) -> type:
 def run_ours(loops: int, ahead: bool = True) -> None:
     """Run the suite with dbtestcase; without ``ahead`` it is told nothing of the classes to come."""
     if not ahead:
-        upcoming.plan(())
+        schedule.plan(())
     metadata, tests = workload.schema(TABLES), _sqlalchemy_tests(loops)
     Clock().run([ours(tests, metadata=metadata) for _ in range(CLASSES)])
 
