@@ -77,6 +77,8 @@ class LockWatch:
         self._owner = owner
         self._running: dict[int, _Running] = {}
         self._lock = threading.Lock()
+        self._others: list[Callable[[], tuple[int, object] | None]] = []
+        self._others_seen: dict[int, tuple[object, _Running]] = {}
         # The watcher's watches, once this is one of them; a forked child has others.
         self.watched_among: object = None
 
@@ -94,6 +96,28 @@ class LockWatch:
         """
         self.backends.sends(pid, sql, parameters, origin, begins=begins, kind=kind)
         return _Running(self, pid)
+
+    def look_at(self, present: Callable[[], tuple[int, object] | None]) -> None:
+        """Also cancel what waits too long on a connection whose statements do not come here one by one.
+
+        Args:
+            present: Called by the watching thread: returns the server process of the statement that is running and an
+                object that stands for this statement alone, or ``None`` if none is running.
+        """
+        self._others.append(present)
+
+    def scene_of(self, pid: int) -> str | None:
+        """Return who blocked the statement of that server process, if it has just been cancelled for that; once."""
+        for number, (_, running) in list(self._others_seen.items()):
+            if running.pid == pid and running.scene is not None:
+                self._others_seen.pop(number, None)
+                return running.scene
+        return None
+
+    def wake(self) -> None:
+        """Statements may be running from now on that :meth:`look_at` was told of."""
+        if self.limit:
+            _watcher.look_after(self)
 
     def _begun(self, running: _Running) -> None:
         if self.limit:
@@ -117,7 +141,7 @@ class LockWatch:
     @property
     def is_busy(self) -> bool:
         """Whether a statement is running."""
-        return bool(self._running)
+        return bool(self._running) or any(present() is not None for present in self._others)
 
     @property
     def interval(self) -> float:
@@ -127,12 +151,34 @@ class LockWatch:
     def look(self) -> None:
         """End the statements that have waited too long."""
         now = perf_counter()
-        for running in list(self._running.values()):
+        for running in [*self._running.values(), *self._running_elsewhere()]:
             if now - running.started >= self.limit and running.scene is None:
                 try:
                     self._examine(running)
                 except psycopg2.Error:
                     continue  # the server has other worries; looked at again in the next round
+
+    def _running_elsewhere(self) -> list[_Running]:
+        """Return the statements of :meth:`look_at` that were running the last time already."""
+        seen = {}
+        for number, present in enumerate(self._others):
+            found = present()
+            if found is not None:
+                pid, statement = found
+                known = self._others_seen.get(number)
+                seen[number] = (
+                    known if known is not None and known[0] is statement else (statement, _Running(self, pid))
+                )
+        self._others_seen = seen
+        return [running for _, running in seen.values()]
+
+    def _is_still_elsewhere(self, running: _Running) -> bool:
+        known = {id(each): (number, statement) for number, (statement, each) in self._others_seen.items()}
+        if id(running) not in known:
+            return False
+        number, statement = known[id(running)]
+        found = self._others[number]()
+        return found is not None and found[1] is statement
 
     def _examine(self, running: _Running) -> None:
         url = self._url()
@@ -148,7 +194,7 @@ class LockWatch:
         wanted = f"{mode} on {relation}" if relation else messages.WAITED_LOCKS.get(kind, f"a lock on a {kind}")
         scene = self._scene(running, wanted, chain, waited if waited is not None else perf_counter() - running.started)
         with self._lock:
-            if self._running.get(running.pid) is running:
+            if self._running.get(running.pid) is running or self._is_still_elsewhere(running):
                 running.scene = scene
                 ask_server(url, "SELECT pg_cancel_backend(%s)", (running.pid,))
 

@@ -34,9 +34,9 @@ class RunningLiveServerClass(RunningFlaskClass):
         self._undo.callback(delattr, self._flask_class, "live_server_url")
         server.admit()  # for setUpClass and setUpTestData
 
-    def use_copies(self, test: Any) -> None:
+    def use_copies(self) -> None:
         self._finish_requests("the test began")  # copies are made of a database that nobody uses
-        super().use_copies(test)
+        super().use_copies()
 
     def begin_test(self, test: Any) -> None:
         super().begin_test(test)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from typing import Any, Self
 
+from psycopg2.errors import ObjectInUse
 from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
 
@@ -233,7 +234,7 @@ class RunningClass:
             database.use_shared()
         self._are_shared = True
 
-    def use_copies(self, test: Any) -> None:
+    def use_copies(self) -> None:
         """Give the test private copies of the class's databases."""
         if self._is_in_class_phase:
             self._leave_class_phase()
@@ -242,7 +243,17 @@ class RunningClass:
             for database in self.databases.values():
                 database.hang_up()
                 database.expect_commits()
-            self._existing_copies().begin_test(following=schedule.begin_test(self._class))
+            try:
+                self._existing_copies().begin_test(following=schedule.begin_test(self._class))
+            except ObjectInUse as error:
+                self.forget_copies()
+                raise IsolationBroken(
+                    f"{self.name}: no private copy of the class's database can be made while somebody outside the "
+                    "class's engines is connected to it (a driver called by itself, or another process, with an "
+                    "address taken before the test).\n"
+                    "What to do: close that connection before the tests begin, or let it use self.external_url, asked "
+                    "for within the test."
+                ) from error
         self._class.url = self.url
 
     def leave_copies(self) -> list[LeftOpen]:

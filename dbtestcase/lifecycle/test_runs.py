@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from sqlalchemy.orm import close_all_sessions
 
 from dbtestcase.diagnosis import report
-from dbtestcase.errors import IsolationBroken
+from dbtestcase.diagnosis.tracebacks import chain
+from dbtestcase.errors import IsolationBroken, LockWait
 from dbtestcase.frames import user_origin
 from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.held import HeldResult, is_debugged
@@ -54,7 +55,7 @@ class ClassOfTests(Protocol):
 
     def use_shared(self) -> None: ...
 
-    def use_copies(self, test: Any) -> None: ...
+    def use_copies(self) -> None: ...
 
     def leave_copies(self) -> list[LeftOpen]: ...
 
@@ -164,7 +165,7 @@ class TestRuns:
             if kind == "class":
                 self._home.use_class_databases()
             elif not is_attempt:
-                self._home.use_copies(test)
+                self._home.use_copies()
             self._home.begin_test(test)
             debug()
         except Exception as error:
@@ -189,17 +190,19 @@ class TestRuns:
         if reason is None and not held.has_failed:
             return
         first = held.errors_held
+        if reason is None and any(isinstance(each, LockWait) for error in first for each in chain(error)):
+            held.explain_held(self._home.explain)
+            return  # somebody outside holds a lock that the test needs, as it would on real connections
         self._run_again(test, held, run, before)
         self._tell_of_second_run(test, held, reason, first)
 
     def _run_attempt(self, test: Any, held: HeldResult, run: Callable[[Any], Any], *, may_run_again: bool) -> None:
         """Run the test in the one transaction."""
-        self._home.use_shared()
         self._begin(test, is_attempt=True, may_run_again=may_run_again)
         if not may_run_again:
             held.explain_with(self._home.explain)
         try:
-            self._begin_home(test, held, run)
+            self._begin_home(test, held, run, self._home.use_shared)
         except KeyboardInterrupt:
             # Ours, if the test waited for what the end of its attempt has made impossible.
             if self._attempt is None or self._attempt.reason is None or not may_run_again:
@@ -220,8 +223,11 @@ class TestRuns:
         if self._attempt is not None:
             self._home.after_test(test, problems, has_failed=held.has_failed)
 
-    def _begin_home(self, test: Any, held: HeldResult, run: Callable[[Any], Any]) -> None:
+    def _begin_home(
+        self, test: Any, held: HeldResult, run: Callable[[Any], Any], use_connections: Callable[[], None]
+    ) -> None:
         try:
+            use_connections()
             self._home.begin_test(test)
         except Exception as error:
             held.startTest(test)
@@ -254,11 +260,7 @@ class TestRuns:
         held.explain_with(self._home.explain)
         problems: list[Exception] = []
         try:
-            if on_copies:
-                self._home.use_copies(test)
-            else:
-                self._home.use_class_databases()
-            self._begin_home(test, held, run)
+            self._begin_home(test, held, run, self._home.use_copies if on_copies else self._home.use_class_databases)
         finally:
             problems = self._end_real(test, on_copies=on_copies)
             held.add_problems(test, problems)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from dbtestcase.errors import IsolationBroken
+from dbtestcase.errors import IsolationBroken, LockWait
 from dbtestcase.frames import user_origin, usual_origin
 
 from . import registry
@@ -97,6 +97,9 @@ class SandboxedDatabase:
         self._registered: list[sa.URL] = []
         self.register()
         _listen_to_sessions()
+        self._locks = locks
+        if locks is not None:
+            locks.look_at(self._present_statement)
         self.engine = sa.create_engine(self.url)
 
     # -- engines
@@ -315,6 +318,8 @@ class SandboxedDatabase:
         if self.shared is None or self.shared.attempt is not attempt:
             opened = self.physical_for(connection)
             error = connection.engine.dialect.loaded_dbapi.OperationalError
+            if self._locks is not None:
+                self._locks.wake()
             self.shared = SharedTransaction(attempt, opened, owner=self.owner, error=error, deferrable=self._deferrable)
         work = self.shared.join()
         connection.join(work)
@@ -363,6 +368,7 @@ class SandboxedDatabase:
                 if observer is not None:
                     observer.statement_finished(work.label, -1, error)
                 if isinstance(error, Exception):
+                    self._raise_lock_wait(shared, work, error)
                     shared.refused(work, error, sql, origin, autocommits)
                 elif not shared.physical.in_transaction():
                     shared.stop("was interrupted", sql, origin)
@@ -373,6 +379,23 @@ class SandboxedDatabase:
                 observer.statement_finished(work.label, cursor.rowcount, None)
             shared.sent(work, effects, sql, origin, autocommits)
             return result
+
+    def _raise_lock_wait(self, shared: SharedTransaction, work: Work, error: Exception) -> None:
+        """Raise if a statement was cancelled because somebody outside holds a lock that it needs.
+
+        Raises:
+            LockWait: It was; real connections would have waited as well.
+        """
+        scene = self._locks.scene_of(shared.physical.pid) if self._locks is not None else None
+        if scene is not None:
+            work.failed, shared.sole = True, None
+            raise LockWait(scene) from error
+
+    def _present_statement(self) -> tuple[int, object] | None:
+        """Return the server process of the statement that is being carried out, and what stands for it alone."""
+        shared = self.shared
+        busy = shared.busy if shared is not None else None
+        return None if shared is None or busy is None else (shared.physical.pid, busy.last)
 
     def end(self, connection: SandboxConnection, *, keep: bool) -> None:
         """Commit or roll back what a connection has done in the present attempt."""

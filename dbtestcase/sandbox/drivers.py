@@ -32,11 +32,12 @@ class Physical:
         ask: Sends a text of ours and returns the first column of the first row of the last result.
         in_transaction: Whether a transaction is open, told by the driver.
         is_failed: Whether that transaction has failed.
+        pid: Its server process.
         keeps: Whether it may serve the next test, which may have another event loop.
         caches_plans: Whether the driver keeps plans that a change of the schema, or its undoing, makes wrong.
     """
 
-    __slots__ = ("_hang_up", "ask", "caches_plans", "connection", "in_transaction", "is_failed", "keeps", "send")
+    __slots__ = ("_hang_up", "ask", "caches_plans", "connection", "in_transaction", "is_failed", "keeps", "pid", "send")
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Physical:
         in_transaction: Callable[[], bool],
         is_failed: Callable[[], bool],
         hang_up: Callable[[], Any],
+        pid: int,
         keeps: bool = True,
         caches_plans: bool = True,
     ) -> None:
@@ -55,6 +57,7 @@ class Physical:
         self.ask = ask
         self.in_transaction = in_transaction
         self.is_failed = is_failed
+        self.pid = pid
         self.keeps = keeps
         self.caches_plans = caches_plans
         self._hang_up = hang_up
@@ -95,6 +98,7 @@ def _psycopg2(connection: Any) -> Physical:
         in_transaction=lambda: status() in _IN_TRANSACTION,
         is_failed=lambda: status() == _IN_ERROR,
         hang_up=connection.close,
+        pid=connection.info.backend_pid,
         caches_plans=False,
     )
 
@@ -117,6 +121,7 @@ def _psycopg(connection: Any) -> Physical:
         in_transaction=lambda: native.transaction_status in _IN_TRANSACTION,
         is_failed=lambda: native.transaction_status == _IN_ERROR,
         hang_up=connection.close,
+        pid=connection.info.backend_pid,
     )
 
 
@@ -138,6 +143,7 @@ def _psycopg_async(adapted: Any) -> Physical:
         in_transaction=lambda: native.transaction_status in _IN_TRANSACTION,
         is_failed=lambda: native.transaction_status == _IN_ERROR,
         hang_up=native.finish,
+        pid=native.backend_pid,
     )
 
 
@@ -159,6 +165,7 @@ def _asyncpg(adapted: Any) -> Physical:
         in_transaction=connection.is_in_transaction,
         is_failed=lambda: False,  # the driver does not tell; a statement in a failed transaction is an error
         hang_up=connection.terminate,
+        pid=connection.get_server_pid(),
         # Its transport belongs to the event loop of the test that made it.
         keeps=False,
     )

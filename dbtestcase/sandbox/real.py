@@ -29,6 +29,12 @@ class Locks(Protocol):
 
     backends: Any
 
+    def look_at(self, present: Callable[[], tuple[int, object] | None]) -> None: ...
+
+    def scene_of(self, pid: int) -> str | None: ...
+
+    def wake(self) -> None: ...
+
 
 @dataclass(frozen=True)
 class LeftOpen:
