@@ -257,6 +257,11 @@ class SandboxedDatabase:
         assert self.physical is not None
         return self.physical
 
+    def meet_server(self, connection: SandboxConnection) -> None:
+        """Let a dialect ask what it wants to know, such as the version, on which the SQL that it makes depends."""
+        if self.attempt_of(connection) is not None:
+            self.physical_for(connection)
+
     def _open_physical(self, taken: Engine) -> None:
         setup = taken.setup
         ready, self._ready = self._ready, None
@@ -289,8 +294,8 @@ class SandboxedDatabase:
         setup, present = connection.engine.setup, self._setup
         assert self.physical is not None
         assert present is not None
-        if setup.state is None:
-            # What its listeners set is found out on a connection of its own.
+        if setup.state is None or not setup.has_met_server:
+            # What its listeners set, and what its dialect asks, is found out on a connection of its own.
             own = setup.connect(self.real_url)
             try:
                 setup.prepare(own, self.rules)

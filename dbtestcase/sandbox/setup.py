@@ -25,9 +25,9 @@ _NAMES_A_SERVER = frozenset({
     "loop", "passfile", "password", "port", "require_auth", "requirepeer", "service", "ssl", "target_session_attrs",
     "tcp_user_timeout", "timeout", "user", "username",
 })
-# Kept, but of no consequence for what a statement does.
+# Kept, but of no consequence for what a statement does. "context" holds the types that SQLAlchemy registers on psycopg.
 _WITHOUT_EFFECT = frozenset({
-    "application_name", "prepare_threshold", "prepared_statement_cache_size", "prepared_statement_name_func",
+    "application_name", "context", "prepare_threshold", "prepared_statement_cache_size", "prepared_statement_name_func",
     "statement_cache_size",
 })
 # fmt: on
@@ -49,6 +49,7 @@ class Setup:
         connect_args: dict[str, Any],
         listeners: Sequence[Callable[[Any, Any], Any]],
         *,
+        first_connect: Callable[[Any, Any], Any] | None,
         user_listeners: Sequence[Callable[[Any, Any], Any]],
     ) -> None:
         self._dialect: Any = dialect
@@ -60,6 +61,7 @@ class Setup:
         self.autocommits = bool(self.connect_args.get("autocommit"))
         self.record_info: dict[Any, Any] = {}
         self._listeners = listeners
+        self._first_connect = first_connect
         self._has_user_listeners = bool(user_listeners)
         given = {name: value for name, value in self.connect_args.items() if name not in _WITHOUT_EFFECT}
         self._fixed: Hashable = (dialect.driver, dialect.is_async, _by_value(given), self._deserializer())
@@ -72,6 +74,11 @@ class Setup:
     def state(self) -> Hashable:
         """What its connections have in common; equal for engines that may share one. ``None`` if not known yet."""
         return None if self._learned is None else (self._fixed, self._learned)
+
+    @property
+    def has_met_server(self) -> bool:
+        """Whether SQLAlchemy has asked a server what its dialect wants to know: its version, say."""
+        return self._dialect.server_version_info is not None
 
     @property
     def is_async(self) -> bool:
@@ -98,9 +105,7 @@ class Setup:
 
     def prepare(self, connection: Any, rules: Rules) -> None:
         """Run the engine's connect listeners, and learn what state they set."""
-        record = SimpleNamespace(dbapi_connection=connection, driver_connection=connection, info={}, record_info={})
-        if self._dialect.is_async:
-            record.driver_connection = connection.driver_connection
+        record = self._record(connection)
         sent: list[Hashable] = []
         is_recorded = self._learned is None and hasattr(connection, "cursor_factory")
         before = _modes(connection) if is_recorded else ()
@@ -121,13 +126,23 @@ class Setup:
     def register(self, connection: Any) -> None:
         """Run the listeners on a connection that another engine of the same state has opened.
 
-        Only if they set no state: registering types, say, does no harm in the middle of a transaction.
+        Only if they set no state: registering types, say, does no harm in the middle of a transaction. A dialect that
+        has met no server yet ends the transaction when it does.
         """
+        record = self._record(connection)
+        if not self.has_met_server and self._first_connect is not None:
+            self._first_connect(connection, record)
         if self._learned == () and self._has_user_listeners:
-            record = SimpleNamespace(dbapi_connection=connection, driver_connection=connection, info={}, record_info={})
             for listener in self._listeners:
                 listener(connection, record)
             self.record_info.update(record.info)
+
+    def _record(self, connection: Any) -> SimpleNamespace:
+        """Return what stands for the record of a pool, for listeners."""
+        driver_connection = connection.driver_connection if self._dialect.is_async else connection
+        return SimpleNamespace(
+            dbapi_connection=connection, driver_connection=driver_connection, info={}, record_info={}
+        )
 
     def _deserializer(self) -> Hashable:
         return id(getattr(self._dialect, "_json_deserializer", None))

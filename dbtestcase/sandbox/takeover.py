@@ -56,6 +56,8 @@ class Database(Gate, Protocol):
 
     def real_connection(self, taken: TakenEngine, record: Any) -> Any: ...
 
+    def meet_server(self, connection: SandboxConnection) -> None: ...
+
     def execute_real(
         self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], is_many: bool = False
     ) -> Any: ...
@@ -80,11 +82,13 @@ class TakenEngine:
         self.dialect: Any = engine.dialect
         self._has_asked = False
         listeners = list(_listeners(self._template, "connect"))
+        first_connect = next((self._once(each) for each in listeners if _is_first_connect(each)), None)
         self.setup = Setup(
             self.dialect,
             _connect_args(self._template),
             # The order is SQLAlchemy's: its own come first.
-            [self._once(each) if _is_first_connect(each) else each for each in listeners],
+            [first_connect if first_connect is not None and _is_first_connect(each) else each for each in listeners],
+            first_connect=first_connect,
             user_listeners=[each for each in listeners if not _is_sqlalchemys(each)],
         )
         self._shared_pool: Pool | None = None
@@ -162,6 +166,8 @@ class TakenEngine:
         return connection
 
     def _told_of_connect(self, connection: Any, record: Any) -> None:
+        if not self.setup.has_met_server:
+            self._database.meet_server(connection)
         record.info.update(self.setup.record_info)
 
     # -- the dialect object
