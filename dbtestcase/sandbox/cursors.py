@@ -73,7 +73,7 @@ def instead_of_server_side(connection: Any, virtual: Any) -> Any:
         else:
             known.close()
 
-    virtual.database.work_of(virtual).cursors.append(close)
+    virtual.database.work_of(virtual).cursors += (close,)
     return cursor
 
 

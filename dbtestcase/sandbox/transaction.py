@@ -44,30 +44,28 @@ class Work:
         cursors: Close what stands for server-side cursors, which end with their transaction.
     """
 
-    __slots__ = ("cursors", "failed", "is_open", "label", "last", "savepoints", "shared",
-                 "until_commit", "wrote")  # fmt: skip
+    # One is made in every test: what most of them never change stands here.
+    is_open = False
+    wrote: tuple[str, Origin] | None = None
+    savepoints: tuple[str, Origin] | None = None
+    until_commit = ""
+    failed = False
+    cursors: tuple[Callable[[], None], ...] = ()
+    last: tuple[str, Origin] = ("", UNKNOWN)
 
     def __init__(self, shared: SharedTransaction, label: str) -> None:
         self.shared = shared
         self.label = label
-        self.cursors: list[Callable[[], None]] = []
-        self.last: tuple[str, Origin] = ("", UNKNOWN)
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """Be in no transaction."""
-        self.is_open = False
-        self.wrote: tuple[str, Origin] | None = None
-        self.savepoints: tuple[str, Origin] | None = None
-        self.until_commit: str = ""
-        self.failed = False
 
     def ended(self) -> None:
         """Its transaction is over, and with it the server-side cursors that were opened in it."""
-        for close in self.cursors:
-            close()
-        self.cursors.clear()
-        self.begin_anew()
+        self.is_open = False
+        self.wrote = None
+        if self.savepoints or self.until_commit or self.failed or self.cursors:
+            self.savepoints, self.until_commit, self.failed = None, "", False
+            for close in self.cursors:
+                close()
+            self.cursors = ()
 
 
 class SharedTransaction:
@@ -85,6 +83,18 @@ class SharedTransaction:
             ``None`` if they are to be looked up.
     """
 
+    owner: Work | None = None
+    sole: Work | None = None
+    busy: Work | None = None
+    private: Work | None = None
+    has_begun = False
+    has_altered = False
+    ended_for_real = False
+    _ends_with_commit = ""
+    _savepoint = 0
+    _is_dirty = False
+    _count = 0
+
     def __init__(
         self,
         attempt: Attempt,
@@ -96,27 +106,17 @@ class SharedTransaction:
     ) -> None:
         self.attempt = attempt
         self.physical = physical
-        self.owner: Work | None = None
-        self.sole: Work | None = None
-        self.has_begun = False
-        self.has_altered = False
-        self.ended_for_real = False
-        self.private: Work | None = None
-        self.busy: Work | None = None
         self._class_name = owner
         self._error = error
         self._deferrable = deferrable
-        self._ends_with_commit = ""
-        self._savepoint = 0
-        self._is_dirty = False
         self._open: set[Work] = set()
-        self._count = 0
 
     @property
     def is_reusable(self) -> bool:
         """Whether the physical connection may serve another test: no state of its own was left on it."""
-        caches_are_true = not (self.has_altered and self.physical.caches_plans)
-        return self.physical.keeps and self.private is None and caches_are_true and not self.ended_for_real
+        if self.private is not None or self.ended_for_real:
+            return False
+        return self.physical.keeps and not (self.has_altered and self.physical.caches_plans)
 
     def join(self) -> Work:
         """Let one more connection take part."""
