@@ -474,9 +474,14 @@ class SandboxedDatabase:
         self._sessions.append(session)
 
     def _held_connections(self) -> list[LeftOpen]:
-        """Return the connections that took part and that somebody still holds."""
-        joined = [connection for held in self._joined if (connection := held()) is not None]
-        return [LeftOpen(each.work.label, each.work.last[1]) for each in joined if each.work and each.is_checked_out]
+        """Return the connections that took part and that somebody still holds; they are of no use any more."""
+        left = []
+        for reference in self._joined:
+            connection = reference()
+            if connection is not None and connection.work is not None and connection.is_checked_out:
+                connection.is_closed = True
+                left.append(LeftOpen(connection.work.label, connection.work.last[1]))
+        return left
 
     def _compare_commits(self, committed: str) -> None:
         known, self._last_commit = self._last_commit, committed
