@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dbtestcase.flask import FlaskDatabaseTestCase
+from dbtestcase.flask import FlaskDatabaseTestCase, FlaskLiveServerTestCase
 from flask import Flask
 
 from studies import create_app
@@ -24,3 +24,10 @@ class AppTestCase(FlaskDatabaseTestCase):
     @classmethod
     def create_app(cls) -> Flask:
         return create_app("testing")
+
+
+class LiveAppTestCase(AppTestCase, FlaskLiveServerTestCase):
+    """The same, and the application is served at ``self.live_server_url``, for browsers and other programs.
+
+    Each test has a private copy of the database, in which it and the requests commit for real.
+    """

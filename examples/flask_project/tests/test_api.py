@@ -10,6 +10,8 @@ from .support import AppTestCase
 
 
 class ParticipantApiTests(AppTestCase):
+    ada: Participant
+
     @classmethod
     def setUpTestData(cls, session: Session) -> None:
         cls.ada = Participant(name="Ada")
@@ -66,6 +68,8 @@ class ParticipantApiTests(AppTestCase):
 
 
 class TrialApiTests(AppTestCase):
+    ada: Participant
+
     @classmethod
     def setUpTestData(cls, session: Session) -> None:
         cls.ada = Participant(name="Ada")

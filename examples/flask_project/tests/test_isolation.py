@@ -45,6 +45,11 @@ class EachTestStartsCleanTests(AppTestCase):
 
 
 class ClassDataTests(AppTestCase):
+    ada: Participant
+    control: Group
+    trials: list[Trial]
+    visit: StudySession
+
     @classmethod
     def setUpTestData(cls, session: Session) -> None:
         """Called once. Each test gets copies of its own of what is kept on the class."""

@@ -11,6 +11,8 @@ from .support import AppTestCase
 
 
 class PageTests(AppTestCase):
+    ada: Participant
+
     @classmethod
     def setUpTestData(cls, session: Session) -> None:
         cls.ada = Participant(name="Ada <3")

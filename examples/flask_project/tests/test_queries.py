@@ -13,6 +13,8 @@ from .support import AppTestCase
 
 
 class QueryCountTests(AppTestCase):
+    ada: Participant
+
     @classmethod
     def setUpTestData(cls, session: Session) -> None:
         cls.ada = Participant(name="Ada")

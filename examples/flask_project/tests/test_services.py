@@ -50,6 +50,8 @@ class EnrolmentTests(AppTestCase):
 
 
 class SessionTests(AppTestCase):
+    ada: Participant
+
     @classmethod
     def setUpTestData(cls, session: Session) -> None:
         cls.ada = Participant(name="Ada")
@@ -86,6 +88,9 @@ class SessionTests(AppTestCase):
 
 class EngineTests(AppTestCase):
     """Services that go to the engine, past the session, are undone like all others."""
+
+    old: StudySession
+    new: StudySession
 
     @classmethod
     def setUpTestData(cls, session: Session) -> None:
