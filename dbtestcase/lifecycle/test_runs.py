@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, Protocol
 
 from sqlalchemy.orm import close_all_sessions
@@ -21,7 +22,7 @@ from dbtestcase.frames import user_origin
 from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.held import HeldResult, is_debugged
 from dbtestcase.lifecycle.isolation import isolation_of
-from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, SandboxedDatabase
+from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, SandboxedDatabase, TasksOfTest
 
 __all__ = ["ClassOfTests", "TestRuns"]
 
@@ -80,7 +81,10 @@ class TestRuns:
         self._may_attempt = False
         self._may_run_again = False
         self._has_used_database = False
-        self.is_test_context: Callable[[], bool] | None = None
+        self._is_on_copies = False
+        self._problems: list[Exception] | None = None
+        # In an asynchronous class.
+        self.tasks: TasksOfTest | None = None
 
     @property
     def test(self) -> Any:
@@ -114,7 +118,7 @@ class TestRuns:
                         self._test.id(),
                         self._home.name,
                         may_run_again=self._may_run_again,
-                        is_test_context=self.is_test_context,
+                        tasks=self.tasks,
                     )
                     self._attempt.thread = self._thread
                 self._home.first_use(self._test, is_attempt=self._may_attempt)
@@ -165,14 +169,14 @@ class TestRuns:
             if kind == "class":
                 self._home.use_class_databases()
             elif not is_attempt:
-                self._home.use_copies()
+                self._use_copies()
             self._home.begin_test(test)
             debug()
         except Exception as error:
             self._home.explain(test, error)
             raise
         finally:
-            problems = self._end_attempt(test) if is_attempt else self._end_real(test, on_copies=kind != "class")
+            problems = self.end_run(test)
             self._home.after_test(test, problems, has_failed=False)
         if problems:
             raise problems[0]
@@ -181,7 +185,11 @@ class TestRuns:
         return self._ran_twice >= _MANY or bool(self._home.always_real) or schedule.is_debugging() or is_debugged()
 
     def _run_auto(self, test: Any, held: HeldResult, run: Callable[[Any], Any]) -> None:
-        before = test.__dict__.copy()
+        before = {
+            # An asynchronous test runs in a context of its own, in which it may set context variables.
+            name: value.copy() if isinstance(value, Context) else value
+            for name, value in test.__dict__.items()
+        }
         self._run_attempt(test, held, run, may_run_again=True)
         attempt = self._attempt
         if attempt is None:
@@ -216,7 +224,7 @@ class TestRuns:
                 self._leave_attempt(test, held)
 
     def _leave_attempt(self, test: Any, held: HeldResult) -> None:
-        problems = self._end_attempt(test)
+        problems = self.end_run(test)
         if self._attempt is None and held.has_failed:
             held.explain_held(self._home.explain)  # no database was used: that counts, whoever runs it
         held.add_problems(test, [*self._broken_silently(held), *problems])
@@ -260,9 +268,9 @@ class TestRuns:
         held.explain_with(self._home.explain)
         problems: list[Exception] = []
         try:
-            self._begin_home(test, held, run, self._home.use_copies if on_copies else self._home.use_class_databases)
+            self._begin_home(test, held, run, self._use_copies if on_copies else self._home.use_class_databases)
         finally:
-            problems = self._end_real(test, on_copies=on_copies)
+            problems = self.end_run(test)
             held.add_problems(test, problems)
             self._home.after_test(test, problems, has_failed=held.has_failed)
 
@@ -272,8 +280,28 @@ class TestRuns:
         self._thread = threading.get_ident()
         self._has_used_database = False
         self._may_attempt, self._may_run_again = is_attempt, may_run_again
+        self._is_on_copies = False
+        self._problems = None
+
+    def _use_copies(self) -> None:
+        self._is_on_copies = True
+        self._home.use_copies()
 
     # -- ending it
+
+    @property
+    def will_run_again(self) -> bool:
+        """Whether what the present run comes to is of no interest any more."""
+        return self._attempt is not None and self._attempt.reason is not None
+
+    def end_run(self, test: Any) -> list[Exception]:
+        """End the present run, unless that is done: undo it, close what it has left open; return what went wrong.
+
+        An asynchronous test does so in its own event loop, where its connections live.
+        """
+        if self._problems is None:
+            self._problems = self._end_attempt(test) if self._may_attempt else self._end_real(test)
+        return self._problems
 
     def _end_attempt(self, test: Any) -> list[Exception]:
         """Undo the attempt; return what went wrong."""
@@ -298,12 +326,12 @@ class TestRuns:
             self._guarded(problems, lambda: self._home.warn_left_open(left, when="in the test"))
         return problems
 
-    def _end_real(self, test: Any, *, on_copies: bool) -> list[Exception]:
+    def _end_real(self, test: Any) -> list[Exception]:
         self._test = None
         problems: list[Exception] = []
         left: list[LeftOpen] = []
         self._guarded(problems, lambda: self._home.leave_test(test))
-        if on_copies:
+        if self._is_on_copies:
             self._guarded(problems, lambda: left.extend(self._home.leave_copies()))
         else:
             self._guarded(problems, lambda: left.extend(self._home.leave_class_databases()))
@@ -323,7 +351,7 @@ class TestRuns:
     def _tell_of_second_run(
         self, test: Any, held: HeldResult, reason: Reason | None, first: list[BaseException]
     ) -> None:
-        self._ran_twice += 1
+        self._ran_twice += _MANY if reason is not None and reason.of_class else 1
         if reason is not None:
             told, outcome = str(reason), "failed" if held.has_failed else "passed"
             note = f"(This test ran twice, here on real connections; it first {_as_rest(reason)}.)"

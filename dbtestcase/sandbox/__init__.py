@@ -6,7 +6,7 @@ classes or of how things are explained: whoever wants to know what is sent is an
 
 from . import plugin as _plugin  # registers itself with SQLAlchemy, for use without installation
 from .ahead import MOST, ConnectionsAhead
-from .attempt import Attempt, Reason, RunAgain
+from .attempt import Attempt, Reason, RunAgain, TasksOfTest
 from .database import SandboxedDatabase
 from .real import LeftOpen, RealConnection
 from .registry import URL, activate, deactivate
@@ -23,6 +23,7 @@ __all__ = [
     "Rules",
     "RunAgain",
     "SandboxedDatabase",
+    "TasksOfTest",
     "activate",
     "deactivate",
 ]

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import get_ident
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from dbtestcase.errors import IsolationBroken
 from dbtestcase.frames import UNKNOWN, Origin, user_origin
 
-__all__ = ["Attempt", "Reason", "RunAgain"]
+__all__ = ["Attempt", "Reason", "RunAgain", "TasksOfTest"]
 
 # How long an attempt that cannot count any more may go on, in seconds.
 _BOUND = 5.0
@@ -40,18 +40,33 @@ class Reason:
         sql: The statement that met it, or what else was done.
         origin: The user's line that did so.
         other: What was met, if it was a statement, and its line.
+        of_class: The other tests of the class will probably meet it too.
     """
 
     rule: str
     sql: str = ""
     origin: Origin = UNKNOWN
     other: tuple[str, Origin] | None = None
+    of_class: bool = False
 
     def __str__(self) -> str:
         told = f"{_shortened(self.sql)}{_at(self.origin)} {self.rule}" if self.sql else f"{self.rule}{_at(self.origin)}"
         if self.other is not None:
             told += f": {_shortened(self.other[0])}{_at(self.other[1])}"
         return told
+
+
+class TasksOfTest(Protocol):
+    """The tasks in which an asynchronous test runs."""
+
+    def is_test(self) -> bool:
+        """Whether the caller is the test itself, and not a task that it has started."""
+
+    def attempt_died(self) -> None:
+        """The attempt cannot count: what its tasks come to from now on is of no interest."""
+
+    def cancel(self) -> bool:
+        """Cancel them, from another thread; False if their event loop does nothing."""
 
 
 class Attempt:
@@ -62,21 +77,19 @@ class Attempt:
         owner: The name of its class.
         may_run_again: False if the class or test says ``isolation = "savepoint"``: what would make it run again is
             then an error at the statement.
-        is_test_context: Says whether the caller is the test itself, and not another thread or task.
+        tasks: The tasks of an asynchronous test.
     """
 
-    __slots__ = ("__weakref__", "_is_test_context", "is_over", "may_run_again", "name", "owner", "reason", "thread")
+    __slots__ = ("__weakref__", "is_over", "may_run_again", "name", "owner", "reason", "tasks", "thread")
 
-    def __init__(
-        self, name: str, owner: str, *, may_run_again: bool = True, is_test_context: Callable[[], bool] | None = None
-    ) -> None:
+    def __init__(self, name: str, owner: str, *, may_run_again: bool = True, tasks: TasksOfTest | None = None) -> None:
         self.name = name
         self.owner = owner
         self.may_run_again = may_run_again
         self.reason: Reason | None = None
         self.is_over = False
         self.thread = get_ident()
-        self._is_test_context = is_test_context
+        self.tasks = tasks
 
     def stop(self, reason: Reason, error: Callable[[str], Exception] | None = None) -> NoReturn:
         """End the attempt, for good.
@@ -89,17 +102,23 @@ class Attempt:
             IsolationBroken: The test may not run again.
             Exception: What ``error`` returned, elsewhere.
         """
-        is_first = self.reason is None
-        if self.reason is None:
-            self.reason = reason
+        self.spoil(reason)
         if not self.may_run_again:
             raise IsolationBroken(self.broken_rule())
-        if is_first:
-            _end_within(_BOUND, self)
-        is_test = get_ident() == self.thread and (self._is_test_context is None or self._is_test_context())
+        is_test = get_ident() == self.thread and (self.tasks is None or self.tasks.is_test())
         if not is_test and error is not None:
             raise error(f"dbtestcase runs this test again on real connections: {self.reason}")
         raise RunAgain(str(self.reason))
+
+    def spoil(self, reason: Reason) -> None:
+        """Note that the attempt cannot count any more, where nothing can be raised."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        if self.may_run_again:
+            if self.tasks is not None:
+                self.tasks.attempt_died()
+            _end_within(_BOUND, self)
 
     def broken_rule(self) -> str:
         """Return the sentence for a test that needs real connections and may not run again."""
@@ -132,6 +151,9 @@ def _end_within(bound: float, attempt: Attempt) -> None:
         known = over()
         if known is None or known.is_over:
             return
+        _after(1.0, end)
+        if known.tasks is not None and known.tasks.cancel():
+            return
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(known.thread), ctypes.py_object(RunAgain))
         if (
             known.thread == threading.main_thread().ident
@@ -139,7 +161,6 @@ def _end_within(bound: float, attempt: Attempt) -> None:
         ):
             # A wait without a timeout sees no exception of another thread's, but a signal ends it.
             signal.pthread_kill(known.thread, signal.SIGINT)
-        _after(1.0, end)
 
     _after(bound, end)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib.util
 import threading
 import weakref
+from asyncio import CancelledError
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -20,7 +21,7 @@ from sqlalchemy.orm import Session
 from dbtestcase.errors import IsolationBroken, LockWait
 from dbtestcase.frames import user_origin, usual_origin
 
-from . import registry
+from . import loops, registry
 from .ahead import ConnectionsAhead, Habits
 from .attempt import Attempt, Reason
 from .connection import Engine, SandboxConnection
@@ -88,6 +89,7 @@ class SandboxedDatabase:
         self._same_state: set[int] = set()
         self._is_shared = False
         self._is_closed = False
+        self._is_opening = False
         self._ahead: ConnectionsAhead | None = None
         self._ready: Any = None
         self._lock = threading.RLock()
@@ -245,15 +247,24 @@ class SandboxedDatabase:
         """Return the physical connection for one that shares it, opened if there is none."""
         known = self.physical
         taken = connection.engine
-        if known is not None and id(taken.setup) in self._same_state:
+        if known is not None and id(taken.setup) in self._same_state and (known.loop is None or known.serves_here):
             return known
         with self._lock:
             if connection.is_closed or self.attempt_of(connection) is None:
                 raise IsolationBroken(_STALE.format(owner=self.owner))
-            if self.physical is None:
-                self._open_physical(taken)
-            elif id(taken.setup) not in self._same_state:
-                self._share_or_stop(connection)
+            if self._is_opening:
+                # Another task of this thread, while the connection was waited for.
+                self.stop(connection, "came while another connection was being opened")
+            self._is_opening = True
+            try:
+                if self.physical is None:
+                    self._open_physical(taken)
+                elif id(taken.setup) not in self._same_state:
+                    self._share_or_stop(connection)
+                elif not self.physical.serves_here:
+                    self._open_here_or_stop(connection)
+            finally:
+                self._is_opening = False
         assert self.physical is not None
         return self.physical
 
@@ -263,6 +274,7 @@ class SandboxedDatabase:
             self.physical_for(connection)
 
     def _open_physical(self, taken: Engine) -> None:
+        """Open the physical connection as this engine would."""
         setup = taken.setup
         ready, self._ready = self._ready, None
         if ready is not None and taken.dialect.driver == "psycopg2" and not setup.may_have_own_state:
@@ -287,13 +299,20 @@ class SandboxedDatabase:
         level, read_only = opened.ask(_MODES).split()
         if level != "read-committed" or read_only != "off":
             opened.hang_up()
-            self._stop_attempt(f"the engine's connections begin {_MODE_WORDS[read_only != 'off']} transactions")
+            words = f"the engine's connections begin {_MODE_WORDS[read_only != 'off']} transactions"
+            self._stop_attempt(Reason(words, "", user_origin()))
 
     def _share_or_stop(self, connection: SandboxConnection) -> None:
         """Let an engine share the physical connection of another one if it leaves its connections in the same state."""
         setup, present = connection.engine.setup, self._setup
         assert self.physical is not None
         assert present is not None
+        if setup.driver != present.driver:
+            if self.shared is None or not self.shared.has_begun:
+                self._replace_physical(connection)
+                return
+            rule = f"came over {setup.driver}, which cannot share a connection of {present.driver}"
+            self.stop(connection, rule, of_class=True)
         if setup.state is None or not setup.has_met_server:
             # What its listeners set, and what its dialect asks, is found out on a connection of its own.
             own = setup.connect(self.real_url)
@@ -305,11 +324,23 @@ class SandboxedDatabase:
             setup.register(self.physical.connection)
             self._same_state.add(id(setup))
         elif self.shared is None or not self.shared.has_begun:
-            # Nobody has spoken in this test: a connection of the other kind takes its place.
-            self.hang_up()
-            self._open_physical(connection.engine)
+            self._replace_physical(connection)
         else:
             self.stop(connection, "an engine whose connections are set up otherwise than those in use needs its own")
+
+    def _open_here_or_stop(self, connection: SandboxConnection) -> None:
+        """Let the present event loop have the physical connection if the other one has not used it in this test."""
+        if self.shared is None or not self.shared.has_begun:
+            self._replace_physical(connection)
+        else:
+            rule = f"was used in a second event loop ({connection.engine.dialect.driver})"
+            self.stop(connection, rule, of_class=True)
+
+    def _replace_physical(self, connection: SandboxConnection) -> None:
+        """Let a connection of another kind take the place of the present one; nobody has spoken in this test yet."""
+        self.hang_up()
+        self.shared = None
+        self._open_physical(connection.engine)
 
     def work_of(self, connection: SandboxConnection) -> Work:
         """Return what a connection does in the present attempt; it takes part from now on."""
@@ -362,27 +393,33 @@ class SandboxedDatabase:
             autocommits = connection.autocommits
             if shared.sole is not work or not effects.is_plain or shared.attempt.reason is not None:
                 shared.check(work, effects, sql, origin, autocommits)
-            if shared.owner is not work:
-                shared.ready(work)
+            # Until all is done: in an event loop other tasks run whenever something is waited for.
             shared.busy = work
-            if observer is not None:
-                observer.statement_started(work.label, origin, sql, parameters)
             try:
-                result = send()
-            except BaseException as error:
+                if shared.owner is not work:
+                    shared.ready(work)
                 if observer is not None:
-                    observer.statement_finished(work.label, -1, error)
-                if isinstance(error, Exception):
-                    self._raise_lock_wait(shared, work, error)
-                    shared.refused(work, error, sql, origin, autocommits)
-                elif not shared.physical.in_transaction():
-                    shared.stop("was interrupted", sql, origin)
+                    observer.statement_started(work.label, origin, sql, parameters)
+                try:
+                    result = send()
+                except BaseException as error:
+                    if observer is not None:
+                        observer.statement_finished(work.label, -1, error)
+                    if isinstance(error, Exception):
+                        self._raise_lock_wait(shared, work, error)
+                        shared.refused(work, error, sql, origin, autocommits)
+                    elif not (isinstance(error, CancelledError) or shared.physical.in_transaction()):
+                        shared.stop("was interrupted", sql, origin)
+                    raise
+                if observer is not None:
+                    observer.statement_finished(work.label, cursor.rowcount, None)
+                shared.sent(work, effects, sql, origin, autocommits)
+            except CancelledError:
+                # It goes on its way: who cancelled the task, a timeout say, waits for it.
+                shared.attempt.spoil(Reason("was cancelled", sql, origin))
                 raise
             finally:
                 shared.busy = None
-            if observer is not None:
-                observer.statement_finished(work.label, cursor.rowcount, None)
-            shared.sent(work, effects, sql, origin, autocommits)
             return result
 
     def _raise_lock_wait(self, shared: SharedTransaction, work: Work, error: Exception) -> None:
@@ -409,24 +446,31 @@ class SandboxedDatabase:
             return
         with self._lock:
             has_written = work.wrote is not None
-            work.shared.end(work, keep=keep)
+            if keep or connection.engine.dialect.is_async is False or loops.can_wait():
+                work.shared.end(work, keep=keep)
+            else:
+                work.shared.abandon(work)
             if has_written and self.observer is not None:
                 outcome = "COMMIT" if keep else "ROLLBACK"
                 self.observer.transaction_ended(work.label, usual_origin((outcome, work.last[0])), outcome)
 
-    def stop(self, connection: SandboxConnection, rule: str) -> Any:
+    def stop(self, connection: SandboxConnection, rule: str, *, of_class: bool = False) -> NoReturn:
         """End the attempt because of something other than a statement.
+
+        Args:
+            of_class: See :class:`Reason`.
 
         Raises:
             RunAgain: Always, if there is an attempt; see :meth:`Attempt.stop`.
         """
-        self._stop_attempt(rule, connection.engine.dialect.loaded_dbapi.OperationalError)
+        error = connection.engine.dialect.loaded_dbapi.OperationalError
+        self._stop_attempt(Reason(rule, "", user_origin(), of_class=of_class), error)
 
-    def _stop_attempt(self, rule: str, error: Callable[[str], Exception] | None = None) -> None:
+    def _stop_attempt(self, reason: Reason, error: Callable[[str], Exception] | None = None) -> NoReturn:
         attempt = self._before_use() if self._is_shared else None
         if attempt is None:
             raise IsolationBroken(_STALE.format(owner=self.owner))
-        attempt.stop(Reason(rule, "", user_origin()), error)
+        attempt.stop(reason, error)
 
     # -- the end of a test
 
@@ -438,19 +482,26 @@ class SandboxedDatabase:
         """
         shared, self.shared = self.shared, None
         if shared is None:
+            if self.physical is not None and self.physical.loop is not None:
+                self.hang_up()
             return []
         left: list[LeftOpen] = []
         for taken in self._taken.values():
             if taken.may_be_checked_out:
                 left = left or self._held_connections()
                 taken.renew_pool()
+            elif taken.may_have_been_waited_for:
+                taken.renew_pool()
         self._joined.clear()
         self._sessions.clear()
+        committed = None
         try:
-            committed = shared.finish(_LAST_COMMIT if self._watches_commits else "")
+            if shared.busy is None:
+                committed = shared.finish(_LAST_COMMIT if self._watches_commits else "")
+            else:
+                self.hang_up()  # the server undoes what is open
         except Exception:
-            self.hang_up()  # the server undoes what is open
-            committed = None
+            self.hang_up()
         if shared.ended_for_real:
             self.needs_fresh_database = True
         if self._restoring_sql and self.physical is not None:

@@ -6,19 +6,22 @@ hang up at once, also where no event loop runs.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.util import await_only
 
 from dbtestcase.errors import IsolationBroken
+
+from . import loops
 
 __all__ = ["SUPPORTED", "Physical", "physical"]
 
 _IN_TRANSACTION = (2, 3)  # libpq's PQTRANS_INTRANS and PQTRANS_INERROR
 _IN_ERROR = 3
+_DONE = (1, 2)  # libpq's PGRES_COMMAND_OK and PGRES_TUPLES_OK
 
 SUPPORTED = ("psycopg2", "psycopg", "asyncpg")
 
@@ -33,11 +36,11 @@ class Physical:
         in_transaction: Whether a transaction is open, told by the driver.
         is_failed: Whether that transaction has failed.
         pid: Its server process.
-        keeps: Whether it may serve the next test, which may have another event loop.
+        loop: The event loop that alone can use it; ``None`` if any can, and code without one too.
         caches_plans: Whether the driver keeps plans that a change of the schema, or its undoing, makes wrong.
     """
 
-    __slots__ = ("_hang_up", "ask", "caches_plans", "connection", "in_transaction", "is_failed", "keeps", "pid", "send")
+    __slots__ = ("_hang_up", "ask", "caches_plans", "connection", "in_transaction", "is_failed", "loop", "pid", "send")
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class Physical:
         is_failed: Callable[[], bool],
         hang_up: Callable[[], Any],
         pid: int,
-        keeps: bool = True,
+        loop: asyncio.AbstractEventLoop | None = None,
         caches_plans: bool = True,
     ) -> None:
         self.connection = connection
@@ -58,9 +61,14 @@ class Physical:
         self.in_transaction = in_transaction
         self.is_failed = is_failed
         self.pid = pid
-        self.keeps = keeps
+        self.loop = loop
         self.caches_plans = caches_plans
         self._hang_up = hang_up
+
+    @property
+    def serves_here(self) -> bool:
+        """Whether the caller's event loop can use it."""
+        return self.loop is None or self.loop is loops.running()
 
     def hang_up(self) -> None:
         """Close it; the server undoes what is open."""
@@ -105,44 +113,38 @@ def _psycopg2(connection: Any) -> Physical:
 
 def _psycopg(connection: Any) -> Physical:
     connection.autocommit = True
-    cursor = connection.cursor()
-    native = connection.pgconn
-
-    def ask(sql: str) -> Any:
-        cursor.execute(sql, prepare=False)
-        while cursor.nextset():
-            pass
-        return cursor.fetchone()[0]
-
-    return Physical(
-        connection,
-        send=lambda sql: cursor.execute(sql, prepare=False),
-        ask=ask,
-        in_transaction=lambda: native.transaction_status in _IN_TRANSACTION,
-        is_failed=lambda: native.transaction_status == _IN_ERROR,
-        hang_up=connection.close,
-        pid=connection.info.backend_pid,
-    )
+    return _over_libpq(connection, connection.pgconn, connection.close)
 
 
 def _psycopg_async(adapted: Any) -> Physical:
     adapted.autocommit = True
-    connection = adapted.driver_connection
-    native = connection.pgconn
+    native = adapted.driver_connection.pgconn
+    return _over_libpq(adapted, native, native.finish)
 
-    async def answer(sql: str) -> Any:
-        cursor = await connection.execute(sql, prepare=False)
-        while cursor.nextset():
-            pass
-        return (await cursor.fetchone())[0]
+
+def _over_libpq(connection: Any, native: Any, hang_up: Callable[[], Any]) -> Physical:
+    """Send our texts past psycopg: it takes a third of the time, and needs no event loop.
+
+    They are answered at once; a loop waits for them no longer than for a line of Python.
+    """
+
+    def run(sql: str) -> Any:
+        result = native.exec_(sql.encode())
+        if result.status not in _DONE:
+            raise IsolationBroken(f"PostgreSQL refused {sql!r}: {result.error_message.decode(errors='replace')}")
+        return result
+
+    def ask(sql: str) -> Any:
+        value = run(sql).get_value(0, 0)
+        return None if value is None else value.decode()
 
     return Physical(
-        adapted,
-        send=lambda sql: await_only(connection.execute(sql, prepare=False)),
-        ask=lambda sql: await_only(answer(sql)),
+        connection,
+        send=run,
+        ask=ask,
         in_transaction=lambda: native.transaction_status in _IN_TRANSACTION,
         is_failed=lambda: native.transaction_status == _IN_ERROR,
-        hang_up=native.finish,
+        hang_up=hang_up,
         pid=native.backend_pid,
     )
 
@@ -151,23 +153,26 @@ def _asyncpg(adapted: Any) -> Physical:
     # SQLAlchemy's adapter begins a transaction of its own before the first statement, unless it commits each.
     adapted.isolation_level = adapted._isolation_setting = "autocommit"
     connection = adapted.driver_connection
+    loop = asyncio.get_running_loop()
+
+    def send(sql: str) -> Any:
+        return loops.wait_for(loop, connection.execute(sql))
 
     def ask(sql: str) -> Any:
         *before, last = [each for each in sql.split(";") if each.strip()]
         if before:
-            await_only(connection.execute(";".join(before)))
-        return await_only(connection.fetchval(last))
+            send(";".join(before))
+        return loops.wait_for(loop, connection.fetchval(last))
 
     return Physical(
         adapted,
-        send=lambda sql: await_only(connection.execute(sql)),
+        send=send,
         ask=ask,
         in_transaction=connection.is_in_transaction,
         is_failed=lambda: False,  # the driver does not tell; a statement in a failed transaction is an error
-        hang_up=connection.terminate,
+        hang_up=lambda: loops.hang_up(connection, loop),
         pid=connection.get_server_pid(),
-        # Its transport belongs to the event loop of the test that made it.
-        keeps=False,
+        loop=loop,
     )
 
 
@@ -175,6 +180,5 @@ _MAKERS: dict[tuple[str, bool], Callable[[Any], Physical]] = {
     ("psycopg2", False): _psycopg2,
     ("psycopg", False): _psycopg,
     ("psycopg", True): _psycopg_async,
-    ("psycopg_async", True): _psycopg_async,
     ("asyncpg", True): _asyncpg,
 }

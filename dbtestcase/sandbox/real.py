@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 from dbtestcase.frames import UNKNOWN, Origin, user_origin, usual_origin
 
+from . import loops
 from .cursors import text_of
 from .observer import Observer
 from .rules import Rules
@@ -64,17 +66,25 @@ class RealConnection:
     label: str
     origin: Origin
     pid: int
-    is_async: bool
+    loop: asyncio.AbstractEventLoop | None  # in which it was opened; None if it is synchronous
     # SQLAlchemy is at work on it: what cursors send now is not the user's, or is observed already.
     is_inside: bool = True
     has_sent: bool = False  # in the present transaction
     cursors: dict[int, tuple[weakref.ref[Any], Origin]] = field(default_factory=dict)
 
     @property
+    def is_async(self) -> bool:
+        return self.loop is not None
+
+    @property
+    def native(self) -> Any:
+        """The driver's own connection."""
+        return self.connection.driver_connection if self.is_async else self.connection
+
+    @property
     def is_open(self) -> bool:
-        native = self.connection.driver_connection if self.is_async else self.connection
-        closed = getattr(native, "closed", None)
-        return not (native.is_closed() if closed is None else closed)
+        closed = getattr(self.native, "closed", None)
+        return not (self.native.is_closed() if closed is None else closed)
 
     @property
     def is_held(self) -> bool:
@@ -85,11 +95,25 @@ class RealConnection:
     @property
     def status(self) -> int:
         """The transaction's status as libpq tells it; idle for drivers that do not."""
-        native = self.connection.driver_connection if self.is_async else self.connection
+        native = self.native
         info = getattr(native, "info", None)
         if info is not None:
             return int(info.transaction_status)
         return _IN_TRANSACTION if native.is_in_transaction() else 0
+
+    @property
+    def can_be_closed_anywhere(self) -> bool:
+        """Whether any thread may close it, also once its event loop is gone."""
+        return self.loop is None or hasattr(self.native, "pgconn")
+
+    def commit(self) -> None:
+        """Commit what is open on it, also where no event loop runs."""
+        if self.loop is None:
+            self.connection.commit()
+        elif hasattr(self.native, "pgconn"):
+            self.native.pgconn.exec_(b"COMMIT")
+        elif not self.loop.is_closed():
+            loops.wait_for(self.loop, self.native.execute("COMMIT"))
 
     def open_cursors(self) -> list[Any]:
         """Return the raw cursors that the user's code has left open, with the lines that opened them."""
@@ -99,10 +123,9 @@ class RealConnection:
     def close(self) -> None:
         """Close it, also where no event loop runs, and let its pool know."""
         record = self.record()
-        if self.is_async:
-            native = self.connection.driver_connection
+        if self.loop is not None:
             with suppress(Exception):
-                native.terminate() if hasattr(native, "terminate") else native.pgconn.finish()
+                self.native.pgconn.finish() if self.can_be_closed_anywhere else loops.hang_up(self.native, self.loop)
         if record is not None and record.dbapi_connection is self.connection:
             with suppress(Exception):
                 record.invalidate()
@@ -136,7 +159,13 @@ class RealConnections:
         info = getattr(native, "info", None)
         pid = int(info.backend_pid) if info is not None else int(native.get_server_pid())
         known = RealConnection(
-            connection, pool, weakref.ref(record), f"connection {self._count}", user_origin(), pid, dialect.is_async
+            connection,
+            pool,
+            weakref.ref(record),
+            f"connection {self._count}",
+            user_origin(),
+            pid,
+            asyncio.get_running_loop() if dialect.is_async else None,
         )
         self._open[id(connection)] = known
         if self._locks is not None:
@@ -209,7 +238,9 @@ class RealConnections:
 
     def give_up_idle(self, at_most: int | None = None) -> list[RealConnection]:
         """Take connections that lie idle in their pools out of them, and return them, to be closed."""
-        idle = [each for each in self._open.values() if each.is_open and not each.is_held][:at_most]
+        idle = [
+            each for each in self._open.values() if each.can_be_closed_anywhere and each.is_open and not each.is_held
+        ][:at_most]
         for each in idle:
             del self._open[id(each.connection)]
         return idle
@@ -239,8 +270,8 @@ class RealConnections:
         """Commit what is open on them and close them, for somebody to look at."""
         for each in self._open.values():
             with suppress(Exception):  # busy in another thread, or its transaction has failed
-                if each.status == _IN_TRANSACTION and not each.is_async:
-                    each.connection.commit()
+                if each.status == _IN_TRANSACTION:
+                    each.commit()
         self.close_all()
 
     def _has_changes(self, one: RealConnection) -> bool:

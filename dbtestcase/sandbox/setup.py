@@ -81,6 +81,11 @@ class Setup:
         return self._dialect.server_version_info is not None
 
     @property
+    def driver(self) -> str:
+        """The driver, as a person would name it."""
+        return f"{self._dialect.driver}{' (asyncio)' if self.is_async else ''}"
+
+    @property
     def is_async(self) -> bool:
         return bool(self._dialect.is_async)
 

@@ -127,6 +127,12 @@ class TakenEngine:
         pool = self._shared_pool
         return pool is not None and getattr(pool, "checkedout", _one)() > 0
 
+    @property
+    def may_have_been_waited_for(self) -> bool:
+        """Whether somebody may have waited for a connection of the shared pool, which binds it to his event loop."""
+        pool = self._shared_pool
+        return self.dialect.is_async and isinstance(pool, QueuePool) and pool.checkedin() >= pool.size()
+
     def dispose(self) -> None:
         """Close what lies idle in the present pool."""
         self.engine.pool.dispose()
@@ -208,6 +214,9 @@ class TakenEngine:
         def driver_connection(connection: Any) -> Any:
             if type(connection) is SandboxConnection:
                 database.stop(connection, "the driver's own connection was asked for")
+            known = database.real.get(connection)
+            if known is not None and not known.is_inside:
+                database.real.have_written = True  # nobody sees what the user does with it
             return kind.get_driver_connection(dialect, connection)
 
         def ending(name: str, outcome: str) -> Callable[[Any], None]:

@@ -93,6 +93,7 @@ class SharedTransaction:
     _ends_with_commit = ""
     _savepoint = 0
     _is_dirty = False
+    _has_altered_since = False  # the newest savepoint
     _count = 0
 
     def __init__(
@@ -116,7 +117,7 @@ class SharedTransaction:
         """Whether the physical connection may serve another test: no state of its own was left on it."""
         if self.private is not None or self.ended_for_real:
             return False
-        return self.physical.keeps and not (self.has_altered and self.physical.caches_plans)
+        return self.physical.loop is None and not (self.has_altered and self.physical.caches_plans)
 
     def join(self) -> Work:
         """Let one more connection take part."""
@@ -201,7 +202,7 @@ class SharedTransaction:
             number, self._savepoint = self._savepoint, self._savepoint + 1
             release = f"RELEASE dbt{number}; " if number else ""
             self.physical.send(f"{release}SAVEPOINT dbt{number + 1}")
-            self._is_dirty = False
+            self._is_dirty = self._has_altered_since = False
         self.owner = work
 
     def sent(self, work: Work, effects: Effects, sql: str, origin: Origin, autocommits: bool) -> None:
@@ -226,7 +227,7 @@ class SharedTransaction:
             if work.wrote is None:
                 work.wrote = work.last
             if effects.alters:
-                self.has_altered = True
+                self.has_altered = self._has_altered_since = True
                 self._deferrable = None
         if effects.savepoints:
             self._is_dirty = True
@@ -267,6 +268,7 @@ class SharedTransaction:
         if self.busy is not None and self.busy is not work:
             self.stop("ended during another connection's statement", *work.last)
         owns = self.owner is work
+        self.busy = work
         try:
             if keep and not work.failed:
                 if owns and self._is_dirty:
@@ -279,10 +281,20 @@ class SharedTransaction:
             elif work.wrote is not None:
                 self.stop("was rolled back after another connection's statement", *work.wrote)
         finally:
+            self.busy = None
             self._leave(work)
+
+    def abandon(self, work: Work) -> None:
+        """Note that a connection was thrown away where nothing can be sent: by a finalizer in an event loop."""
+        if self._is_dirty or work.failed:
+            self.attempt.spoil(Reason("was rolled back when its connection was thrown away", *work.last))
+        self._leave(work)
 
     def _undo(self) -> None:
         """Undo what was done since something was committed last."""
+        if self._has_altered_since and self.physical.caches_plans:
+            self.stop("has changed the schema and was rolled back, under statements that the driver has prepared",
+                      *(self.owner.last if self.owner is not None else ("", UNKNOWN)))  # fmt: skip
         self.physical.send(f"ROLLBACK TO dbt{self._savepoint}" if self._savepoint else "ROLLBACK; BEGIN")
         self._is_dirty = False
 
