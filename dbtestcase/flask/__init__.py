@@ -1,6 +1,7 @@
 """The base classes for Flask applications.
 
-Knows Flask and a running test class; knows nothing of servers, transactions or schemas.
+Knows Flask, its database extensions and the running class behind a test class; how a server is started and how a test
+is undone is no concern of it.
 """
 
 try:

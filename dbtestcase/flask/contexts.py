@@ -22,7 +22,7 @@ __all__ = [
     "is_shared_with_requests",
     "keep_apart",
     "only_apart_contexts_are_pushed",
-    "popping_what_is_left",
+    "popping_leftovers",
 ]
 
 # Flask 3.2 will have one variable where there are two; both kinds of context are popped in the same way.
@@ -55,7 +55,7 @@ def is_shared_with_requests(app: Flask) -> bool:
 
 
 @contextmanager
-def popping_what_is_left() -> Iterator[None]:
+def popping_leftovers() -> Iterator[None]:
     """Pop, at the end of the block, the contexts that were pushed in it and are still there, the last one first."""
     before = _current()
     yield

@@ -1,7 +1,7 @@
 """The database extensions of Flask applications: which there are, and which engines they made.
 
 An application may have been made before the test class (at module level), by its ``create_app``, or by each test in
-its ``setUp``; its extension may be known to the class or not. So nothing is asked of the user: an application is met
+its ``setUp``; its extension may be known to the class or not. So nothing is asked of the user: an application is found
 when an extension is initialised with it, before anything can have connected, or else when a context of it is pushed,
 without which an extension gives no engine away.
 """
@@ -18,7 +18,15 @@ from weakref import WeakSet, ref
 from flask import Flask, appcontext_pushed
 from sqlalchemy import Engine, MetaData
 
-__all__ = ["Applications", "applications_of", "engines_of", "extension_of", "imported_by", "meeting", "tables_of"]
+__all__ = [
+    "Applications",
+    "applications_of",
+    "engines_of",
+    "extension_of",
+    "imported_by",
+    "tables_of",
+    "watching_applications",
+]
 
 _MODULES = ("flask_sqlalchemy", "flask_sqlalchemy_lite")
 _DEFAULT_KEYS = (None, "default")  # of Flask-SQLAlchemy, and of Flask-SQLAlchemy-Lite
@@ -87,34 +95,34 @@ def tables_of(extension: Any) -> set[tuple[str | None, str]]:
 
 
 @contextmanager
-def meeting(meet: Callable[[Flask], None], extension: Any = None) -> Iterator[None]:
-    """While the block runs, call ``meet`` with each application that an extension or a context is made for.
+def watching_applications(found: Callable[[Flask], None], extension: Any = None) -> Iterator[None]:
+    """While the block runs, call ``found`` with each application that an extension or a context is made for.
 
     Args:
         extension: One whose class is of neither known kind is watched as well.
     """
 
     def pushed(app: Flask, **_: Any) -> None:
-        meet(app)
+        found(app)
 
     kinds = _KINDS if extension is None or issubclass(type(extension), _KINDS) else (*_KINDS, type(extension))
     with ExitStack() as undo:
         for kind in kinds:
-            undo.enter_context(_initialised(kind, meet))
+            undo.enter_context(_initialised(kind, found))
         appcontext_pushed.connect(pushed, weak=False)
         undo.callback(appcontext_pushed.disconnect, pushed)
         yield
 
 
 @contextmanager
-def _initialised(kind: Any, meet: Callable[[Flask], None]) -> Iterator[None]:
+def _initialised(kind: Any, found: Callable[[Flask], None]) -> Iterator[None]:
     own = kind.__dict__.get("init_app")
     inherited = kind.init_app
 
     def init_app(self: Any, app: Flask, *args: Any, **kwargs: Any) -> Any:
         made = inherited(self, app, *args, **kwargs)
         _made_for_a_test.add(app)
-        meet(app)
+        found(app)
         return made
 
     # On the class, since an application factory may make an extension of its own.
@@ -129,11 +137,11 @@ def _initialised(kind: Any, meet: Callable[[Flask], None]) -> Iterator[None]:
 
 
 class Applications:
-    """The applications that a running class has met, none of which it keeps alive."""
+    """The applications that a running class has found, none of which it keeps alive."""
 
     def __init__(self) -> None:
         self._engines: dict[ref[Flask], list[Engine]] = {}
-        self._gone: list[ref[Flask]] = []
+        self._collected: list[ref[Flask]] = []
 
     def __contains__(self, app: Flask) -> bool:
         return ref(app) in self._engines
@@ -141,12 +149,12 @@ class Applications:
     def add(self, app: Flask, engines: list[Engine]) -> None:
         """Note the engines of an application."""
         # An application ends whenever the garbage collector finds it. That may be within a statement of another one,
-        # so what follows from it waits until somebody calls engines_of_the_gone().
-        self._engines[ref(app, self._gone.append)] = engines
+        # so what follows from it waits until somebody calls engines_of_collected().
+        self._engines[ref(app, self._collected.append)] = engines
 
-    def engines_of_the_gone(self) -> list[Engine]:
+    def engines_of_collected(self) -> list[Engine]:
         """Return, once, the engines of the applications that exist no more."""
         engines = []
-        while self._gone:
-            engines += self._engines.pop(self._gone.pop(), [])
+        while self._collected:
+            engines += self._engines.pop(self._collected.pop(), [])
         return engines

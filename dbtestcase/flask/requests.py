@@ -28,7 +28,7 @@ __all__ = ["own_contexts"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_is_out_of_sight: ContextVar[bool] = ContextVar("dbtestcase_is_out_of_sight", default=False)
+_is_in_request: ContextVar[bool] = ContextVar("dbtestcase_is_in_request", default=False)
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def own_contexts(after: Callable[[bool], None]) -> Iterator[None]:
     call, invoke = Flask.__call__, FlaskCliRunner.invoke
 
     def called(self: Flask, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if _is_out_of_sight.get():  # a request that the code under test makes of its own application
+        if _is_in_request.get():  # a request that the code under test makes of its own application
             return call(self, environ, start_response)
         if not only_apart_contexts_are_pushed():
             shares = is_shared_with_requests(self)
@@ -67,7 +67,7 @@ def own_contexts(after: Callable[[bool], None]) -> Iterator[None]:
         return body.read() if own.run(has_request_context) else body.shared()
 
     def invoked(self: FlaskCliRunner, *args: Any, **kwargs: Any) -> Any:
-        if _is_out_of_sight.get():
+        if _is_in_request.get():
             return invoke(self, *args, **kwargs)
         if not only_apart_contexts_are_pushed():
             try:
@@ -109,7 +109,7 @@ def _take_over(variables: Context) -> None:
     for variable, value in variables.items():
         if variable not in FLASK_VARIABLES:
             variable.set(value)
-    _is_out_of_sight.set(True)
+    _is_in_request.set(True)
 
 
 class _Body:

@@ -16,18 +16,18 @@ from sqlalchemy.orm import Session
 
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.flask.binds import BindDatabases
-from dbtestcase.flask.contexts import current_application_context, keep_apart, popping_what_is_left
+from dbtestcase.flask.contexts import current_application_context, keep_apart, popping_leftovers
 from dbtestcase.flask.extensions import (
     Applications,
     applications_of,
     engines_of,
     extension_of,
-    meeting,
     tables_of,
+    watching_applications,
 )
 from dbtestcase.flask.requests import own_contexts
 from dbtestcase.flask.schema import extension_for, is_schema_of_extension, schema_of
-from dbtestcase.flask.sessions import LastingSession, existing_session, forget_what_was_read, session_of_context
+from dbtestcase.flask.sessions import LastingSession, existing_session, expire_loaded, session_of_context
 from dbtestcase.lifecycle.isolation import isolation_of
 from dbtestcase.lifecycle.plans import plain_url, plan_of
 from dbtestcase.lifecycle.running import RunningClass
@@ -38,10 +38,10 @@ __all__ = ["RunningFlaskClass"]
 
 
 class RunningFlaskClass(RunningClass):
-    """Redirects the engines of every application that the class meets, and separates requests from tests.
+    """Redirects the engines of every application that the class uses, and separates requests from tests.
 
     Attributes:
-        extension: The one whose tables are the class's schema: the class's own, or the first that it met.
+        extension: The one whose tables are the class's schema: the class's own, or the first that it found.
         binds: Which of the application's binds are one database.
     """
 
@@ -73,15 +73,15 @@ class RunningFlaskClass(RunningClass):
     def redirect_application(self) -> None:
         super().redirect_application()
         self._undo.enter_context(own_contexts(self._after_request))
-        self._undo.enter_context(meeting(self._meet, self.extension))
+        self._undo.enter_context(watching_applications(self._redirect_app, self.extension))
         app = self._class_app()
         if app is not None:
             self._flask_class.app = app
             self._undo.callback(self._forget_app)
-            self._meet(app)
+            self._redirect_app(app)
         # After the class's own, which decides about the driver.
         for known in applications_of(self.extension):
-            self._meet(known)
+            self._redirect_app(known)
 
     @contextmanager
     def class_data_session(self) -> Iterator[Session]:
@@ -107,12 +107,12 @@ class RunningFlaskClass(RunningClass):
 
     def _push_context(self, test: Any) -> None:
         self._thread = threading.get_ident()
-        self._of_test.enter_context(popping_what_is_left())
+        self._of_test.enter_context(popping_leftovers())
         if self._makes_app_per_test and "app" not in vars(test):  # Flask-Testing has made it already
             app = test.create_app()
             vars(test)["app"] = _checked_app(app, self._flask_class)
             self._of_test.callback(vars(test).pop, "app", None)
-            self._meet(app)
+            self._redirect_app(app)
         app = getattr(test, "app", None)
         present = current_application_context()
         if self._lasting is not None:
@@ -134,7 +134,7 @@ class RunningFlaskClass(RunningClass):
                 self._lasting.close()
         finally:  # a teardown function of the application may raise; the test is to be undone all the same
             super().leave_test(test)
-            self._forget_the_gone()
+            self._release_collected()
 
     def has_left_nothing(self, test: Any) -> bool:
         return False  # an application context is pushed for every test
@@ -152,7 +152,7 @@ class RunningFlaskClass(RunningClass):
     def add_database(self, database: str) -> None:
         if self.is_on_copies:
             raise DBTestCaseError(
-                f"{self.name}: a bind {database!r} of the application was met only in the middle of a test, too late "
+                f"{self.name}: a bind {database!r} of the application came up only in the middle of a test, too late "
                 "for a private copy of its database.\n"
                 f"Name it before: schema = {{'test': ..., {database!r}: ...}} on {self.name}, with None for a database "
                 "without tables."
@@ -187,14 +187,14 @@ class RunningFlaskClass(RunningClass):
         return is_in_class_body or next(iter(inspect.signature(found).parameters), None) == "self"
 
     @property
-    def _schema_is_the_extension_s(self) -> bool:
+    def _schema_is_of_extension(self) -> bool:
         return is_schema_of_extension(self._flask_class)
 
     def _forget_app(self) -> None:
         if "app" in vars(self._flask_class):
             del self._flask_class.app
 
-    def _meet(self, app: Flask) -> None:
+    def _redirect_app(self, app: Flask) -> None:
         """Redirect the engines of an application, and create the tables that its models have brought."""
         extension = extension_of(app)
         if extension is None:
@@ -213,14 +213,14 @@ class RunningFlaskClass(RunningClass):
 
     def _join_equal_binds(self, engines: Mapping[str | None, Engine]) -> None:
         # A bind for which the class's own schema names a database is what that says.
-        by_itself = () if self._schema_is_the_extension_s else self.databases
+        by_itself = () if self._schema_is_of_extension else self.databases
         if self.binds.join_equal({key: engine for key, engine in engines.items() if key not in by_itself}):
             self._created = set()  # tables of such a bind are in a database of their own up to now
 
     def _redirect_bind(self, bind_key: str | None, engine: Engine, engines: Mapping[str | None, Engine]) -> None:
         database = self.binds.database_of(bind_key)
         is_planned = database is None or database in self.databases
-        if database is not None and database not in engines and (self._schema_is_the_extension_s or not is_planned):
+        if database is not None and database not in engines and (self._schema_is_of_extension or not is_planned):
             raise DBTestCaseError(
                 f"{self._class.__qualname__}.bind_databases: {bind_key!r} is to be {database!r}, which is neither "
                 "'default', for the main database, nor another bind, nor a database that the schema names."
@@ -232,7 +232,7 @@ class RunningFlaskClass(RunningClass):
     def _create_what_is_new(self) -> None:
         """Create the tables of models that were imported after the instance was chosen, by ``create_app`` say."""
         tables = tables_of(self.extension)
-        if tables == self._created or not self._schema_is_the_extension_s:
+        if tables == self._created or not self._schema_is_of_extension:
             return
         if self.runs.test is not None and not self.is_untouched:
             return  # it may hold locks that we would wait for; the test has made its tables itself
@@ -254,9 +254,9 @@ class RunningFlaskClass(RunningClass):
                 if metadata.tables:
                     metadata.create_all(self.database(key).engine)
 
-    def _forget_the_gone(self) -> None:
+    def _release_collected(self) -> None:
         """Let go of the engines of applications that exist no more, so that many tests do not add up."""
-        for engine in self._applications.engines_of_the_gone():
+        for engine in self._applications.engines_of_collected():
             for each in self.databases.values():
                 each.restore(engine)
 
@@ -273,7 +273,7 @@ class RunningFlaskClass(RunningClass):
             sessions.discard(present)
         for session in sessions:
             if isinstance(session, Session):
-                forget_what_was_read(session)
+                expire_loaded(session)
 
 
 def _checked_extension(test_class: type[Any]) -> Any | None:

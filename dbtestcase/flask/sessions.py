@@ -13,7 +13,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from dbtestcase.flask.contexts import current_application_context
 from dbtestcase.flask.extensions import extension_of
 
-__all__ = ["LastingSession", "existing_session", "forget_what_was_read", "session_of_context"]
+__all__ = ["LastingSession", "existing_session", "expire_loaded", "session_of_context"]
 
 
 def session_of_context() -> Session | None:
@@ -64,7 +64,7 @@ class LastingSession:
         self._session.add_all(each for each in self._objects if inspect(each).detached)
 
 
-def forget_what_was_read(session: Session) -> None:
+def expire_loaded(session: Session) -> None:
     """Let a session read again what it has read, as a session that begins now would.
 
     What was changed and not flushed stays, and so do primary keys, which a test may want of a row that is gone.
