@@ -156,7 +156,7 @@ class DatabaseAssertions(unittest.TestCase):
         """
         from dbtestcase.schema import schema_differences
 
-        engine: Engine = self.engine  # type: ignore[attr-defined]
+        engine: Engine = getattr(self.engine, "sync_engine", self.engine)  # type: ignore[attr-defined]
         with _log(self).muted(), engine.connect() as connection:
             differences = schema_differences(connection, metadata, server_defaults=server_defaults, ignore=ignore)
         if differences:
@@ -201,8 +201,8 @@ def _fail_on_rows(test: unittest.TestCase, msg: Any, problem: str) -> NoReturn:
 
 
 def _session_of(test: unittest.TestCase) -> Session:
-    session: Session = test.session  # type: ignore[attr-defined]
-    return session
+    session: Any = test.session  # type: ignore[attr-defined]
+    return getattr(session, "sync_session", session)  # type: ignore[no-any-return]
 
 
 @contextmanager

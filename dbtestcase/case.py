@@ -122,7 +122,7 @@ class DatabaseTestCase(DatabaseAssertions):
     @classmethod
     def engine_for(cls, database: str) -> Engine:
         """Return the engine of one of the databases that ``schema`` names."""
-        engine: Engine = wiring.running_class(cls).database(database).engine
+        engine: Engine = wiring.running_class(cls).engine_for(database)
         return engine
 
     @cached_property

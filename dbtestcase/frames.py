@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from collections.abc import Hashable, Iterator
 from types import CodeType, FrameType, TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _STDLIB = tuple({sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep})
 # Where pip installs, and where Debian's packages do.
@@ -33,7 +33,8 @@ class _Known(dict[str, bool]):
 
 
 _foreign = _Known()
-# How many frames above usual_call() the user's was the last time, and what it had called, by key.
+# How many frames above usual_call() the user's was the last time, and what it had called, by key; 0 and below count
+# the frames from the one that waits for the present greenlet to what the user's had called.
 _depths: dict[Hashable, tuple[int, CodeType]] = {}
 _MOST_KEYS = 1000
 
@@ -76,13 +77,26 @@ def _folders_of_layers() -> Iterator[str]:
 
 def user_origin(frame: FrameType | None = None) -> Origin:
     """Return the nearest caller outside this library, SQLAlchemy, Flask, the drivers and the standard library."""
-    current: FrameType | None = frame if frame is not None else sys._getframe(1)
+    origin = _users(frame if frame is not None else sys._getframe(1))
+    if origin is None and frame is None:
+        origin = _users(_frame_behind_greenlet())
+    return origin or UNKNOWN
+
+
+def _users(current: FrameType | None) -> Origin | None:
     while current is not None:
         code = current.f_code
         if not _foreign[code.co_filename]:
             return Origin(code.co_filename, current.f_lineno, code.co_name)
         current = current.f_back
-    return UNKNOWN
+    return None
+
+
+def _frame_behind_greenlet() -> FrameType | None:
+    """Return the frame that waits for the present greenlet; SQLAlchemy runs what is awaited in one of its own."""
+    greenlet: Any = sys.modules.get("greenlet")
+    parent = greenlet.getcurrent().parent if greenlet is not None else None
+    return None if parent is None else parent.gr_frame  # type: ignore[no-any-return]
 
 
 def usual_origin(key: Hashable) -> Origin:
@@ -104,11 +118,19 @@ def usual_call(key: Hashable) -> tuple[FrameType, Origin]:
     known = _depths.get(key)
     if known is not None:
         depth, usual = known
-        try:
-            frame, called = sys._getframe(depth), sys._getframe(depth - 1)
-        except ValueError:
-            pass  # fewer frames than that
+        called: FrameType | None
+        frame: FrameType | None
+        if depth > 0:
+            try:
+                frame, called = sys._getframe(depth), sys._getframe(depth - 1)
+            except ValueError:
+                frame = called = None  # fewer frames than that
         else:
+            called = _frame_behind_greenlet()
+            for _ in range(-depth):
+                called = called.f_back if called is not None else None
+            frame = called.f_back if called is not None else None
+        if frame is not None and called is not None:
             code = frame.f_code
             if called.f_code is usual and not _foreign[code.co_filename]:
                 return called, Origin(code.co_filename, frame.f_lineno, code.co_name)
@@ -126,7 +148,11 @@ def _found_call(key: Hashable) -> tuple[FrameType, Origin]:
                 _depths.clear()
             _depths[key] = depth, called.f_code
             return called, Origin(code.co_filename, current.f_lineno, code.co_name)
-        called, current, depth = current, current.f_back, depth + 1
+        called, current = current, current.f_back
+        if current is None and depth > 0 and (behind := _frame_behind_greenlet()) is not None:
+            called, current, depth = behind, behind.f_back, 0
+        else:
+            depth += 1 if depth > 0 else -1
     return called, UNKNOWN
 
 

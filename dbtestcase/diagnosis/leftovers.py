@@ -73,6 +73,15 @@ def connection_left(owner: str, label: str, opened: Origin, *, when: str, detail
     return messages.CONNECTION_LEFT.format(owner=owner, label=label, opened=opened, when=when, details=lines)
 
 
+def task_left(owner: str, label: str, opened: Origin, tasks: str) -> str:
+    """Return the text for a connection that a task used which outlived the test.
+
+    Args:
+        tasks: All tasks that were still running.
+    """
+    return messages.TASK_LEFT.format(owner=owner, label=label, opened=opened, tasks=tasks)
+
+
 def cursor_left(owner: str, opened: Origin, *, when: str) -> str:
     """Return the text for a cursor that outlived the test although its connection was given back.
 

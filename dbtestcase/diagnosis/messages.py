@@ -197,6 +197,11 @@ CURSOR_LEFT = (
     "{owner}: the cursor opened at {opened} was left open {when} and has been closed.\n"
     "Close it where it is opened: 'with connection.cursor() as cursor:', cursor.close(), or close() of the result."
 )
+TASK_LEFT = (
+    "{owner}: {label}, opened at {opened}, was in use after the test by a task that was still running and has been "
+    "cancelled. Still running: {tasks}.\n"
+    "Await the task in the test, or cancel() it and await its end."
+)
 CLOSED_BY_US = "This connection is closed because of what was left open before:\n{warning}"
 LATE_THREAD = (
     "{owner}: thread {thread!r} used the database {when}. What it does can be part of no test, so it was refused. Let "

@@ -50,7 +50,8 @@ class ClassDatum:
         running = owner._dbtestcase  # type: ignore[attr-defined]
 
         def copied(persistent: Any) -> Any:
-            return _copy_object(persistent, test.session, running.is_untouched)
+            session = getattr(test.session, "sync_session", test.session)
+            return _copy_object(persistent, session, running.is_untouched)
 
         # In the instance's __dict__, which wins over a descriptor without __set__: the second access within a test
         # is free and gives the same object, and a test may assign to the name.
@@ -281,15 +282,15 @@ def _own_values(state: Any, session: Session) -> None:
     reload = []
     for attribute in state.mapper.column_attrs:
         value = state.dict.get(attribute.key)
-        if isinstance(value, MutableBase):
-            reload.append(attribute.key)  # only one that was loaded knows its object
-        elif value is not None and type(value).__hash__ is None:
+        if value is not None and (isinstance(value, MutableBase) or type(value).__hash__ is None):
             mine = _MISSING
             with suppress(Exception):
                 mine = copy.deepcopy(value)
             if mine is _MISSING:
                 reload.append(attribute.key)
-            else:
-                state.dict[attribute.key] = mine
+                continue
+            state.dict[attribute.key] = mine
+            if isinstance(mine, MutableBase):
+                mine._parents[state] = attribute.key  # as loading it would do: it tells this object of its changes
     if reload:
         session.expire(state.obj(), reload)

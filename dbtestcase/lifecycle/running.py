@@ -113,8 +113,13 @@ class RunningClass:
         return next(iter(self.databases.values()))
 
     @property
-    def engine(self) -> Engine:
-        return self.main.engine
+    def engine(self) -> Any:
+        """The engine of the first database, as tests know it."""
+        return self.engine_for(None)
+
+    def engine_for(self, database: str | None) -> Any:
+        """Return the engine of one of the databases, as tests know it."""
+        return self.database(database).engine
 
     @property
     def url(self) -> URL:
@@ -203,7 +208,7 @@ class RunningClass:
     @contextmanager
     def class_data_session(self) -> Iterator[Session]:
         """The session that ``setUpTestData`` is given."""
-        with Session(self.engine) as session:
+        with Session(self.main.engine) as session:
             yield session
 
     # -- one test
@@ -317,7 +322,7 @@ class RunningClass:
         session = test.__dict__.get("session")
         return session if isinstance(session, Session) else None
 
-    def session_for_test(self) -> Session:
+    def session_for_test(self) -> Any:
         """Return a new session on the class's engine."""
         return Session(self.engine)
 
@@ -345,9 +350,13 @@ class RunningClass:
         self.explanations.explain(error)
         if self.runs.test is test and self._post_mortem is None and postmortem.is_wanted():
             self.runs.before_use()
-            for each in self.databases.values():
-                each.keep_work(f"{self.name}: {postmortem.NOTHING_MORE}")
-            self._post_mortem = PostMortem(self.instance, test.id(), self.main.real_url.database or "test")
+            self._keep(test)
+
+    def _keep(self, test: Any) -> None:
+        """Keep the databases as they are now, and refuse whatever is sent from now on."""
+        for each in self.databases.values():
+            each.keep_work(f"{self.name}: {postmortem.NOTHING_MORE}")
+        self._post_mortem = PostMortem(self.instance, test.id(), self.main.real_url.database or "test")
 
     def explain_class(self, error: BaseException) -> None:
         """Give an error of ``setUpClass`` or ``tearDownClass`` its notes, once on its way out of several of them."""

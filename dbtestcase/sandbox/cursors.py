@@ -62,7 +62,8 @@ def instead_of_server_side(connection: Any, virtual: Any) -> Any:
     with its transaction.
     """
     cursor = connection.cursor()
-    held = weakref.ref(cursor)
+    # Adapters of asynchronous drivers cannot be referred to weakly; they hold nothing on the server.
+    held = (lambda: cursor) if virtual.engine.dialect.is_async else weakref.ref(cursor)
 
     def close() -> None:
         known = held()

@@ -395,6 +395,7 @@ class SandboxedDatabase:
                 shared.check(work, effects, sql, origin, autocommits)
             # Until all is done: in an event loop other tasks run whenever something is waited for.
             shared.busy = work
+            work.last = (sql, origin)
             try:
                 if shared.owner is not work:
                     shared.ready(work)
@@ -488,7 +489,9 @@ class SandboxedDatabase:
         left: list[LeftOpen] = []
         for taken in self._taken.values():
             if taken.may_be_checked_out:
-                left = left or self._held_connections()
+                left = left or self.held_connections()
+                for each in self._held():
+                    each.is_closed = True  # it is of no use any more
                 taken.renew_pool()
             elif taken.may_have_been_waited_for:
                 taken.renew_pool()
@@ -524,15 +527,15 @@ class SandboxedDatabase:
         """Note an ORM session that takes part in an attempt."""
         self._sessions.append(session)
 
-    def _held_connections(self) -> list[LeftOpen]:
-        """Return the connections that took part and that somebody still holds; they are of no use any more."""
-        left = []
-        for reference in self._joined:
-            connection = reference()
-            if connection is not None and connection.work is not None and connection.is_checked_out:
-                connection.is_closed = True
-                left.append(LeftOpen(connection.work.label, connection.work.last[1]))
-        return left
+    def held_connections(self) -> list[LeftOpen]:
+        """Return the connections that somebody holds now."""
+        if not self._is_shared:
+            return self.real.held()
+        return [LeftOpen(each.work.label, each.work.last[1]) for each in self._held() if each.work]
+
+    def _held(self) -> list[SandboxConnection]:
+        joined = [connection for reference in self._joined if (connection := reference()) is not None]
+        return [each for each in joined if each.work is not None and each.is_checked_out]
 
     def _compare_commits(self, committed: str) -> None:
         known, self._last_commit = self._last_commit, committed

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.util import await_only
 from sqlalchemy.util.concurrency import in_greenlet
 
-__all__ = ["can_wait", "hang_up", "running", "wait_for"]
+__all__ = ["can_wait", "hang_up", "in_greenlet", "running", "wait_for"]
 
 
 def running() -> asyncio.AbstractEventLoop | None:

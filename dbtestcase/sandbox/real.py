@@ -90,7 +90,7 @@ class RealConnection:
     def is_held(self) -> bool:
         """Whether somebody outside the pool has it."""
         record = self.record()
-        return record is not None and record.dbapi_connection is self.connection and record.fairy_ref is not None
+        return self._is_of(record) and record.fairy_ref is not None
 
     @property
     def status(self) -> int:
@@ -126,12 +126,16 @@ class RealConnection:
         if self.loop is not None:
             with suppress(Exception):
                 self.native.pgconn.finish() if self.can_be_closed_anywhere else loops.hang_up(self.native, self.loop)
-        if record is not None and record.dbapi_connection is self.connection:
+        # An idle one lies in a pool that nobody uses any more. Letting its pool know takes an event loop.
+        if (self.loop is None or (self.is_held and loops.in_greenlet())) and self._is_of(record):
             with suppress(Exception):
                 record.invalidate()
         with suppress(Exception):
-            if not self.is_async and self.is_open:
+            if self.loop is None and self.is_open:
                 self.connection.close()
+
+    def _is_of(self, record: Any) -> bool:
+        return record is not None and record.dbapi_connection is self.connection
 
 
 class RealConnections:
@@ -244,6 +248,10 @@ class RealConnections:
         for each in idle:
             del self._open[id(each.connection)]
         return idle
+
+    def held(self) -> list[LeftOpen]:
+        """Return those that somebody outside the pools has."""
+        return [LeftOpen(each.label, each.origin, each.pid) for each in self._open.values() if each.is_held]
 
     def close_all(self, *, checks_changes: bool = False) -> list[LeftOpen]:
         """Close them all; return those that somebody still held.

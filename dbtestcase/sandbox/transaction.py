@@ -207,7 +207,6 @@ class SharedTransaction:
 
     def sent(self, work: Work, effects: Effects, sql: str, origin: Origin, autocommits: bool) -> None:
         """Note what a statement did that the server has carried out."""
-        work.last = (sql, origin)
         if not self.physical.in_transaction():
             self.ended_for_real = True
             self.stop("ended the transaction", sql, origin)
@@ -245,7 +244,6 @@ class SharedTransaction:
         Raises:
             RunAgain: Real connections may not have refused it.
         """
-        work.last = (sql, origin)
         if not self.physical.in_transaction():
             self.stop(f"lost the connection ({type(error).__name__})", sql, origin)
         state = sqlstate(error)

@@ -1,0 +1,65 @@
+"""The base class for asyncio: tests are coroutines, their engine is an ``AsyncEngine``.
+
+What it adds to :class:`~dbtestcase.DatabaseTestCase` is in :mod:`dbtestcase.lifecycle.running_async`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import unittest
+from collections.abc import Sequence
+from typing import ClassVar
+
+if not importlib.util.find_spec("greenlet") or not any(map(importlib.util.find_spec, ("asyncpg", "psycopg"))):
+    raise ModuleNotFoundError(
+        "dbtestcase.aio needs an asynchronous driver for PostgreSQL, and SQLAlchemy's extra for asyncio.\n"
+        "Install them with pip install 'dbtestcase[asyncio]', which brings asyncpg, or with "
+        "pip install 'dbtestcase[psycopg]' 'SQLAlchemy[asyncio]'; or take dbtestcase.DatabaseTestCase, which needs "
+        "neither."
+    )
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from dbtestcase.assertions_async import AsyncDatabaseAssertions
+from dbtestcase.case import DatabaseTestCase
+from dbtestcase.lifecycle import wiring
+from dbtestcase.lifecycle.running_async import RunningAsyncClass
+
+__all__ = ["AsyncDatabaseTestCase"]
+
+__unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+
+
+class AsyncDatabaseTestCase(AsyncDatabaseAssertions, DatabaseTestCase, unittest.IsolatedAsyncioTestCase):
+    """Run each test, a coroutine, against a real PostgreSQL and undo what it wrote.
+
+    All that :class:`~dbtestcase.DatabaseTestCase` promises holds, ``asyncSetUp`` and ``asyncTearDown`` are there as in
+    ``unittest.IsolatedAsyncioTestCase``, and each test has an event loop of its own. Engines of the code under test
+    may have been made and used in any other loop before.
+
+    These attributes mean something else than there:
+
+    * ``app_engines``: engines of the code under test, asynchronous and synchronous ones.
+    * ``engine``, ``url``: ``AsyncEngine`` and URL of the class's database; the driver is that of the first asynchronous
+      engine among ``app_engines``, or else asyncpg if that is installed, or else psycopg.
+    * ``session``: the test's ``AsyncSession``, made at first use and closed after the test. Its objects keep their
+      values over a commit (``expire_on_commit=False``); ``await self.session.refresh(obj)`` reads what others wrote.
+
+    :meth:`setUpTestData` stays synchronous. A persistent object that it keeps as a class attribute arrives in each test
+    as a copy in ``self.session`` with the values that it had when it was made.
+
+    Assertions on rows and on the schema are awaited; a test that forgets to do so is an error.
+    """
+
+    app_engines: ClassVar[Sequence[AsyncEngine | Engine]] = ()  # type: ignore[assignment]
+    engine: ClassVar[AsyncEngine]  # type: ignore[assignment]
+    session: AsyncSession  # type: ignore[assignment]
+
+    _dbtestcase = wiring.NotRunning(RunningAsyncClass)
+
+    @classmethod
+    def engine_for(cls, database: str) -> AsyncEngine:  # type: ignore[override]
+        """Return the engine of one of the databases that ``schema`` names."""
+        engine: AsyncEngine = wiring.running_class(cls).engine_for(database)
+        return engine

@@ -1,0 +1,163 @@
+"""The assertions of ``AsyncDatabaseTestCase``: those that send something are awaited."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Generic, TypeVar, overload
+
+from sqlalchemy.util import greenlet_spawn
+
+from dbtestcase.assertions import DatabaseAssertions
+from dbtestcase.diagnosis.statements import CapturedQueries
+from dbtestcase.frames import Origin, user_origin
+from dbtestcase.lifecycle.wiring import running_class
+
+__all__ = ["AsyncDatabaseAssertions"]
+
+__unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+
+Result = TypeVar("Result")
+
+
+class Assertion(Awaitable[None]):
+    """An assertion that is carried out when it is awaited, and an error of its test if it never is.
+
+    Attributes:
+        name: The method's.
+        origin: The line that made it.
+    """
+
+    def __init__(self, test: Any, name: str, make: Callable[[], Awaitable[Any]]) -> None:
+        self.name = name
+        self.origin: Origin = user_origin()
+        self._make = make
+        self._not_awaited: list[Assertion] = running_class(type(test)).not_awaited
+        self._not_awaited.append(self)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._not_awaited.remove(self)
+        yield from self._make().__await__()
+
+
+class Block(AbstractContextManager[Result], AbstractAsyncContextManager[Result], Generic[Result]):
+    """A context manager that may be used with ``with`` and with ``async with``."""
+
+    def __init__(self, block: AbstractContextManager[Result]) -> None:
+        self._block = block
+
+    def __enter__(self) -> Result:
+        return self._block.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._block.__exit__(*error)
+
+    async def __aenter__(self) -> Result:
+        return self._block.__enter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._block.__exit__(*error)
+
+
+class AsyncDatabaseAssertions(DatabaseAssertions):
+    """What an asynchronous test can ask of its database; see :class:`DatabaseAssertions`.
+
+    The blocks take ``with`` and ``async with``. What is awaited sees what tasks of the test do meanwhile.
+    """
+
+    # -- queries
+
+    def capture_queries(self) -> Block[CapturedQueries]:
+        """Collect the queries that are sent during the block, as a list that can be read in it and afterwards.
+
+        Each one has ``sql``, ``parameters``, ``rows``, ``seconds``, ``origin`` and ``error``.
+        """
+        return Block(super().capture_queries())
+
+    @overload  # type: ignore[override]
+    def assertNumQueries(self, num: int, *, msg: Any = None) -> Block[CapturedQueries]: ...
+    @overload
+    def assertNumQueries(
+        self, num: int, func: Callable[..., object], *args: Any, msg: Any = None, **kwargs: Any
+    ) -> Awaitable[None]: ...
+    def assertNumQueries(
+        self, num: int, func: Callable[..., object] | None = None, *args: Any, msg: Any = None, **kwargs: Any
+    ) -> Block[CapturedQueries] | Awaitable[None]:
+        """Fail unless the block sends exactly ``num`` queries; the message lists what it sent.
+
+        With ``func``, await the result: that is called, and awaited if it is a coroutine function.
+        """
+        block = Block(super().assertNumQueries(num, msg=msg))
+        if func is None:
+            return block
+
+        async def count() -> None:
+            with block:
+                result = func(*args, **kwargs)
+                if inspect.isawaitable(result):
+                    await result
+
+        return Assertion(self, "assertNumQueries", count)
+
+    def assertNoRepeatedQueries(self, at_most: int = 1, *, msg: Any = None) -> Block[CapturedQueries]:
+        """Fail if the block sends one statement more than ``at_most`` times, with whatever values.
+
+        The message names the line that sent it and the relationship whose loading caused it.
+        """
+        return Block(super().assertNoRepeatedQueries(at_most, msg=msg))
+
+    # -- rows and schema
+
+    def assertRowExists(  # type: ignore[override]
+        self, entity: Any, msg: Any = None, /, **values: Any
+    ) -> Awaitable[None]:
+        """Fail unless the table has a row with these values; the message shows the rows that come nearest.
+
+        Args:
+            entity: A mapped class or a ``Table``.
+            msg: May be given by name too, unless the entity has a column of that name.
+            values: By attribute or column name; relationships take objects.
+        """
+        return _awaited(self, super().assertRowExists, entity, msg, **values)
+
+    def assertRowAbsent(  # type: ignore[override]
+        self, entity: Any, msg: Any = None, /, **values: Any
+    ) -> Awaitable[None]:
+        """Fail if the table has a row with these values; the message shows it.
+
+        Args:
+            entity: A mapped class or a ``Table``.
+            msg: May be given by name too, unless the entity has a column of that name.
+            values: By attribute or column name; relationships take objects.
+        """
+        return _awaited(self, super().assertRowAbsent, entity, msg, **values)
+
+    def assertRowCount(  # type: ignore[override]
+        self, entity: Any, n: int, /, *criteria: Any, msg: Any = None
+    ) -> Awaitable[None]:
+        """Fail unless ``n`` rows fulfil the criteria, as ``where()`` takes them; the message shows the first rows."""
+        return _awaited(self, super().assertRowCount, entity, n, *criteria, msg=msg)
+
+    def assertSchemaMatches(  # type: ignore[override]
+        self, metadata: Any, msg: Any = None, *, server_defaults: bool = False, ignore: tuple[str, ...] = ()
+    ) -> Awaitable[None]:
+        """Fail unless the database's schema is what the metadata describes; the message lists the differences.
+
+        For a project whose schema comes from migrations. Needs Alembic, whose comparison it is.
+
+        Args:
+            metadata: A ``MetaData`` or a declarative base.
+            server_defaults: Compare them too.
+            ignore: Names of tables to leave out.
+
+        Raises:
+            SchemaError: Alembic is not installed, or ``metadata`` is none.
+        """
+        return _awaited(
+            self, super().assertSchemaMatches, metadata, msg, server_defaults=server_defaults, ignore=ignore
+        )
+
+
+def _awaited(test: Any, assertion: Callable[..., None], *args: Any, **kwargs: Any) -> Awaitable[None]:
+    return Assertion(test, assertion.__name__, lambda: greenlet_spawn(assertion, *args, **kwargs))
