@@ -156,7 +156,8 @@ class DatabaseAssertions(unittest.TestCase):
         """
         from dbtestcase.schema import schema_differences
 
-        engine: Engine = getattr(self.engine, "sync_engine", self.engine)  # type: ignore[attr-defined]
+        engine: Any = self.engine  # type: ignore[attr-defined]
+        engine = getattr(engine, "sync_engine", engine)
         with _log(self).muted(), engine.connect() as connection:
             differences = schema_differences(connection, metadata, server_defaults=server_defaults, ignore=ignore)
         if differences:

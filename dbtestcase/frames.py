@@ -96,7 +96,7 @@ def _frame_behind_greenlet() -> FrameType | None:
     """Return the frame that waits for the present greenlet; SQLAlchemy runs what is awaited in one of its own."""
     greenlet: Any = sys.modules.get("greenlet")
     parent = greenlet.getcurrent().parent if greenlet is not None else None
-    return None if parent is None else parent.gr_frame  # type: ignore[no-any-return]
+    return None if parent is None else parent.gr_frame
 
 
 def usual_origin(key: Hashable) -> Origin:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from typing import Any, Self
 
 from psycopg2.errors import ObjectInUse
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL
 from sqlalchemy.orm import Session
 
 from dbtestcase import sandbox, sql

@@ -68,7 +68,7 @@ class AsyncDatabaseAssertions(DatabaseAssertions):
 
     # -- queries
 
-    def capture_queries(self) -> Block[CapturedQueries]:
+    def capture_queries(self) -> Block[CapturedQueries]:  # type: ignore[override]
         """Collect the queries that are sent during the block, as a list that can be read in it and afterwards.
 
         Each one has ``sql``, ``parameters``, ``rows``, ``seconds``, ``origin`` and ``error``.
@@ -100,7 +100,9 @@ class AsyncDatabaseAssertions(DatabaseAssertions):
 
         return Assertion(self, "assertNumQueries", count)
 
-    def assertNoRepeatedQueries(self, at_most: int = 1, *, msg: Any = None) -> Block[CapturedQueries]:
+    def assertNoRepeatedQueries(  # type: ignore[override]
+        self, at_most: int = 1, *, msg: Any = None
+    ) -> Block[CapturedQueries]:
         """Fail if the block sends one statement more than ``at_most`` times, with whatever values.
 
         The message names the line that sent it and the relationship whose loading caused it.

@@ -1,30 +1,21 @@
 """The base class for asyncio: tests are coroutines, their engine is an ``AsyncEngine``.
 
-What it adds to :class:`~dbtestcase.DatabaseTestCase` is in :mod:`dbtestcase.lifecycle.running_async`.
+What it adds to :class:`~dbtestcase.DatabaseTestCase` is in :mod:`dbtestcase.aio.running`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import unittest
 from collections.abc import Sequence
 from typing import ClassVar
 
-if not importlib.util.find_spec("greenlet") or not any(map(importlib.util.find_spec, ("asyncpg", "psycopg"))):
-    raise ModuleNotFoundError(
-        "dbtestcase.aio needs an asynchronous driver for PostgreSQL, and SQLAlchemy's extra for asyncio.\n"
-        "Install them with pip install 'dbtestcase[asyncio]', which brings asyncpg, or with "
-        "pip install 'dbtestcase[psycopg]' 'SQLAlchemy[asyncio]'; or take dbtestcase.DatabaseTestCase, which needs "
-        "neither."
-    )
-
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from dbtestcase.assertions_async import AsyncDatabaseAssertions
+from dbtestcase.aio.assertions import AsyncDatabaseAssertions
+from dbtestcase.aio.running import RunningAsyncClass
 from dbtestcase.case import DatabaseTestCase
 from dbtestcase.lifecycle import wiring
-from dbtestcase.lifecycle.running_async import RunningAsyncClass
 
 __all__ = ["AsyncDatabaseTestCase"]
 

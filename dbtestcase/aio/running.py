@@ -17,6 +17,7 @@ from dbtestcase.errors import DBTestCaseError
 from dbtestcase.frames import Origin
 from dbtestcase.lifecycle.running import RunningClass
 from dbtestcase.sandbox import LeftOpen
+from dbtestcase.sandbox.loops import can_wait
 
 __all__ = ["RunningAsyncClass"]
 
@@ -112,7 +113,7 @@ class RunningAsyncClass(RunningClass):
         return super().has_left_nothing(test) and not self.not_awaited
 
     def _keep(self, test: Any) -> None:
-        if not self._tasks.can_wait():
+        if not can_wait():
             self._to_keep = test  # told in the middle of the event loop, by a subtest: done when the test has ended
             return
         self._to_keep = None
