@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import Session
 
+from dbtestcase.diagnosis.tracebacks import chain, database_of
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.flask.binds import BindDatabases
 from dbtestcase.flask.contexts import current_application_context, keep_apart, popping_leftovers
@@ -148,6 +149,18 @@ class RunningFlaskClass(RunningClass):
         super().after_test(test, problems, has_failed=has_failed)
         if self._lasting is not None:
             self._lasting.put_back()
+
+    def explain(self, test: Any, error: BaseException) -> None:
+        if any("42P01" in (getattr(each, "pgcode", None), getattr(each, "sqlstate", None)) for each in chain(error)):
+            failed_in = database_of(error)
+            for bind_key in self._added:
+                if self.databases[bind_key].real_url.database == failed_in:
+                    error.add_note(
+                        f"What to do: this is the database of the bind {bind_key!r}, empty because no model belongs to "
+                        "that bind. If it is the same database as the main one, as a replica is, write "
+                        f"bind_databases = {{{bind_key!r}: 'default'}} on {self.name}."
+                    )
+        super().explain(test, error)
 
     def add_database(self, database: str) -> None:
         if self.is_on_copies:

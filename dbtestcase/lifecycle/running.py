@@ -153,8 +153,12 @@ class RunningClass:
             ) from None
 
     def redirect(self, engine: Any, database: str | None = None) -> None:
-        """Point an engine of the code under test to one of the class's databases."""
-        self.database(database).redirect(engine)
+        """Point an engine of the code under test to one of the class's databases, and to none of the others."""
+        wanted = self.database(database)
+        for each in self.databases.values():
+            if each is not wanted:
+                each.restore(engine)
+        wanted.redirect(engine)
 
     def redirect_application(self) -> None:
         """Redirect the engines that the class declares as those of the code under test."""

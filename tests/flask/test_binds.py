@@ -132,6 +132,31 @@ class BindTests(unittest.TestCase):
         Jobs.schema = {"main": self.db, "reader": self.db.metadatas["reader"]}
         self.passes(Jobs)
 
+    def test_a_table_that_an_empty_bind_lacks_is_explained_with_what_to_declare(self):
+        class Jobs(self.case({"replica": READER})):
+            def test_1(self):
+                self.seen("replica")
+
+        texts = "".join(problems(run_case(Jobs)))
+
+        self.assertRegex(texts, "the database of the bind 'replica', empty because no model belongs to that bind")
+        self.assertRegex(texts, r"write bind_databases = \{'replica': 'default'\} on .*Jobs\.")
+
+    def test_the_engine_of_a_bind_that_is_redirected_by_hand(self):
+        class Jobs(self.case({"reader": READER})):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                with cls.app.app_context():
+                    cls.redirect_engine(cls.db.engines["reader"])
+
+            def test_1(self):
+                self.assertEqual(self.seen("reader"), (1, ["job"]))
+
+            test_2 = test_1
+
+        self.passes(Jobs)
+
     def test_a_bind_that_is_not_declared_has_a_database_of_its_own(self):
         class Jobs(self.case({"reader": READER})):
             def test_1(self):
