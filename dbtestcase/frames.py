@@ -180,6 +180,18 @@ def comes_from(filename: str) -> bool:
     return False
 
 
+def is_called_from_library(beyond: str) -> bool:
+    """Whether the nearest caller outside of a folder of this library is still one of this library.
+
+    Args:
+        beyond: The folder, with a separator at its end.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(beyond):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(_OURSELVES)
+
+
 def user_origin_of(traceback: TracebackType | None) -> Origin | None:
     """Return the innermost line of the user's code in a traceback, ``None`` if there is none."""
     found = None

@@ -139,6 +139,8 @@ class ConnectionLeakedInSetUpClass(StudyTestCase):
 
 
 class CommitAsSql(StudyTestCase):
+    isolation = "savepoint"
+
     def test_commit_is_sent_as_text(self):
         self.session.execute(text("INSERT INTO participant (name) VALUES ('grace')"))
         self.session.execute(text("COMMIT"))

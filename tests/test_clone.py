@@ -11,7 +11,7 @@ import psycopg2
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
-from dbtestcase import DatabaseTestCase, ThrowawayPostgres, errors, isolation
+from dbtestcase import DatabaseTestCase, ThrowawayPostgres, errors, isolate
 from tests.support import Base, Customer, problems, run_case
 
 PID = text("SELECT pg_backend_pid()")
@@ -149,7 +149,7 @@ class CloneTests(unittest.TestCase):
                 self.session.add(Customer(name="Ada"))
                 self.session.commit()
 
-            @isolation("clone")
+            @isolate("clone")
             def test_2_clone(self):
                 self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
                 with self.engine.connect() as one, self.engine.connect() as other:
@@ -301,7 +301,8 @@ class AheadTests(unittest.TestCase):
 
             def run(self, result=None):
                 # Until the next copy is complete, which the test would else wait for.
-                supply = self._dbtestcase._cloning and self._dbtestcase._cloning._supplies["test"]
+                copies = self._dbtestcase._copies
+                supply = copies and copies._supplies["test"]
                 for copy in list(supply._stock) if supply else ():
                     copy.result()
                 begins.append(time.time())

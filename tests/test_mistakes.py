@@ -68,7 +68,7 @@ class MistakeTests(unittest.TestCase):
         self.assert_told("ConnectionLeakedInSetUpClass", "in setUpClass", "commit")
 
     def test_a_commit_as_raw_sql(self):
-        self.assert_told("CommitAsSql", "IsolationBroken", "'COMMIT'", 'isolation = "clone"', "commit()")
+        self.assert_told("CommitAsSql", "IsolationBroken", "COMMIT at", '@isolate("clone")')
 
     def test_two_sessions_deadlocked(self):
         self.assert_told("TwoSessionsDeadlocked", "deadlock", "in rename", "same order")

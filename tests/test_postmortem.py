@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FAILING = """
 import unittest
 from sqlalchemy import text
-from dbtestcase import DatabaseTestCase, isolation
+from dbtestcase import DatabaseTestCase, isolate
 from tests.support import Base, Customer
 
 class ShopTests(DatabaseTestCase):
@@ -27,7 +27,7 @@ class ShopTests(DatabaseTestCase):
         self.session.flush()
         self.fail("on purpose")
 
-    @isolation("clone")
+    @isolate("clone")
     def test_2_fails_in_a_clone(self):
         self.session.add(Customer(name="Edith"))
         self.session.commit()

@@ -257,6 +257,7 @@ class RunningFlaskClass(RunningClass):
             self._create_in_copies()
         else:
             wanted.create(lambda database: plain_url(self.instance, database), lambda _: None)
+            self._sequences.are_as_prepared = False
             self._created = tables
 
     def _create_in_copies(self) -> None:

@@ -46,10 +46,11 @@ class RunningLiveServerClass(RunningFlaskClass):
         self._finish_requests(f"{test.id()} had ended")
         super().leave_test(test)
 
-    def explain(self, test: Any, error: BaseException) -> None:
-        super().explain(test, error)
+    def explain(self, test: Any, error: BaseException) -> bool:
+        is_new = super().explain(test, error)
         for text in self._server.errors():
             error.add_note(f"The live server, while the test was running: {text}")
+        return is_new
 
     def _present_application(self) -> Flask | None:
         app = getattr(self.runs.test or self._flask_class, "app", None)

@@ -51,7 +51,7 @@ class ClassDatum:
 
         def copied(persistent: Any) -> Any:
             session = getattr(test.session, "sync_session", test.session)
-            return _copy_object(persistent, session, running.is_untouched)
+            return _copy_object(persistent, session, running.has_data_as_made)
 
         # In the instance's __dict__, which wins over a descriptor without __set__: the second access within a test
         # is free and gives the same object, and a test may assign to the name.
@@ -258,12 +258,12 @@ def _empty(value: Any, kind: Any) -> Any:
     return mine
 
 
-def _copy_object(original: Any, session: Session, is_untouched: bool) -> Any:
+def _copy_object(original: Any, session: Session, is_as_made: bool) -> Any:
     key = inspect(original).key
     known = session.identity_map.get(key)
     if known is not None:
         return known
-    if not is_untouched:
+    if not is_as_made:
         mapper = inspect(type(original))
         loaded = session.get(mapper.class_, mapper.primary_key_from_instance(original))
         if loaded is not None:

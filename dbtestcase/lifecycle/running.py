@@ -7,7 +7,7 @@ its users' namespace, carries a single attribute.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, Self
 
 from psycopg2.errors import ObjectInUse
@@ -23,9 +23,9 @@ from dbtestcase.lifecycle import classdata, postmortem, schedule, validation
 from dbtestcase.lifecycle.copies import Copies
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.postmortem import PostMortem
+from dbtestcase.lifecycle.sequences import ClassSequences
 from dbtestcase.lifecycle.test_runs import TestRuns
 from dbtestcase.sandbox import LeftOpen, Rules, SandboxedDatabase, other_databases
-from dbtestcase.sandbox.sequences import restoring_sql
 from dbtestcase.schema import SchemaPlan
 from dbtestcase.servers import Instance, expect, running_instance
 
@@ -62,7 +62,7 @@ class RunningClass:
         self._copies: Copies | None = None
         self._is_in_class_phase = True
         self._are_shared = False
-        self._sequences_known = False
+        self._sequences: ClassSequences
         self._post_mortem: PostMortem | None = None
         self._plan: SchemaPlan
         self._class_error: BaseException | None = None
@@ -74,7 +74,7 @@ class RunningClass:
             undo.enter_context(self.explanations)
             wanted = self._plan = plan_of(self._class, self.schema)
             with report.span("wait", self.name):
-                self.instance = undo.enter_context(self.start(wanted))
+                self._take(undo.enter_context(self.start(wanted)))
             for database in wanted.databases:
                 self._add(database, undo)
             self._use_ready_connection()
@@ -88,6 +88,7 @@ class RunningClass:
 
     def __exit__(self, *_: object) -> None:
         with report.span("stop", self.name):
+            self.runs.end_postponed()
             self._undo.close()
 
     # -- what it has
@@ -135,6 +136,11 @@ class RunningClass:
     def is_untouched(self) -> bool:
         """Whether the present test has sent nothing yet."""
         return self.runs.is_untouched
+
+    @property
+    def has_data_as_made(self) -> bool:
+        """Whether the rows of ``setUpTestData`` are certainly as it left them."""
+        return self.is_untouched and not self._is_in_class_phase  # where tests commit into the class's databases
 
     def database(self, name: str | None) -> SandboxedDatabase:
         """Return one of the class's databases, the first one for ``None``.
@@ -186,6 +192,17 @@ class RunningClass:
         if self._copies is not None:
             self._copies.be_alone()  # another program may look at its server in ways that nobody here can see
         return self.main.real_url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def _address_asked(self, database: str) -> str:
+        """Let a test that asks the instance for a database's address be one on a copy; return the copy's name."""
+        if self.runs.test is None:
+            self._sequences.are_as_prepared = False
+            return database
+        self.runs.need_real("asked for the address of its database")
+        if self._copies is None:
+            return database
+        self._copies.be_alone()
+        return self._copies.names.get(database, database)
 
     def expect(self, following: Any, kind: type[RunningClass]) -> None:
         """Boot the instance of the class that comes next, in the background."""
@@ -249,6 +266,8 @@ class RunningClass:
             self._leave_class_phase()
         self._are_shared = False
         with report.span("handover", self.name):
+            if self._copies is None:
+                self._sequences.put_back(self.databases)
             for database in self.databases.values():
                 database.hang_up()
                 database.expect_commits()
@@ -277,25 +296,20 @@ class RunningClass:
         return left
 
     def use_class_databases(self) -> None:
-        """Give real connections to the class's databases; what a test commits stays."""
+        """Give real connections to the class's databases, as in ``setUpClass``; what is committed there stays."""
         if self._is_in_class_phase:
-            self._leave_class_phase()
+            return
         self.forget_copies()
-        self._are_shared = False
+        self._is_in_class_phase, self._are_shared = True, False
         for database in self.databases.values():
             database.hang_up()
             database.use_real()
             database.expect_commits()
 
-    def leave_class_databases(self) -> list[LeftOpen]:
-        """Close the real connections to them; return what was left open."""
-        return [left for database in self.databases.values() for left in database.leave_real()]
-
     def end_tests(self) -> None:
-        """Give real connections to the class's databases again, as in ``setUpClass``: its tests are over."""
-        if not self._is_in_class_phase:
-            self.use_class_databases()
-            self._is_in_class_phase = True
+        """The tests of the class are over, and ``tearDownClass`` begins."""
+        self.runs.end_postponed()
+        self.use_class_databases()
 
     def leave_test(self, test: Any) -> None:
         """Close and forget what was made for a test outside its database: its session, its copies of class data."""
@@ -342,12 +356,17 @@ class RunningClass:
 
     # -- failures
 
-    def explain(self, test: Any, error: BaseException) -> None:
-        """Give an error of the test its notes; keep the database as it is now, if that is wanted."""
+    def explain(self, test: Any, error: BaseException) -> bool:
+        """Give an error of the test its notes; keep the database as it is now, if that is wanted.
+
+        Returns:
+            False if it only follows from the database having been kept.
+        """
         self._told += chain(error)
         if self._post_mortem is not None and postmortem.is_aftermath(error):
-            error.add_note(f"{self.name}: {postmortem.NOTHING_MORE}")
-            return
+            if postmortem.NOTHING_MORE not in str(error):
+                error.add_note(f"{self.name}: {postmortem.NOTHING_MORE}")
+            return False
         session = self.present_session(test)
         if session is not None and isinstance(error, AssertionError):
             self.explanations.hint_at_unsent(error, session)
@@ -355,6 +374,7 @@ class RunningClass:
         if self.runs.test is test and self._post_mortem is None and postmortem.is_wanted():
             self.runs.before_use()
             self._keep(test)
+        return True
 
     def _keep(self, test: Any) -> None:
         """Keep the databases as they are now, and refuse whatever is sent from now on."""
@@ -373,6 +393,11 @@ class RunningClass:
     def start(self, wanted: SchemaPlan) -> Any:
         """Return the context in which an instance with the class's schema runs."""
         return running_instance(self._class.postgres, contents_of(wanted), owner=self.name)
+
+    def _take(self, instance: Instance) -> None:
+        self.instance = instance
+        instance.address_asked = self._address_asked
+        self._sequences = ClassSequences(instance)
 
     def forget_copies(self) -> None:
         """Make new copies for the next test that wants one: the class's databases are not what they were."""
@@ -426,6 +451,7 @@ class RunningClass:
             IsolationBroken: One of them was left open with uncommitted changes.
         """
         self._is_in_class_phase = False
+        self._sequences.remember(self.databases, set_back_after_tests=self._class.restart_identities)
         left: list[LeftOpen] = []
         for each in self.databases.values():
             left += each.leave_real(checks_changes=True)
@@ -437,15 +463,6 @@ class RunningClass:
                     "What to do: commit() and close() it in setUpClass, or make the rows in setUpTestData."
                 )
         self.warn_left_open(left, when="before the first test")
-        if self._class.restart_identities and not self._sequences_known:
-            self._remember_sequences()
-
-    def _remember_sequences(self) -> None:
-        """Note, before the first test, where the sequences stand."""
-        self._sequences_known = True
-        for name, each in self.databases.items():
-            with closing(self.instance.connect(name)) as connection:
-                each.restore_sequences(restoring_sql(connection))
 
     def _is_ours(self, host: str, port: str) -> bool:
         return host == str(self.instance.socket_dir)
@@ -463,7 +480,7 @@ class RunningClass:
         if self._post_mortem is not None:
             self._post_mortem.done()
             self._post_mortem = None
-        self.instance = self._undo.enter_context(self.start(plan_of(self._class, self.schema)))
+        self._take(self._undo.enter_context(self.start(plan_of(self._class, self.schema))))
         self._class.instance = self.instance
         for name, each in self.databases.items():
             each.needs_fresh_database = False
@@ -475,4 +492,3 @@ class RunningClass:
         self._use_ready_connection()
         classdata.take_back(self._class, self._class_data)
         self.make_class_data()
-        self._sequences_known = False

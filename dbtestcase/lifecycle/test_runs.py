@@ -8,12 +8,13 @@ sees one test.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, Protocol
 
-from sqlalchemy.orm import close_all_sessions
+from sqlalchemy.orm import session as all_sessions
 
 from dbtestcase.diagnosis import report
 from dbtestcase.diagnosis.tracebacks import chain
@@ -21,7 +22,7 @@ from dbtestcase.errors import IsolationBroken, LockWait
 from dbtestcase.frames import user_origin
 from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.held import HeldResult, is_debugged
-from dbtestcase.lifecycle.isolation import isolation_of
+from dbtestcase.lifecycle.isolation import Isolation, isolation_of
 from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, SandboxedDatabase, TasksOfTest
 
 __all__ = ["ClassOfTests", "TestRuns"]
@@ -50,7 +51,7 @@ class ClassOfTests(Protocol):
 
     def has_left_nothing(self, test: Any) -> bool: ...
 
-    def explain(self, test: Any, error: BaseException) -> None: ...
+    def explain(self, test: Any, error: BaseException) -> bool: ...
 
     def first_use(self, test: Any, *, is_attempt: bool) -> None: ...
 
@@ -61,8 +62,6 @@ class ClassOfTests(Protocol):
     def leave_copies(self) -> list[LeftOpen]: ...
 
     def use_class_databases(self) -> None: ...
-
-    def leave_class_databases(self) -> list[LeftOpen]: ...
 
     def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None: ...
 
@@ -80,8 +79,9 @@ class TestRuns:
         self._test: Any = None
         self._may_attempt = False
         self._may_run_again = False
-        self._has_used_database = False
+        self._has_used_database = self._is_broken = False
         self._is_on_copies = False
+        self._postponed: Callable[[], list[Exception]] | None = None
         self._problems: list[Exception] | None = None
         # In an asynchronous class.
         self.tasks: TasksOfTest | None = None
@@ -149,9 +149,9 @@ class TestRuns:
             if kind == "savepoint":
                 self._run_attempt(test, held, run, may_run_again=False)
             elif kind == "class":
-                self._run_for_real(test, held, run, on_copies=False)
+                self._run_for_real(test, held, run, "class")
             elif kind == "clone" or self._begins_on_copies():
-                self._run_for_real(test, held, run, on_copies=True)
+                self._run_for_real(test, held, run, "clone")
             else:
                 self._run_auto(test, held, run)
         finally:
@@ -160,16 +160,10 @@ class TestRuns:
     def run_once(self, test: Any, debug: Callable[[], Any]) -> None:
         """Run a test as ``debug()`` does: once, without collecting errors, on real connections if it may be."""
         kind = isolation_of(test)
-        is_attempt = kind == "savepoint"
-        if is_attempt:
-            self._home.use_shared()
-        self._begin(test, is_attempt=is_attempt, may_run_again=False)
+        self._begin(test, is_attempt=kind == "savepoint", may_run_again=False)
         problems: list[Exception] = []
         try:
-            if kind == "class":
-                self._home.use_class_databases()
-            elif not is_attempt:
-                self._use_copies()
+            self._use_databases(kind)
             self._home.begin_test(test)
             debug()
         except Exception as error:
@@ -181,18 +175,24 @@ class TestRuns:
         if problems:
             raise problems[0]
 
+    def end_postponed(self) -> None:
+        """End the test before, if a debugger was to find it as it ended."""
+        postponed, self._postponed = self._postponed, None
+        if postponed is not None:
+            for problem in postponed():
+                warnings.warn(f"{self._home.name}: {problem}", ResourceWarning, stacklevel=2)
+
     def _begins_on_copies(self) -> bool:
         return self._ran_twice >= _MANY or bool(self._home.always_real) or schedule.is_debugging() or is_debugged()
 
     def _run_auto(self, test: Any, held: HeldResult, run: Callable[[Any], Any]) -> None:
-        before = {
+        before = test.__dict__.copy()
+        if self.tasks is not None:
             # An asynchronous test runs in a context of its own, in which it may set context variables.
-            name: value.copy() if isinstance(value, Context) else value
-            for name, value in test.__dict__.items()
-        }
+            before = {name: value.copy() if isinstance(value, Context) else value for name, value in before.items()}
         self._run_attempt(test, held, run, may_run_again=True)
         attempt = self._attempt
-        if attempt is None:
+        if attempt is None or self._is_broken:
             return
         reason = attempt.reason
         if reason is None and not held.has_failed:
@@ -210,13 +210,11 @@ class TestRuns:
         if not may_run_again:
             held.explain_with(self._home.explain)
         try:
-            self._begin_home(test, held, run, self._home.use_shared)
-        except KeyboardInterrupt:
-            # Ours, if the test waited for what the end of its attempt has made impossible.
-            if self._attempt is None or self._attempt.reason is None or not may_run_again:
+            self._run_prepared(test, held, run, "savepoint")
+        except (KeyboardInterrupt, RunAgain) as error:
+            if isinstance(error, KeyboardInterrupt) and (self._attempt is None or not self._attempt.was_interrupted):
                 raise
-            with suppress(BaseException):
-                test.doCleanups()
+            _tidy_up(test, error)
         finally:
             if self._attempt is None and not held.has_failed and self._home.has_left_nothing(test):
                 self._test = None  # a test that has used no database pays nothing
@@ -225,17 +223,24 @@ class TestRuns:
 
     def _leave_attempt(self, test: Any, held: HeldResult) -> None:
         problems = self.end_run(test)
-        if self._attempt is None and held.has_failed:
-            held.explain_held(self._home.explain)  # no database was used: that counts, whoever runs it
-        held.add_problems(test, [*self._broken_silently(held), *problems])
+        # Somebody has committed past us, and would do so again.
+        self._is_broken = any(isinstance(each, IsolationBroken) for each in problems)
+        if held.has_failed and (self._attempt is None or self._is_broken):
+            held.explain_held(self._home.explain)  # that counts, whoever runs it
+        problems = [*self._broken_silently(held), *problems]
+        held.add_problems(test, problems)
         if self._attempt is not None:
-            self._home.after_test(test, problems, has_failed=held.has_failed)
+            held.add_problems(test, self._after_test(test, problems, has_failed=held.has_failed))
 
-    def _begin_home(
-        self, test: Any, held: HeldResult, run: Callable[[Any], Any], use_connections: Callable[[], None]
-    ) -> None:
+    def _after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> list[Exception]:
+        more: list[Exception] = []
+        self._guarded(more, lambda: self._home.after_test(test, problems, has_failed=has_failed))
+        return more
+
+    def _run_prepared(self, test: Any, held: HeldResult, run: Callable[[Any], Any], kind: Isolation) -> None:
+        """Run the test on the databases that it is to have; that there are none is an error of it."""
         try:
-            use_connections()
+            self._use_databases(kind)
             self._home.begin_test(test)
         except Exception as error:
             held.startTest(test)
@@ -256,36 +261,47 @@ class TestRuns:
 
     def _run_again(self, test: Any, held: HeldResult, run: Callable[[Any], Any], before: dict[str, Any]) -> None:
         held.drop()
-        # One that a module keeps must not carry this run into the next.
-        with suppress(Exception):
-            close_all_sessions()
+        _close_sessions()
         test.__dict__.clear()
         test.__dict__.update(before, _cleanups=[])
-        self._run_for_real(test, held, run, on_copies=True)
+        self._run_for_real(test, held, run, "clone")
 
-    def _run_for_real(self, test: Any, held: HeldResult, run: Callable[[Any], Any], *, on_copies: bool) -> None:
+    def _run_for_real(self, test: Any, held: HeldResult, run: Callable[[Any], Any], kind: Isolation) -> None:
+        """Run the test on real connections."""
         self._begin(test, is_attempt=False, may_run_again=False)
         held.explain_with(self._home.explain)
-        problems: list[Exception] = []
-        try:
-            self._begin_home(test, held, run, self._use_copies if on_copies else self._home.use_class_databases)
-        finally:
+
+        def end() -> list[Exception]:
             problems = self.end_run(test)
-            held.add_problems(test, problems)
-            self._home.after_test(test, problems, has_failed=held.has_failed)
+            return problems + self._after_test(test, problems, has_failed=held.has_failed)
+
+        try:
+            self._run_prepared(test, held, run, kind)
+        finally:
+            if schedule.is_debugging():
+                self._postponed = end  # the debugger opens, and pytest calls tearDown, once this has returned
+            else:
+                held.add_problems(test, end())
 
     def _begin(self, test: Any, *, is_attempt: bool, may_run_again: bool) -> None:
+        if self._postponed is not None:
+            self.end_postponed()
         self._test = test
         self._attempt = None
         self._thread = threading.get_ident()
-        self._has_used_database = False
+        self._has_used_database = self._is_broken = False
         self._may_attempt, self._may_run_again = is_attempt, may_run_again
         self._is_on_copies = False
         self._problems = None
 
-    def _use_copies(self) -> None:
-        self._is_on_copies = True
-        self._home.use_copies()
+    def _use_databases(self, kind: Isolation) -> None:
+        if kind == "savepoint":
+            self._home.use_shared()
+        elif kind == "class":
+            self._home.use_class_databases()
+        else:
+            self._is_on_copies = True
+            self._home.use_copies()
 
     # -- ending it
 
@@ -308,7 +324,7 @@ class TestRuns:
         attempt, self._test = self._attempt, None
         problems: list[Exception] = []
         if attempt is not None:
-            attempt.is_over = True
+            attempt.finish()
         try:
             self._home.leave_test(test)
         except Exception as error:
@@ -331,10 +347,8 @@ class TestRuns:
         problems: list[Exception] = []
         left: list[LeftOpen] = []
         self._guarded(problems, lambda: self._home.leave_test(test))
-        if self._is_on_copies:
+        if self._is_on_copies:  # else the class's tests go on with what there is
             self._guarded(problems, lambda: left.extend(self._home.leave_copies()))
-        else:
-            self._guarded(problems, lambda: left.extend(self._home.leave_class_databases()))
         self._guarded(problems, lambda: self._home.warn_left_open(left, when="in the test"))
         return problems
 
@@ -364,6 +378,32 @@ class TestRuns:
             error.add_note(note)
         if reason is not None or not held.has_failed:
             report.ran_twice(test.id(), told, outcome)
+
+
+def _tidy_up(test: Any, error: BaseException) -> None:
+    """Do what unittest leaves out after an interrupt: cleanups and ``tearDown``, unless ``setUp`` was interrupted."""
+    if not _passed(error, "_callSetUp"):
+        with suppress(BaseException):
+            test.tearDown()
+    with suppress(BaseException):
+        test.doCleanups()
+
+
+def _passed(error: BaseException, function: str) -> bool:
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_name == function:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _close_sessions() -> None:
+    """Close all sessions: one that a module keeps must not carry a run into the next."""
+    # close_all_sessions() of SQLAlchemy ends at the first that cannot be closed now, since another thread uses it.
+    for session in list(all_sessions._sessions.values()):
+        with suppress(Exception):
+            session.close()
 
 
 def _as_rest(reason: Reason) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ __all__ = ["Attempt", "Reason", "RunAgain", "TasksOfTest"]
 
 # How long an attempt that cannot count any more may go on, in seconds.
 _BOUND = 5.0
+# How often it is told again to end.
+_BETWEEN = 0.5
 _LONGEST_TEXT = 80
 
 
@@ -80,7 +81,7 @@ class Attempt:
         tasks: The tasks of an asynchronous test.
     """
 
-    __slots__ = ("__weakref__", "is_over", "may_run_again", "name", "owner", "reason", "tasks", "thread")
+    __slots__ = ("_interruption", "is_over", "may_run_again", "name", "owner", "reason", "tasks", "thread")
 
     def __init__(self, name: str, owner: str, *, may_run_again: bool = True, tasks: TasksOfTest | None = None) -> None:
         self.name = name
@@ -90,12 +91,14 @@ class Attempt:
         self.is_over = False
         self.thread = get_ident()
         self.tasks = tasks
+        self._interruption: _Interruption | None = None
 
     def stop(self, reason: Reason, error: Callable[[str], Exception] | None = None) -> NoReturn:
         """End the attempt, for good.
 
         Args:
-            error: Makes the error for other threads and tasks than the test's own: the driver's ``OperationalError``.
+            error: Makes the error for other threads and tasks than the test's own: the driver's ``OperationalError``,
+                if there is a driver.
 
         Raises:
             RunAgain: In the test itself.
@@ -106,8 +109,8 @@ class Attempt:
         if not self.may_run_again:
             raise IsolationBroken(self.broken_rule())
         is_test = get_ident() == self.thread and (self.tasks is None or self.tasks.is_test())
-        if not is_test and error is not None:
-            raise error(f"dbtestcase runs this test again on real connections: {self.reason}")
+        if not is_test:
+            raise (error or IsolationBroken)(f"dbtestcase runs this test again on real connections: {self.reason}")
         raise RunAgain(str(self.reason))
 
     def spoil(self, reason: Reason) -> None:
@@ -118,7 +121,18 @@ class Attempt:
         if self.may_run_again:
             if self.tasks is not None:
                 self.tasks.attempt_died()
-            _end_within(_BOUND, self)
+            self._interruption = _Interruption(self.thread, self.tasks)
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether a KeyboardInterrupt in the test's thread is ours: it waited for what could not come any more."""
+        return self._interruption is not None and self._interruption.has_signalled
+
+    def finish(self) -> None:
+        """Let it be over: connections take part no more, and nothing interrupts the test's thread on its behalf."""
+        if self._interruption is not None:
+            self._interruption.cancel()
+        self.is_over = True
 
     def broken_rule(self) -> str:
         """Return the sentence for a test that needs real connections and may not run again."""
@@ -143,26 +157,65 @@ def _shortened(sql: str) -> str:
     return words if len(words) <= _LONGEST_TEXT else f"{words[: _LONGEST_TEXT - 2]} …"
 
 
-def _end_within(bound: float, attempt: Attempt) -> None:
-    """See to it that a test whose attempt is dead ends, though it may wait for something that will not come."""
-    over = weakref.ref(attempt)
+class _Interruption:
+    """Ends a test whose attempt is dead, though it may wait for something that will not come.
 
-    def end() -> None:
-        known = over()
-        if known is None or known.is_over:
-            return
-        _after(1.0, end)
-        if known.tasks is not None and known.tasks.cancel():
-            return
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(known.thread), ctypes.py_object(RunAgain))
-        if (
-            known.thread == threading.main_thread().ident
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        ):
-            # A wait without a timeout sees no exception of another thread's, but a signal ends it.
-            signal.pthread_kill(known.thread, signal.SIGINT)
+    Args:
+        thread: The identifier of the test's thread.
+        tasks: The tasks of an asynchronous test.
+    """
 
-    _after(bound, end)
+    def __init__(self, thread: int, tasks: TasksOfTest | None) -> None:
+        self._thread = thread
+        self._tasks = tasks
+        self._lock = threading.Lock()
+        self._is_cancelled = False
+        self._is_raised = False
+        self.has_signalled = False
+        _after(_BOUND, self._interrupt)
+
+    def _interrupt(self) -> None:
+        with self._lock:
+            if self._is_cancelled:
+                return
+            if self._tasks is None or not self._tasks.cancel():
+                self._interrupt_thread()
+        _after(_BETWEEN, self._interrupt)
+
+    def _interrupt_thread(self) -> None:
+        # A wait without a timeout sees no exception of another thread's, but a signal ends it.
+        if self._is_raised and self._may_signal():
+            _raise_in(self._thread, None)
+            self.has_signalled = True
+            signal.pthread_kill(self._thread, signal.SIGINT)
+        else:
+            _raise_in(self._thread, RunAgain)
+        self._is_raised = not self._is_raised
+
+    def _may_signal(self) -> bool:
+        # Somebody else's handler means something else by it: unittest -c stops the whole run.
+        is_main = self._thread == threading.main_thread().ident
+        return is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def cancel(self) -> None:
+        """Let the thread alone from now on; called in that thread."""
+        while True:
+            try:
+                with self._lock:
+                    self._is_cancelled = True
+                _raise_in(self._thread, None)
+                return
+            except RunAgain:
+                continue
+            except KeyboardInterrupt:
+                if not self.has_signalled:
+                    raise
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise an exception in another thread at its next bytecode; ``None`` takes back one that is pending."""
+    raised = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
 def _after(seconds: float, act: Callable[[], None]) -> None:

@@ -77,6 +77,8 @@ class SandboxedDatabase:
         self.real = RealConnections(rules, lambda: self.observer, locks)
         self.habits = Habits()
         self.needs_fresh_database = False
+        # Whether a test has worked here in the one transaction.
+        self.has_attempted = False
         # A sentence for whoever connects, if nothing more may be sent.
         self.refuses = ""
         self._before_use = before_use
@@ -173,6 +175,7 @@ class SandboxedDatabase:
             self.hang_up()
             self.real_url = url.set(drivername=self.real_url.drivername)
             self.register()
+            self.engine.url = self.url
         self._ahead = ahead
         self.real.made = 0 if ahead is None else len(ahead)
         self.real.have_written = False
@@ -486,6 +489,7 @@ class SandboxedDatabase:
             if self.physical is not None and self.physical.loop is not None:
                 self.hang_up()
             return []
+        self.has_attempted = True
         left: list[LeftOpen] = []
         for taken in self._taken.values():
             if taken.may_be_checked_out:
@@ -564,6 +568,13 @@ class SandboxedDatabase:
     def restore_sequences(self, sql: str) -> None:
         """Let each attempt leave the sequences as they were: this is sent once it is undone."""
         self._restoring_sql = sql
+
+    def send(self, sql: str) -> bool:
+        """Send a text of ours on the connection of the attempts, between two; return whether there is one."""
+        if self.physical is None or self._setup is None or self._setup.is_async:
+            return False
+        self.physical.send(sql)
+        return True
 
     def hang_up(self) -> None:
         """Close the physical connection."""

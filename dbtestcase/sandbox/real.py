@@ -205,8 +205,8 @@ class RealConnections:
         if known is None or known.is_inside:
             return send()
         effects = self._rules.of(sql)
-        if not (effects.is_plain and not effects.writes):
-            self.have_written = True
+        if not self.have_written:
+            self.have_written = not effects.is_plain or effects.writes or _counts(sql)
         if effects.real and self.before_special is not None:
             self.before_special(f"{effects.real}: {sql}")
         origin = usual_origin(sql)
@@ -294,6 +294,11 @@ class RealConnections:
             return False
         finally:
             one.is_inside = False
+
+
+def _counts(sql: str | bytes) -> bool:
+    """Whether a text that only reads advances a sequence."""
+    return "nextval" in str(sql).lower()
 
 
 @dataclass(frozen=True, eq=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dbtestcase import sql
+from dbtestcase.schema.sequences import states
 
 __all__ = ["read"]
 
@@ -178,9 +179,10 @@ def read(connection: Any) -> dict[str, Any]:
         * ``deferrable``, ``initially_deferred``: qualified names of constraints, as SQL writes them.
         * ``policies``: whether a table has row level security.
         * ``foreign_tables``: qualified names of tables that live on another server, as SQL writes them.
+        * ``sequences``: where they stand; see :mod:`dbtestcase.schema.sequences`.
     """
     with connection.cursor() as cursor:
-        return _Reader(cursor).facts()
+        return {**_Reader(cursor).facts(), "sequences": states(connection)}
 
 
 class _Reader:

@@ -7,13 +7,14 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import count
 from typing import Any
 
 import psycopg2
 
+from dbtestcase.frames import is_called_from_library
 from dbtestcase.servers.naming import PREFIX, identifier, shortened
 
 __all__ = ["Databases", "MaintenanceConnections", "awaiting_their_end"]
@@ -25,6 +26,7 @@ FROM pg_stat_database WHERE datname = %(name)s
 # How often to look again whether the last connection is closed, and after how long each time, in seconds.
 _LOOKS, _BETWEEN_LOOKS = 20, 0.005
 _LONGEST_GOODBYE = 1.0  # seconds
+_SERVER_MODULES = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 @contextmanager
@@ -87,6 +89,9 @@ class Databases(ABC):
     """
 
     maintenance: MaintenanceConnections
+    # Called when code outside of this library asks for the address of a database, with its name; returns the name of
+    # the one to give.
+    address_asked: Callable[[str], str] | None = None
     _numbers: count[int]
 
     @abstractmethod
@@ -107,6 +112,12 @@ class Databases(ABC):
     def database_name(self, name: str) -> str:
         """Return what the database of this logical name is called on the server."""
         return name
+
+    def _asked_for(self, database: str) -> str:
+        """Return the name of the database whose address is given to whoever asks for this one's."""
+        if self.address_asked is None or is_called_from_library(beyond=_SERVER_MODULES):
+            return database
+        return self.address_asked(database)
 
     def new_copy_name(self, source: str) -> str:
         """Return a name for a copy of a database, which no other database has."""

@@ -66,7 +66,8 @@ class Instance(Databases, Postgresql):  # type: ignore[misc]  # testing.postgres
 
     def dsn(self, **kwargs: Any) -> dict[str, Any]:
         """Return what ``psycopg2.connect(**dsn)`` takes: host, port, user, database and whatever is given."""
-        return {"host": str(self.socket_dir), "port": PORT, "user": "postgres", "database": "test", **kwargs}
+        database = self._asked_for(kwargs.pop("database", "test"))
+        return {"host": str(self.socket_dir), "port": PORT, "user": "postgres", "database": database, **kwargs}
 
     def url(self, **kwargs: Any) -> str:
         """Return the URL of a database for SQLAlchemy, of ``test`` unless ``database=`` is given."""

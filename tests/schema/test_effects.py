@@ -35,7 +35,7 @@ class EffectsTests(ServerTestCase):
             facts,
             {
                 "functions": {}, "implicit": [], "deferrable": [], "initially_deferred": [], "policies": False,
-                "foreign_tables": [],
+                "foreign_tables": [], "sequences": {},
             },
         )  # fmt: skip
 

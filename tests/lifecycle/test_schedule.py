@@ -12,7 +12,8 @@ from pathlib import Path
 CLASSES = """
 import unittest
 from pathlib import Path
-from dbtestcase import DatabaseTestCase, upcoming
+from dbtestcase import DatabaseTestCase
+from dbtestcase.lifecycle import schedule
 
 def note(test, following):
     with Path(__file__).with_suffix(".log").open("a") as log:
@@ -20,7 +21,7 @@ def note(test, following):
 
 class First(DatabaseTestCase):
     def test_1(self):
-        note(self, upcoming.after(type(self)))
+        note(self, schedule.after(type(self)))
     def test_2(self):
         pass
 
@@ -30,7 +31,7 @@ class Plain(unittest.TestCase):
 
 class Second(DatabaseTestCase):
     def test_1(self):
-        note(self, upcoming.after(type(self)))
+        note(self, schedule.after(type(self)))
 
 @unittest.skip("not today")
 class Skipped(DatabaseTestCase):
@@ -39,11 +40,11 @@ class Skipped(DatabaseTestCase):
 
 class Third(DatabaseTestCase):
     def test_1(self):
-        note(self, upcoming.after(type(self)))
+        note(self, schedule.after(type(self)))
 """
 
 
-class UpcomingTests(unittest.TestCase):
+class ScheduleTests(unittest.TestCase):
     def setUp(self):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
         (self.folder / "test_it.py").write_text(textwrap.dedent(CLASSES))
