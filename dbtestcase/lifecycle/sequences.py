@@ -1,4 +1,4 @@
-"""Where the sequences of a class stood when its tests began: each attempt advances them, and no undo takes them back."""
+"""Where a class's sequences stood when its tests began: attempts advance them, and no undo takes them back."""
 
 from __future__ import annotations
 
