@@ -24,7 +24,6 @@ from dbtestcase.frames import UNKNOWN, user_origin
 __all__ = ["LiveServer"]
 
 _HOST = "127.0.0.1"
-_POLLING = 0.05  # seconds between two looks of the accepting thread at whether it is to end
 
 
 class LiveServer:
@@ -51,9 +50,7 @@ class LiveServer:
         self._errors: list[str] = []
         self._server = _Server(self)
         self.url = f"http://{_HOST}:{self._server.server_port}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_POLLING,), name="dbtestcase live server", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.accept, name="dbtestcase live server", daemon=True)
         got_request_exception.connect(self._note_exception)
         self._thread.start()
 
@@ -83,7 +80,7 @@ class LiveServer:
 
     def stop(self, bound: float) -> list[str]:
         """Accept no more connections and end all there are; returns what :meth:`finish` does."""
-        self._server.shutdown()
+        self._server.stop_accepting()
         self._thread.join()
         self._server.server_close()
         got_request_exception.disconnect(self._note_exception)
@@ -181,12 +178,26 @@ class _Server(ThreadedWSGIServer):
 
     def __init__(self, live: LiveServer) -> None:
         self.live = live
+        self._is_stopping = False
         super().__init__(_HOST, 0, live, _Handler)
 
     def server_bind(self) -> None:
         # HTTPServer would ask for the name of the address, which can take seconds where no name server answers.
         TCPServer.server_bind(self)
         self.server_name, self.server_port = _HOST, self.server_address[1]
+
+    def accept(self) -> None:
+        # Not serve_forever(), which looks from time to time whether it is to end: the class would wait for that.
+        while not self._is_stopping:
+            self.handle_request()
+
+    def stop_accepting(self) -> None:
+        self._is_stopping = True
+        with contextlib.suppress(OSError):
+            socket.create_connection((_HOST, self.server_port), timeout=1).close()  # wakes the accepting thread
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return not self._is_stopping
 
     def process_request(self, request: Any, client_address: Any) -> None:
         thread = threading.Thread(
