@@ -301,7 +301,7 @@ class AheadTests(unittest.TestCase):
 
             def run(self, result=None):
                 # Until the next copy is complete, which the test would else wait for.
-                copies = self._dbtestcase._copies
+                copies = self._dbtestcase.connections._copies
                 supply = copies and copies._supplies["test"]
                 for copy in list(supply._stock) if supply else ():
                     copy.result()

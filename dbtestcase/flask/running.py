@@ -150,7 +150,7 @@ class RunningFlaskClass(RunningClass):
         if self._lasting is not None:
             self._lasting.put_back()
 
-    def explain(self, test: Any, error: BaseException) -> None:
+    def explain(self, test: Any, error: BaseException) -> bool:
         if any("42P01" in (getattr(each, "pgcode", None), getattr(each, "sqlstate", None)) for each in chain(error)):
             failed_in = database_of(error)
             for bind_key in self._added:
@@ -160,10 +160,10 @@ class RunningFlaskClass(RunningClass):
                         "that bind. If it is the same database as the main one, as a replica is, write "
                         f"bind_databases = {{{bind_key!r}: 'default'}} on {self.name}."
                     )
-        super().explain(test, error)
+        return super().explain(test, error)
 
     def add_database(self, database: str) -> None:
-        if self.is_on_copies:
+        if self.connections.are_to_copies:
             raise DBTestCaseError(
                 f"{self.name}: a bind {database!r} of the application came up only in the middle of a test, too late "
                 "for a private copy of its database.\n"
@@ -253,11 +253,11 @@ class RunningFlaskClass(RunningClass):
         for database in wanted.databases:
             if database not in self.databases:
                 self.add_database(database)
-        if self.is_on_copies:
+        if self.connections.are_to_copies:
             self._create_in_copies()
         else:
             wanted.create(lambda database: plain_url(self.instance, database), lambda _: None)
-            self._sequences.are_as_prepared = False
+            self.connections.sequences.are_as_prepared = False
             self._created = tables
 
     def _create_in_copies(self) -> None:

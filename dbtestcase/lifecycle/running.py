@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, Self
 
-from psycopg2.errors import ObjectInUse
 from sqlalchemy import URL
 from sqlalchemy.orm import Session
 
@@ -18,12 +17,11 @@ from dbtestcase import sandbox, sql
 from dbtestcase.diagnosis import leftovers, report
 from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.diagnosis.tracebacks import chain
-from dbtestcase.errors import DBTestCaseError, IsolationBroken, SchemaError
-from dbtestcase.lifecycle import classdata, postmortem, schedule, validation
-from dbtestcase.lifecycle.copies import Copies
+from dbtestcase.errors import DBTestCaseError, SchemaError
+from dbtestcase.lifecycle import classdata, postmortem, validation
+from dbtestcase.lifecycle.connections import ClassConnections
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.postmortem import PostMortem
-from dbtestcase.lifecycle.sequences import ClassSequences
 from dbtestcase.lifecycle.test_runs import TestRuns
 from dbtestcase.sandbox import LeftOpen, Rules, SandboxedDatabase, other_databases
 from dbtestcase.schema import SchemaPlan
@@ -41,6 +39,7 @@ class RunningClass:
         explanations: What the present test sent, and what is known of its failures.
         always_real: Why its tests begin on copies; "" if they begin in the one transaction.
         runs: Runs its tests.
+        connections: What those to its databases are at present.
     """
 
     def __init__(self, test_class: Any) -> None:
@@ -59,10 +58,7 @@ class RunningClass:
         self._class = test_class
         self._undo = ExitStack()
         self._class_data: list[str] = []
-        self._copies: Copies | None = None
-        self._is_in_class_phase = True
-        self._are_shared = False
-        self._sequences: ClassSequences
+        self.connections = ClassConnections(test_class, self.databases)
         self._post_mortem: PostMortem | None = None
         self._plan: SchemaPlan
         self._class_error: BaseException | None = None
@@ -77,11 +73,14 @@ class RunningClass:
                 self._take(undo.enter_context(self.start(wanted)))
             for database in wanted.databases:
                 self._add(database, undo)
-            self._use_ready_connection()
+            self.connections.use_ready_connection()
+            undo.callback(self.connections.forget_copies)
             sandbox.activate(self.databases)
             undo.callback(sandbox.deactivate)
             if self._class.allow_other_databases is not True:
-                other_databases.forbid_other_databases(self.name, self._is_ours)
+                other_databases.forbid_other_databases(
+                    self.name, lambda host, port: host == str(self.instance.socket_dir)
+                )
                 undo.callback(other_databases.allow_other_databases, self.name)
             self._undo = undo.pop_all()
         return self
@@ -128,11 +127,6 @@ class RunningClass:
         return self.main.url
 
     @property
-    def is_on_copies(self) -> bool:
-        """Whether a test runs on private copies now."""
-        return self._copies is not None and bool(self._copies.names)
-
-    @property
     def is_untouched(self) -> bool:
         """Whether the present test has sent nothing yet."""
         return self.runs.is_untouched
@@ -140,7 +134,7 @@ class RunningClass:
     @property
     def has_data_as_made(self) -> bool:
         """Whether the rows of ``setUpTestData`` are certainly as it left them."""
-        return self.is_untouched and not self._is_in_class_phase  # where tests commit into the class's databases
+        return self.is_untouched and not self.connections.are_of_class  # where tests commit into the class's databases
 
     def database(self, name: str | None) -> SandboxedDatabase:
         """Return one of the class's databases, the first one for ``None``.
@@ -178,8 +172,8 @@ class RunningClass:
         self.instance.execute(f"CREATE DATABASE {sql.quoted_identifier(database)}")
         self._add(database, self._undo)
         sandbox.activate(self.databases)
-        self.forget_copies()
-        if not self._is_in_class_phase:
+        self.connections.forget_copies()
+        if not self.connections.are_of_class:
             self.databases[database].use_shared()
 
     def external_url(self) -> str:
@@ -189,20 +183,13 @@ class RunningClass:
             RunAgain: The test runs in the one transaction.
         """
         self.runs.need_real("asked for the address of its database")
-        if self._copies is not None:
-            self._copies.be_alone()  # another program may look at its server in ways that nobody here can see
-        return self.main.real_url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return self.connections.external_url(next(iter(self.databases)))
 
     def _address_asked(self, database: str) -> str:
-        """Let a test that asks the instance for a database's address be one on a copy; return the copy's name."""
-        if self.runs.test is None:
-            self._sequences.are_as_prepared = False
-            return database
-        self.runs.need_real("asked for the address of its database")
-        if self._copies is None:
-            return database
-        self._copies.be_alone()
-        return self._copies.names.get(database, database)
+        """Let a test that asks the instance for an address be one on a copy; return the name to give."""
+        if self.runs.test is not None:
+            self.runs.need_real("asked for the address of its database")
+        return self.connections.address_given(database)
 
     def expect(self, following: Any, kind: type[RunningClass]) -> None:
         """Boot the instance of the class that comes next, in the background."""
@@ -252,64 +239,20 @@ class RunningClass:
 
     def use_shared(self) -> None:
         """Let connections share one transaction from now on."""
-        if self._are_shared:
-            return
-        if self._is_in_class_phase:
-            self._leave_class_phase()
-        for database in self.databases.values():
-            database.use_shared()
-        self._are_shared = True
+        left = self.connections.use_shared()
+        if left:
+            self.warn_left_open(left, when="before the first test")
 
     def use_copies(self) -> None:
         """Give the test private copies of the class's databases."""
-        if self._is_in_class_phase:
-            self._leave_class_phase()
-        self._are_shared = False
-        with report.span("handover", self.name):
-            if self._copies is None:
-                self._sequences.put_back(self.databases)
-            for database in self.databases.values():
-                database.hang_up()
-                database.expect_commits()
-            try:
-                self._existing_copies().begin_test(following=schedule.begin_test(self._class))
-            except ObjectInUse as error:
-                self.forget_copies()
-                raise IsolationBroken(
-                    f"{self.name}: no private copy of the class's database can be made while somebody outside the "
-                    "class's engines is connected to it (a driver called by itself, or another process, with an "
-                    "address taken before the test).\n"
-                    "What to do: close that connection before the tests begin, or let it use self.external_url, asked "
-                    "for within the test."
-                ) from error
+        self.warn_left_open(self.connections.use_copies(), when="before the first test")
         self._class.url = self.url
 
     def leave_copies(self) -> list[LeftOpen]:
         """Go back to the class's own databases; return what was left open on the copies."""
-        if self._copies is None:
-            return []
-        left = self._copies.end_test()
-        for database in self.databases.values():
-            database.register()
-            database.expect_commits()
+        left = self.connections.leave_copies()
         self._class.url = self.url
         return left
-
-    def use_class_databases(self) -> None:
-        """Give real connections to the class's databases, as in ``setUpClass``; what is committed there stays."""
-        if self._is_in_class_phase:
-            return
-        self.forget_copies()
-        self._is_in_class_phase, self._are_shared = True, False
-        for database in self.databases.values():
-            database.hang_up()
-            database.use_real()
-            database.expect_commits()
-
-    def end_tests(self) -> None:
-        """The tests of the class are over, and ``tearDownClass`` begins."""
-        self.runs.end_postponed()
-        self.use_class_databases()
 
     def leave_test(self, test: Any) -> None:
         """Close and forget what was made for a test outside its database: its session, its copies of class data."""
@@ -331,8 +274,8 @@ class RunningClass:
             self.explanations.cease()
             self.explanations.end_test()
         is_spoilt = any(each.needs_fresh_database for each in self.databases.values())
-        is_spoilt = is_spoilt or (self._copies is not None and not self._copies.is_server_unchanged)
-        if is_spoilt or self._post_mortem is not None or self._is_server_lost(has_failed or bool(problems)):
+        is_spoilt = is_spoilt or self.connections.is_server_lost(has_failed or bool(problems))
+        if is_spoilt or self._post_mortem is not None:
             self._replace_instance()
 
     def present_session(self, test: Any) -> Session | None:
@@ -397,25 +340,7 @@ class RunningClass:
     def _take(self, instance: Instance) -> None:
         self.instance = instance
         instance.address_asked = self._address_asked
-        self._sequences = ClassSequences(instance)
-
-    def forget_copies(self) -> None:
-        """Make new copies for the next test that wants one: the class's databases are not what they were."""
-        if self._copies is not None:
-            self._copies.close()
-            self._copies = None
-
-    def _existing_copies(self) -> Copies:
-        if self._copies is None:
-            self._wait_until_nobody_is_connected()
-            self._copies = Copies(self.instance, self.databases)
-            self._undo.callback(self.forget_copies)
-        return self._copies
-
-    def _wait_until_nobody_is_connected(self) -> None:
-        # PostgreSQL, asked to copy a database that a server process is about to leave, looks again after 100 ms.
-        for database in self.databases:
-            self.instance.count_sessions(database)
+        self.connections.begin(instance)
 
     def _add(self, database: str, undo: ExitStack) -> None:
         facts = self.instance.notes.get("effects", {}).get(database) or {}
@@ -436,44 +361,9 @@ class RunningClass:
         undo.callback(added.close)
         self.databases[database] = added
 
-    def _use_ready_connection(self) -> None:
-        """Hand over the connection that was opened when the instance answered."""
-        connection = self.instance.take_ready_connection()
-        if connection is not None and "test" in self.databases:
-            self.databases["test"].use_ready_connection(connection)
-        elif connection is not None:
-            connection.close()
-
-    def _leave_class_phase(self) -> None:
-        """Close the real connections of ``setUpClass``.
-
-        Raises:
-            IsolationBroken: One of them was left open with uncommitted changes.
-        """
-        self._is_in_class_phase = False
-        self._sequences.remember(self.databases, set_back_after_tests=self._class.restart_identities)
-        left: list[LeftOpen] = []
-        for each in self.databases.values():
-            left += each.leave_real(checks_changes=True)
-        for one in left:
-            if one.has_uncommitted_changes:
-                raise IsolationBroken(
-                    f"{self.name}: a connection opened at {one.origin} was left open before the first test with "
-                    "uncommitted changes, which are lost.\n"
-                    "What to do: commit() and close() it in setUpClass, or make the rows in setUpTestData."
-                )
-        self.warn_left_open(left, when="before the first test")
-
-    def _is_ours(self, host: str, port: str) -> bool:
-        return host == str(self.instance.socket_dir)
-
-    def _is_server_lost(self, went_wrong: bool) -> bool:
-        # The supervisor reports a dead server with a delay; after a failed test, connect to be sure.
-        return not self.instance.is_alive() or (went_wrong and not self.instance.answers())
-
     def _replace_instance(self) -> None:
         """Go on with a fresh instance: a test has changed this one for good, or the server did not survive it."""
-        self.forget_copies()
+        self.connections.forget_copies()
         for each in self.databases.values():
             each.hang_up()
         self.instance.stop()
@@ -486,9 +376,7 @@ class RunningClass:
             each.needs_fresh_database = False
             each.use_real(plain_url(self.instance, name))
             each.expect_commits()
-        self._is_in_class_phase = True
-        self._are_shared = False
         self._class.url = self.url
-        self._use_ready_connection()
+        self.connections.use_ready_connection()
         classdata.take_back(self._class, self._class_data)
         self.make_class_data()

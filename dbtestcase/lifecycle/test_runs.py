@@ -21,6 +21,7 @@ from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import IsolationBroken, LockWait
 from dbtestcase.frames import user_origin
 from dbtestcase.lifecycle import schedule
+from dbtestcase.lifecycle.connections import ClassConnections
 from dbtestcase.lifecycle.held import HeldResult, is_debugged
 from dbtestcase.lifecycle.isolation import Isolation, isolation_of
 from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, SandboxedDatabase, TasksOfTest
@@ -45,6 +46,9 @@ class ClassOfTests(Protocol):
     @property
     def always_real(self) -> str: ...
 
+    @property
+    def connections(self) -> ClassConnections: ...
+
     def begin_test(self, test: Any) -> None: ...
 
     def leave_test(self, test: Any) -> None: ...
@@ -60,8 +64,6 @@ class ClassOfTests(Protocol):
     def use_copies(self) -> None: ...
 
     def leave_copies(self) -> list[LeftOpen]: ...
-
-    def use_class_databases(self) -> None: ...
 
     def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None: ...
 
@@ -298,7 +300,7 @@ class TestRuns:
         if kind == "savepoint":
             self._home.use_shared()
         elif kind == "class":
-            self._home.use_class_databases()
+            self._home.connections.use_class_databases()
         else:
             self._is_on_copies = True
             self._home.use_copies()

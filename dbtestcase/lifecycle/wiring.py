@@ -130,7 +130,8 @@ def end_tests(test_class: type) -> None:
     """Let ``tearDownClass`` and class cleanups use the class's databases."""
     running = test_class.__dict__.get("_dbtestcase")
     if isinstance(running, RunningClass):
-        running.end_tests()
+        running.runs.end_postponed()
+        running.connections.use_class_databases()
 
 
 def explain_class(test_class: type, error: BaseException) -> None:
