@@ -32,6 +32,8 @@ class RunningAsyncClass(RunningClass):
         not_awaited: Assertions of the present test that nobody has awaited yet.
     """
 
+    awaits_tests = True
+
     def __init__(self, test_class: type[Any]) -> None:
         super().__init__(test_class)
         self.not_awaited: list[Any] = []

@@ -40,7 +40,10 @@ class RunningClass:
         always_real: Why its tests begin on copies; "" if they begin in the one transaction.
         runs: Runs its tests.
         connections: What those to its databases are at present.
+        awaits_tests: Whether a test may be a coroutine function.
     """
+
+    awaits_tests = False
 
     def __init__(self, test_class: Any) -> None:
         validation.check(test_class)

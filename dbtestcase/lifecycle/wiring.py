@@ -7,6 +7,7 @@ A base class has one private attribute, ``_dbtestcase``: a :class:`NotRunning` u
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import iscoroutinefunction
 from typing import Any, NoReturn
 
 from dbtestcase.diagnosis import report
@@ -113,12 +114,15 @@ def kind_of(test_class: Any) -> type[RunningClass]:
 def run_test(test: Any, result: Any, run: Callable[[Any], Any]) -> None:
     """Run a test; an error of it if its class was not set up."""
     running = type(test).__dict__.get("_dbtestcase")
-    if isinstance(running, RunningClass):
+    if not isinstance(running, RunningClass):
+        if not getattr(type(test), "__unittest_skip__", False):
+            _let_fail(test)
+        run(result)
+    elif iscoroutinefunction(getattr(test, test._testMethodName)) and not running.awaits_tests:
+        _let_fail(test, _not_awaited(test))
+        run(result)
+    else:
         running.run_test(test, result, run)
-        return
-    if not getattr(type(test), "__unittest_skip__", False):
-        _fail(test)
-    run(result)
 
 
 def debug_test(test: Any, debug: Callable[[], Any]) -> None:
@@ -141,18 +145,36 @@ def explain_class(test_class: type, error: BaseException) -> None:
         running.explain_class(error)
 
 
-def _fail(test: Any) -> None:
-    """Let the test be an error instead of running it, reported as any other."""
+def _let_fail(test: Any, problem: DBTestCaseError | None = None) -> None:
+    """Let the test be an error instead of running it, reported as any other.
+
+    Args:
+        problem: What is wrong; ``None`` if its class was not set up.
+    """
 
     def raise_it() -> NoReturn:
+        if problem is not None:
+            raise problem
         try:
             running_class(type(test))
         except DBTestCaseError as error:
             raise error.with_traceback(None) from None
         raise AssertionError("its class runs")
 
+    async def do_nothing() -> None:
+        pass
+
     test.setUp = test.tearDown = lambda: None
+    test.asyncSetUp = test.asyncTearDown = do_nothing
     setattr(test, test._testMethodName, raise_it)
+
+
+def _not_awaited(test: Any) -> DBTestCaseError:
+    name = type(test).__qualname__
+    return DBTestCaseError(
+        f"{name}.{test._testMethodName} is a coroutine function, which {name} would never await: it would pass "
+        f"whatever it says.\nDerive {name} from dbtestcase.aio.AsyncDatabaseTestCase, or let the test be a plain 'def'."
+    )
 
 
 def _forget(test_class: Any) -> None:
