@@ -21,6 +21,8 @@ _LAYERS = frozenset(
         "greenlet", "psycopg", "psycopg2", "psycopg_pool", "sqlalchemy", "sqlalchemy_utils", "sqlmodel", "werkzeug",
     ]
 )  # fmt: skip
+# Where an event loop calls a task: what lies above has not called it.
+_LOOPS = frozenset(os.path.join(stdlib, "asyncio", name) for stdlib in _STDLIB for name in ("events.py", "runners.py"))
 _GENERATED = ("<frozen", "<string", "<attrs", "<sqlalchemy")
 
 
@@ -88,6 +90,8 @@ def _users(current: FrameType | None) -> Origin | None:
         code = current.f_code
         if not _foreign[code.co_filename]:
             return Origin(code.co_filename, current.f_lineno, code.co_name)
+        if code.co_filename in _LOOPS:
+            return None
         current = current.f_back
     return None
 
@@ -148,6 +152,8 @@ def _found_call(key: Hashable) -> tuple[FrameType, Origin]:
                 _depths.clear()
             _depths[key] = depth, called.f_code
             return called, Origin(code.co_filename, current.f_lineno, code.co_name)
+        if depth <= 0 and code.co_filename in _LOOPS:
+            break
         called, current = current, current.f_back
         if current is None and depth > 0 and (behind := _frame_behind_greenlet()) is not None:
             called, current, depth = behind, behind.f_back, 0
