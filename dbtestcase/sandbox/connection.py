@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from . import cursors
+from . import cursors, loops
 from .drivers import Physical
 from .setup import Setup
 from .transaction import Work
@@ -104,6 +104,13 @@ class SandboxConnection:
         if record is None or record.dbapi_connection is not self:
             return False
         return record.fairy_ref is not None and record.fairy_ref() is not None
+
+    def give_up(self) -> None:
+        """Be of no use any more to whoever still holds it."""
+        self.is_closed = True
+        record = self.record()
+        if self.engine.dialect.is_async and loops.in_greenlet() and record is not None:
+            record.invalidate()  # or SQLAlchemy complains as well, when it is thrown away
 
     def commit(self) -> None:
         self.database.end(self, keep=True)

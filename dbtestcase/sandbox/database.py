@@ -495,7 +495,7 @@ class SandboxedDatabase:
             if taken.may_be_checked_out:
                 left = left or self.held_connections()
                 for each in self._held():
-                    each.is_closed = True  # it is of no use any more
+                    each.give_up()
                 taken.renew_pool()
             elif taken.may_have_been_waited_for:
                 taken.renew_pool()
