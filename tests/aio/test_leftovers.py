@@ -1,4 +1,4 @@
-"""What an asynchronous test leaves behind: connections, tasks, assertions that nobody awaited; and who waits for whom."""
+"""What an asynchronous test leaves behind: connections, tasks, assertions that nobody awaited; who waits for whom."""
 
 from __future__ import annotations
 
