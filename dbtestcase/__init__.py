@@ -8,6 +8,6 @@ from dbtestcase.case import DatabaseTestCase
 from dbtestcase.lifecycle.isolation import isolate
 from dbtestcase.sandbox import URL
 from dbtestcase.schema import AlembicMigrations
-from dbtestcase.servers import ThrowawayPostgres
+from dbtestcase.servers import ExistingPostgres, ThrowawayPostgres
 
-__all__ = ["URL", "AlembicMigrations", "DatabaseTestCase", "ThrowawayPostgres", "errors", "isolate"]
+__all__ = ["URL", "AlembicMigrations", "DatabaseTestCase", "ExistingPostgres", "ThrowawayPostgres", "errors", "isolate"]

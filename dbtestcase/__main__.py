@@ -29,8 +29,8 @@ from dbtestcase.servers import (
     find_programs,
     kept_instances,
     remove_kept,
-    running_instance,
     running_kept,
+    start_instance,
 )
 
 __all__ = ["main"]
@@ -128,9 +128,9 @@ def _chosen(options: argparse.Namespace) -> AbstractContextManager[Instance]:
     if options.kept:
         return running_kept(options.kept)
     if options.schema is None:
-        return running_instance(ThrowawayPostgres(), owner="python -m dbtestcase start")
+        return start_instance(ThrowawayPostgres(), owner="python -m dbtestcase start")
     wanted = plan(_named(options.schema), owner=f"--schema {options.schema}")
-    return running_instance(ThrowawayPostgres(), contents_of(wanted), owner="python -m dbtestcase start")
+    return start_instance(ThrowawayPostgres(), contents_of(wanted), owner="python -m dbtestcase start")
 
 
 def _named(name: str) -> Any:

@@ -20,7 +20,7 @@ from dbtestcase.lifecycle import schedule, wiring
 from dbtestcase.lifecycle.isolation import Isolation
 from dbtestcase.lifecycle.running import RunningClass
 from dbtestcase.schema import SchemaLike
-from dbtestcase.servers import Instance, ThrowawayPostgres
+from dbtestcase.servers import DEFAULT, BaseInstance, PostgresOptions
 
 __all__ = ["DatabaseTestCase"]
 
@@ -61,7 +61,7 @@ class DatabaseTestCase(DatabaseAssertions):
     """
 
     schema: ClassVar[SchemaLike | None] = None
-    postgres: ClassVar[ThrowawayPostgres] = ThrowawayPostgres()
+    postgres: ClassVar[PostgresOptions] = DEFAULT
     isolation: ClassVar[Isolation] = "auto"
     app_engines: ClassVar[Sequence[Engine]] = ()
     allow_other_databases: ClassVar[bool] = False
@@ -71,7 +71,7 @@ class DatabaseTestCase(DatabaseAssertions):
 
     engine: ClassVar[Engine] = wiring.SetByClass()  # type: ignore[assignment]
     url: ClassVar[URL] = wiring.SetByClass()  # type: ignore[assignment]
-    instance: ClassVar[Instance] = wiring.SetByClass()  # type: ignore[assignment]
+    instance: ClassVar[BaseInstance] = wiring.SetByClass()  # type: ignore[assignment]
 
     _dbtestcase: ClassVar[Any] = wiring.NotRunning(RunningClass)
 

@@ -33,7 +33,6 @@ from dbtestcase.lifecycle.isolation import isolation_of
 from dbtestcase.lifecycle.plans import plain_url, plan_of
 from dbtestcase.lifecycle.running import RunningClass
 from dbtestcase.sandbox import SandboxedDatabase
-from dbtestcase.sql import quoted_identifier
 
 __all__ = ["RunningFlaskClass"]
 
@@ -178,7 +177,7 @@ class RunningFlaskClass(RunningClass):
         with super().start(wanted) as instance:
             for database in self._added:  # when an instance replaces one that was spoilt
                 if database not in wanted.databases:
-                    instance.execute(f"CREATE DATABASE {quoted_identifier(database)}")
+                    instance.create_database(database)
             yield instance
 
     def _class_app(self) -> Flask | None:

@@ -17,7 +17,7 @@ from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.copies import Copies
 from dbtestcase.lifecycle.sequences import ClassSequences
 from dbtestcase.sandbox import LeftOpen, SandboxedDatabase
-from dbtestcase.servers import Instance
+from dbtestcase.servers import BaseInstance
 
 __all__ = ["ClassConnections"]
 
@@ -40,11 +40,11 @@ class ClassConnections:
         self._class = test_class
         self._name = test_class.__qualname__
         self._databases = databases
-        self._instance: Instance
+        self._instance: BaseInstance
         self._are_shared = False
         self._copies: Copies | None = None
 
-    def begin(self, instance: Instance) -> None:
+    def begin(self, instance: BaseInstance) -> None:
         """Begin with an instance, whose databases nobody has used yet."""
         self._instance = instance
         self.sequences = ClassSequences(instance)

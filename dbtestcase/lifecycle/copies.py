@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from sqlalchemy import URL
 
 from dbtestcase.sandbox import MOST, ConnectionsAhead, LeftOpen, RealConnection, SandboxedDatabase
+from dbtestcase.servers import BaseInstance
 from dbtestcase.servers.copies import CloneSupply, looks_at_other_sessions
 from dbtestcase.servers.databases import awaiting_their_end
-from dbtestcase.servers.shared_state import SharedState
 
 __all__ = ["Copies"]
-
-_ROOMY = 50  # connections
 
 
 class Copies:
@@ -26,12 +23,12 @@ class Copies:
         databases: Its databases, by name.
     """
 
-    def __init__(self, instance: Any, databases: Mapping[str, SandboxedDatabase]) -> None:
+    def __init__(self, instance: BaseInstance, databases: Mapping[str, SandboxedDatabase]) -> None:
         self._databases = dict(databases)
-        self._shared_state = SharedState(instance)
+        self._state = instance.state()
         self._originals: dict[str, URL] = {name: each.real_url for name, each in databases.items()}
         # What is opened ahead, or closed later, must not be what a test of a small server lacks.
-        self._is_roomy = int(str(instance.options.settings.get("max_connections", 100))) >= _ROOMY
+        self._is_roomy = instance.is_roomy
         self._supplies = {name: CloneSupply(instance, name, partial(self._connect, name), _close) for name in databases}
         self._present: dict[str, str] = {}
         self._is_alone = False
@@ -75,7 +72,7 @@ class Copies:
                 self._supplies[name].put_back(copy, leave, self._connections[copy])
         self._present.clear()
         try:
-            unchanged = not used or self._shared_state.is_unchanged() or self._restore_shared_state(used)
+            unchanged = not used or self._state.is_unchanged() or self._restore_shared_state(used)
             self.is_server_unchanged = unchanged
         finally:
             for supply in self._supplies.values():
@@ -89,15 +86,18 @@ class Copies:
                 supply.pause()
             self._is_alone = True
 
-    def _before_special(self, words: str) -> None:
-        if looks_at_other_sessions(words):
+    def _before_special(self, reason: str, sql: str) -> None:
+        if not self._present:
+            return
+        if reason and looks_at_other_sessions(f"{reason} {sql}"):
             self.be_alone()
+        self._state.before_statement(sql)
 
     def _restore_shared_state(self, used: list[str]) -> bool:
         # Connections that were opened ahead have begun with what the test had set.
         for supply in self._supplies.values():
             supply.pause()
-        return self._shared_state.restore(used)
+        return self._state.restore(used)
 
     @property
     def names(self) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import URL, make_url
 
 from dbtestcase.schema import SchemaPlan, notes_of, plan
-from dbtestcase.servers import EMPTY, Contents, Instance
+from dbtestcase.servers import EMPTY, Contents, Databases
 
 __all__ = ["contents_of", "plain_url", "plan_of"]
 
@@ -26,14 +26,20 @@ def contents_of(wanted: SchemaPlan) -> Contents:
     if wanted.is_empty:
         return EMPTY
 
-    def prepare(instance: Instance) -> dict[str, Any]:
-        wanted.create(lambda database: plain_url(instance, database), instance.execute)
+    def prepare(instance: Databases) -> dict[str, Any]:
+        wanted.create(lambda database: plain_url(instance, database), instance.create_database)
         return notes_of(instance.connect, wanted.databases)
 
-    return Contents(fingerprint=wanted.fingerprint, prepare=prepare, token=wanted.token, background=wanted.background)
+    return Contents(
+        fingerprint=wanted.fingerprint,
+        prepare=prepare,
+        token=wanted.token,
+        background=wanted.background,
+        databases=wanted.databases,
+    )
 
 
-def plain_url(instance: Instance, database: str) -> URL:
+def plain_url(instance: Databases, database: str) -> URL:
     """Return the URL of a database, for SQLAlchemy and not isolated."""
     # Set afterwards, because SQLAlchemy 2.0 reads a name that is quoted in a URL's text as it stands.
-    return make_url(instance.url()).set(database=database)
+    return make_url(instance.url()).set(database=instance.database_name(database))

@@ -16,7 +16,7 @@ from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import DBTestCaseError
 
 if TYPE_CHECKING:
-    from dbtestcase.servers import Instance
+    from dbtestcase.servers import BaseInstance
 
 __all__ = ["PostMortem", "is_aftermath", "is_wanted"]
 
@@ -61,19 +61,18 @@ class PostMortem:
         database: Name of the database in which the test worked.
     """
 
-    def __init__(self, instance: Instance, test: str, database: str) -> None:
+    def __init__(self, instance: BaseInstance, test: str, database: str) -> None:
         self._instance = instance
         self._test = test
         self._database = database
-        instance.keep(test)
+        instance.keep(test, database)
 
     def done(self) -> None:
         """Take note of the name under which it was kept, once the instance has stopped."""
-        name = self._instance.kept_name
-        if name is None:
+        command = self._instance.open_command(self._database)
+        if not command:
             return
-        database = "" if self._database == "test" else f" --database {self._database}"
-        _commands.append(f"{self._test}: python -m dbtestcase start --psql --kept {name}{database}")
+        _commands.append(f"{self._test}: {command}")
         if multiprocessing.parent_process() is not None:
             _tell()  # a worker may be ended without warning
         elif len(_commands) == 1:

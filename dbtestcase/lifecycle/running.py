@@ -13,7 +13,7 @@ from typing import Any, Self
 from sqlalchemy import URL
 from sqlalchemy.orm import Session
 
-from dbtestcase import sandbox, sql
+from dbtestcase import sandbox
 from dbtestcase.diagnosis import leftovers, report
 from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.diagnosis.tracebacks import chain
@@ -25,7 +25,7 @@ from dbtestcase.lifecycle.postmortem import PostMortem
 from dbtestcase.lifecycle.test_runs import TestRuns
 from dbtestcase.sandbox import LeftOpen, Rules, SandboxedDatabase, other_databases
 from dbtestcase.schema import SchemaPlan
-from dbtestcase.servers import Instance, expect, running_instance
+from dbtestcase.servers import BaseInstance, expect, running_instance
 
 __all__ = ["RunningClass"]
 
@@ -51,7 +51,7 @@ class RunningClass:
         self.databases: dict[str, SandboxedDatabase] = {}
         self.always_real = ""
         self.runs = TestRuns(self)
-        self.instance: Instance
+        self.instance: BaseInstance
         self.explanations = Explanations(
             lambda: self.main.real_url,
             owner=self.name,
@@ -82,7 +82,7 @@ class RunningClass:
             undo.callback(sandbox.deactivate)
             if self._class.allow_other_databases is not True:
                 other_databases.forbid_other_databases(
-                    self.name, lambda host, port: host == str(self.instance.socket_dir)
+                    self.name, lambda host, port, database: self.instance.is_ours(host, port, database)
                 )
                 undo.callback(other_databases.allow_other_databases, self.name)
             self._undo = undo.pop_all()
@@ -172,7 +172,7 @@ class RunningClass:
         """Create an empty database that the schema did not name."""
         for each in self.databases.values():
             each.expect_commits()
-        self.instance.execute(f"CREATE DATABASE {sql.quoted_identifier(database)}")
+        self.instance.create_database(database)
         self._add(database, self._undo)
         sandbox.activate(self.databases)
         self.connections.forget_copies()
@@ -340,7 +340,7 @@ class RunningClass:
         """Return the context in which an instance with the class's schema runs."""
         return running_instance(self._class.postgres, contents_of(wanted), owner=self.name)
 
-    def _take(self, instance: Instance) -> None:
+    def _take(self, instance: BaseInstance) -> None:
         self.instance = instance
         instance.address_asked = self._address_asked
         self.connections.begin(instance)
@@ -357,10 +357,11 @@ class RunningClass:
             before_use=self.runs.before_use,
             observer=self.explanations.log,
             locks=self.explanations.locks,
-            kind=(self._class.postgres, self._plan.token, database),
+            kind=(self.instance.options, self._plan.token, database),
             deferrable=deferrable,
-            watches_commits=self._class.postgres.tracks_commits,
+            watches_commits=self.instance.options.tracks_commits,
         )
+        added.connects = self.instance.patiently
         undo.callback(added.close)
         self.databases[database] = added
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
 
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.lifecycle import postmortem
 from dbtestcase.lifecycle.isolation import check_isolation
-from dbtestcase.servers import ThrowawayPostgres
+from dbtestcase.servers import ExistingPostgres, ThrowawayPostgres, chosen
 
 __all__ = ["check"]
 
@@ -23,8 +23,15 @@ def check(test_class: Any) -> None:
     """
     postmortem.is_wanted()
     check_isolation(test_class)
-    if not isinstance(test_class.postgres, ThrowawayPostgres):
-        raise _wrong(test_class, "postgres", "an object such as ThrowawayPostgres()")
+    postgres = test_class.postgres
+    if not isinstance(postgres, ThrowawayPostgres | ExistingPostgres):
+        if isinstance(postgres, str | URL):  # not shown: there may be a password in it
+            raise DBTestCaseError(
+                f"{test_class.__qualname__}.postgres is a URL; write postgres = ExistingPostgres(url) for databases on "
+                "the server that it names."
+            )
+        raise _wrong(test_class, "postgres", "an object such as ThrowawayPostgres() or ExistingPostgres(url)")
+    chosen(postgres)
     if not _holds(test_class.app_engines, _is_engine):
         raise _wrong(test_class, "app_engines", "a list of SQLAlchemy engines, such as [engine]")
     if not _holds(test_class.hidden_columns, lambda name: isinstance(name, str)):

@@ -12,6 +12,7 @@ import weakref
 from asyncio import CancelledError
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 import sqlalchemy as sa
@@ -36,6 +37,10 @@ from .transaction import SharedTransaction, Work
 __all__ = ["SandboxedDatabase"]
 
 _LAST_COMMIT = "SELECT pg_last_committed_xact()::text"
+
+
+def _at_once(connect: Callable[[], Any]) -> Any:
+    return connect()
 
 
 class SandboxedDatabase:
@@ -81,6 +86,8 @@ class SandboxedDatabase:
         self.has_attempted = False
         # A sentence for whoever connects, if nothing more may be sent.
         self.refuses = ""
+        # Opens a connection with what it is given; may wait for a server that has no room for it yet.
+        self.connects: Callable[[Callable[[], Any]], Any] = _at_once
         self._before_use = before_use
         self._kind = kind
         self._deferrable = deferrable
@@ -202,7 +209,7 @@ class SandboxedDatabase:
         self.habits.connects(taken.setup)
         connection = None if self._ahead is None else self._ahead.take(taken.setup)
         if connection is None:
-            connection = taken.setup.connect(self.real_url)
+            connection = self.connects(partial(taken.setup.connect, self.real_url))
             self.real.made += 1
         self.real.add(connection, taken.dialect, taken.engine.pool, record)
         return connection
@@ -285,7 +292,7 @@ class SandboxedDatabase:
         else:
             if ready is not None:
                 ready.close()
-            connection = setup.connect(self.real_url)
+            connection = self.connects(partial(setup.connect, self.real_url))
         setup.prepare(connection, self.rules)
         opened = physical(connection, taken.dialect)
         if setup.may_have_own_state:
@@ -318,7 +325,7 @@ class SandboxedDatabase:
             self.stop(connection, rule, of_class=True)
         if setup.state is None or not setup.has_met_server:
             # What its listeners set, and what its dialect asks, is found out on a connection of its own.
-            own = setup.connect(self.real_url)
+            own = self.connects(partial(setup.connect, self.real_url))
             try:
                 setup.prepare(own, self.rules)
             finally:

@@ -25,16 +25,16 @@ _is_listening = False
 
 
 class _Guard(NamedTuple):
-    is_ours: Callable[[str, str], bool]
+    is_ours: Callable[[str, str, str], bool]
     since: float
 
 
-def forbid_other_databases(owner: str, is_ours: Callable[[str, str], bool]) -> None:
+def forbid_other_databases(owner: str, is_ours: Callable[[str, str, str], bool]) -> None:
     """Begin to refuse connections to servers that are not ours.
 
     Args:
         owner: The name of the test class.
-        is_ours: Called with host and port; says whether a server was started by this library.
+        is_ours: Called with host, port and database; says whether this is one of the class's.
     """
     global _is_listening
     _guards[owner] = _Guard(is_ours, time.time())
@@ -54,7 +54,8 @@ def _before_connect(dialect: sa.Dialect, record: Any, arguments: Any, parameters
         return
     host = str(parameters.get("host") or parameters.get("hostaddr") or "")
     port = str(parameters.get("port") or "5432")
-    if not _is_one_of_ours(host, port):
+    database = str(parameters.get("dbname") or parameters.get("database") or "")
+    if not _is_one_of_ours(host, port, database):
         raise _refusal(f"an engine tried to connect to {_named(dialect, host, port, parameters)}", "connected to")
 
 
@@ -64,13 +65,14 @@ def _before_use(connection: Any, record: Any, fairy: Any) -> None:
     # What the drivers of PostgreSQL tell; others are not asked.
     info = getattr(connection, "info", None)
     host, port = getattr(info, "host", None), str(getattr(info, "port", ""))
-    if host and not _is_one_of_ours(host, port):
-        named = f"database {getattr(info, 'dbname', '')!r} of the server at {host!r}"
+    database = getattr(info, "dbname", "")
+    if host and not _is_one_of_ours(host, port, database):
+        named = f"database {database!r} of the server at {host!r}"
         raise _refusal(f"an engine tried to use a connection, opened before the class, to the {named}", "used")
 
 
-def _is_one_of_ours(host: str, port: str) -> bool:
-    return any(guard.is_ours(host, port) for guard in _guards.values())
+def _is_one_of_ours(host: str, port: str, database: str) -> bool:
+    return any(guard.is_ours(host, port, database) for guard in _guards.values())
 
 
 def _refusal(what: str, done: str) -> UndeclaredDatabase:

@@ -149,8 +149,9 @@ class RealConnections:
         self._count = 0
         self.made = 0
         self.have_written = False
-        # Called before a statement that one transaction could not carry, with what makes it so and its text.
-        self.before_special: Callable[[str], None] | None = None
+        # Called before a statement that does not just read or change rows, with why one transaction could not carry
+        # it ("" if it could) and its text.
+        self.before_special: Callable[[str, str], None] | None = None
 
     @property
     def are_any(self) -> bool:
@@ -207,8 +208,8 @@ class RealConnections:
         effects = self._rules.of(sql)
         if not self.have_written:
             self.have_written = not effects.is_plain or effects.writes or _counts(sql)
-        if effects.real and self.before_special is not None:
-            self.before_special(f"{effects.real}: {sql}")
+        if not effects.is_plain and self.before_special is not None:
+            self.before_special(effects.real, sql)
         origin = usual_origin(sql)
         observer = self._observer()
         if observer is not None:

@@ -41,7 +41,7 @@ def read(connection: Any) -> dict[str, Any]:
     """Return which extensions a database has, and the state of the files that they come from, as JSON can hold it.
 
     Args:
-        connection: A connection of psycopg2's to the database, as superuser.
+        connection: A connection of psycopg2's to the database.
 
     Returns:
         ``{"folders": [...], "files": {name: state}}``. Of the language PL/pgSQL, which every database has, nothing:
@@ -50,7 +50,9 @@ def read(connection: Any) -> dict[str, Any]:
     with connection.cursor() as cursor:
         cursor.execute(_INSTALLED)
         names = [name for (name,) in cursor.fetchall()]
-        if not names:
+        cursor.execute("SELECT has_table_privilege('pg_config', 'SELECT')")
+        # Who may not look is no superuser, so the server is not ours, and neither are its files.
+        if not names or not cursor.fetchone()[0]:
             return {"folders": [], "files": {}}
         cursor.execute(_PROGRAMS)
         _, _, share, control_path = cursor.fetchone()

@@ -74,23 +74,22 @@ class SchemaPlan:
     def __repr__(self) -> str:
         return f"<SchemaPlan of {self._owner}: {', '.join(self.databases)}>"
 
-    def create(self, url_for: Callable[[str], URL], run_admin: Callable[[str], None]) -> None:
+    def create(self, url_for: Callable[[str], URL], create_database: Callable[[str], None]) -> None:
         """Create everything, committed, in an instance that holds an empty database "test".
 
         What was created when this raises is of no use: throw the instance away.
 
         Args:
             url_for: Returns the URL of a database of the instance.
-            run_admin: Runs a statement such as CREATE DATABASE, outside of a transaction.
+            create_database: Makes an empty database of the instance.
 
         Raises:
             SchemaError: The server or the user's code refused; or the schema changed meanwhile.
         """
         for name, parts in self._steps.items():
-            # Set here, because SQLAlchemy 2.0 reads a name that is quoted in a URL's text as it stands.
-            url = url_for(name).set(database=name)
+            url = url_for(name)
             if name != MAIN_DATABASE:
-                run_admin(f"CREATE DATABASE {quoted_identifier(name)}")
+                create_database(name)
                 _add_extensions(self._owner, url, self._extensions)
             for part in parts:
                 part.create(Target(self._owner, url, self._extensions))

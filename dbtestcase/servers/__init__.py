@@ -1,22 +1,32 @@
-"""A throwaway PostgreSQL server: found, prepared once, copied, started, ended, deleted."""
+"""A PostgreSQL for a test class: a throwaway server, or databases of its own on a server that is there already."""
 
 from dbtestcase.servers.archive import KeptInstance, kept_instances, remove_kept
+from dbtestcase.servers.choice import DEFAULT, PostgresOptions, chosen
 from dbtestcase.servers.contents import EMPTY, Contents
+from dbtestcase.servers.databases import BaseInstance, Databases
+from dbtestcase.servers.existing import ExistingInstance, ExistingPostgres
 from dbtestcase.servers.housekeeping import cached_templates, clear_cache, leftovers
 from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.programs import Programs, find_programs
-from dbtestcase.servers.running import running_instance, running_kept, start_instance
-from dbtestcase.servers.standby import discard_standby, expect
+from dbtestcase.servers.running import expect, running_instance, running_kept, start_instance
+from dbtestcase.servers.standby import discard_standby
 
 __all__ = [
+    "DEFAULT",
     "EMPTY",
+    "BaseInstance",
     "Contents",
+    "Databases",
+    "ExistingInstance",
+    "ExistingPostgres",
     "Instance",
     "KeptInstance",
+    "PostgresOptions",
     "Programs",
     "ThrowawayPostgres",
     "cached_templates",
+    "chosen",
     "clear_cache",
     "discard_standby",
     "expect",

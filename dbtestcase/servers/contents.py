@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dbtestcase.servers.instance import Instance
+from dbtestcase.servers.databases import Databases
 
 __all__ = ["EMPTY", "Contents"]
 
@@ -23,12 +23,14 @@ class Contents:
             :func:`dbtestcase.schema.notes_of`.
         token: Without a fingerprint, equal tokens share what was prepared within this process; ``None`` shares nothing.
         background: Whether ``prepare`` may be called from a thread other than the main one.
+        databases: The logical names of the databases that ``prepare`` fills.
     """
 
     fingerprint: str | None
-    prepare: Callable[[Instance], Mapping[str, Any] | None] | None
+    prepare: Callable[[Databases], Mapping[str, Any] | None] | None
     token: Hashable = None
     background: bool = True
+    databases: tuple[str, ...] = ("test",)
 
     @property
     def key(self) -> Hashable:

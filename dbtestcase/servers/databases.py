@@ -7,17 +7,18 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg2
 
 from dbtestcase.frames import is_called_from_library
-from dbtestcase.servers.naming import PREFIX, identifier, shortened
+from dbtestcase.servers.naming import PREFIX, shortened
+from dbtestcase.sql import quoted_identifier
 
-__all__ = ["Databases", "MaintenanceConnections", "awaiting_their_end"]
+__all__ = ["BaseInstance", "Databases", "MaintenanceConnections", "ServerState", "awaiting_their_end"]
 
 _SESSIONS = """
 SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s), sessions
@@ -59,13 +60,17 @@ class MaintenanceConnections:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is None or connection.closed:
-            connection = psycopg2.connect(**self._dsn)
+            connection = self.open()
             connection.autocommit = True
         try:
             yield connection
         finally:
             with self._lock:
                 self._idle.append(connection)
+
+    def open(self) -> Any:
+        """Return a new one."""
+        return psycopg2.connect(**self._dsn)
 
     def close(self, *, wait: bool = False) -> None:
         """Close those that nobody uses.
@@ -97,6 +102,10 @@ class Databases(ABC):
     @abstractmethod
     def dsn(self, **kwargs: Any) -> dict[str, Any]:
         """Return what ``psycopg2.connect(**dsn)`` takes, for the database ``test`` unless ``database=`` is given."""
+
+    @abstractmethod
+    def url(self, **kwargs: Any) -> str:
+        """Return the URL of a database for SQLAlchemy, of ``test`` unless ``database=`` is given."""
 
     @property
     @abstractmethod
@@ -150,7 +159,7 @@ class Databases(ABC):
 
     def create_database(self, name: str) -> None:
         """Make an empty database, by its logical name."""
-        self.execute(f"CREATE DATABASE {identifier(self.database_name(name))}")
+        self.execute(f"CREATE DATABASE {quoted_identifier(self.database_name(name))}")
 
     def clone_database(self, source: str, name: str) -> None:
         """Make the database ``name`` as a copy of ``source``, to which nobody may be connected.
@@ -160,11 +169,11 @@ class Databases(ABC):
         source = self.database_name(source)
         # Copying files beats writing each page to the log, the default since there is a choice.
         strategy = " STRATEGY FILE_COPY" if self.major_version >= 15 else ""
-        self.execute(f"CREATE DATABASE {identifier(name)} TEMPLATE {identifier(source)}{strategy}")
+        self.execute(f"CREATE DATABASE {quoted_identifier(name)} TEMPLATE {quoted_identifier(source)}{strategy}")
 
     def drop_database(self, name: str) -> None:
         """Drop a database, if it exists; whoever is connected to it is disconnected."""
-        self.execute(f"DROP DATABASE IF EXISTS {identifier(self.database_name(name))} WITH (FORCE)")
+        self.execute(f"DROP DATABASE IF EXISTS {quoted_identifier(self.database_name(name))} WITH (FORCE)")
 
     def count_sessions(self, name: str) -> int | None:
         """Return how many connections a database has had, once all are closed; ``None`` if that cannot be known."""
@@ -179,3 +188,73 @@ class Databases(ABC):
                 return int(past)
             time.sleep(_BETWEEN_LOOKS)
         return None
+
+
+class ServerState(Protocol):
+    """What belongs to a server as a whole, as it was when this was made."""
+
+    def before_statement(self, sql: str) -> None:
+        """Be told of a statement on a copy, other than plain reads and changes of rows, before it is sent."""
+
+    def is_unchanged(self) -> bool:
+        """Return whether all is as it was."""
+
+    def restore(self, copies: Sequence[str]) -> bool:
+        """Remove what a test on these copies has added; return whether all is again as it was."""
+
+
+class BaseInstance(Databases):
+    """The PostgreSQL of one class: a server of its own, or databases of its own on one that is there already."""
+
+    options: Any
+    notes: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def is_roomy(self) -> bool:
+        """Whether the server has connections to spare, for what is opened ahead and closed later."""
+
+    @abstractmethod
+    def is_ours(self, host: str, port: str, database: str) -> bool:
+        """Return whether this is an address of one of the class's databases."""
+
+    def patiently(self, connect: Callable[[], Any]) -> Any:
+        """Return the connection that ``connect`` opens."""
+        return connect()
+
+    @abstractmethod
+    def take_ready_connection(self) -> Any:
+        """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""
+
+    @abstractmethod
+    def state(self) -> ServerState:
+        """Return how the server is now, to put it back after a test."""
+
+    @abstractmethod
+    def is_alive(self) -> bool:
+        """Return whether the class still has its databases, as far as is known without asking the server."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Return whether the server takes a connection."""
+
+    @abstractmethod
+    def keep(self, label: str = "", database: str = "") -> None:
+        """Have :meth:`stop` keep what is there, for people to look at.
+
+        Args:
+            label: What it is to be known by; the owner if left out.
+            database: A copy that is to be kept beside the class's databases.
+        """
+
+    @abstractmethod
+    def open_command(self, database: str) -> str:
+        """Return the command that shows a database of what was kept, ``""`` before it has been."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it and wait for that."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End it without waiting longer than is needed."""

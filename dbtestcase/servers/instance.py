@@ -18,16 +18,20 @@ import psycopg2
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.archive import keep
 from dbtestcase.servers.base import Postgresql
-from dbtestcase.servers.databases import Databases, MaintenanceConnections
+from dbtestcase.servers.databases import BaseInstance, MaintenanceConnections
 from dbtestcase.servers.directory import PORT
 from dbtestcase.servers.environment import hide_variables, show_variables
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server import Boot, Server, ServerProcess
+from dbtestcase.servers.shared_state import SharedState
 
 __all__ = ["Instance"]
 
 
-class Instance(Databases, Postgresql):  # type: ignore[misc]  # testing.postgresql has no types
+_ROOMY = 50  # connections
+
+
+class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postgresql has no types
     """A running PostgreSQL of its own: own folder, own processes, on a unix socket that nobody else can reach.
 
     What :class:`testing.postgresql.Postgresql` offers works as there: ``url()``, ``dsn()``, ``stop()``,
@@ -50,6 +54,8 @@ class Instance(Databases, Postgresql):  # type: ignore[misc]  # testing.postgres
         self.postgres: str = server.launch.programs.postgres
         self.child_process: ServerProcess | None = server.process
         self._server = server
+        # What was noted when the contents were prepared (see Contents).
+        self.notes: dict[str, Any] = json.loads(server.notes)
         self._owner = owner
         self._owner_pid = os.getpid()
         self._is_ours = True
@@ -85,11 +91,15 @@ class Instance(Databases, Postgresql):  # type: ignore[misc]  # testing.postgres
 
     # What it is
 
-    @cached_property
-    def notes(self) -> dict[str, Any]:
-        """What was noted when the contents were prepared (see :class:`~dbtestcase.servers.Contents`); else ``{}``."""
-        notes: dict[str, Any] = json.loads(self._server.notes)
-        return notes
+    @property
+    def is_roomy(self) -> bool:
+        return int(str(self.options.settings.get("max_connections", 100))) >= _ROOMY
+
+    def is_ours(self, host: str, port: str, database: str) -> bool:
+        return host == str(self.socket_dir)
+
+    def state(self) -> SharedState:
+        return SharedState(self)
 
     @property
     def server_version(self) -> str:
@@ -170,11 +180,12 @@ class Instance(Databases, Postgresql):  # type: ignore[misc]  # testing.postgres
             self.child_process = None
             self._server.end()
 
-    def keep(self, label: str = "") -> None:
+    def keep(self, label: str = "", database: str = "") -> None:
         """Have :meth:`stop` keep what is in the server, to be started again by :func:`running_kept`.
 
         Args:
             label: What it is to be known by; the owner if left out.
+            database: Kept as well, as all others are.
         """
         self._keep_as = label
 
@@ -182,6 +193,12 @@ class Instance(Databases, Postgresql):  # type: ignore[misc]  # testing.postgres
     def kept_name(self) -> str | None:
         """The name it was kept under, once it has been."""
         return self._kept_name
+
+    def open_command(self, database: str) -> str:
+        if self._kept_name is None:
+            return ""
+        which = "" if database == "test" else f" --database {database}"
+        return f"python -m dbtestcase start --psql --kept {self._kept_name}{which}"
 
     def _stop_and_keep(self, label: str) -> None:
         self.terminate(signal.SIGINT)

@@ -1,23 +1,12 @@
-"""Names of databases that this library makes, and how names and texts are written in SQL."""
+"""Names of databases that this library makes."""
 
 from __future__ import annotations
 
-__all__ = ["PREFIX", "identifier", "literal", "shortened"]
+__all__ = ["PREFIX", "shortened"]
 
 # What every database that we make is called, but for those that a class names.
 PREFIX = "dbtestcase_"
 _LONGEST_NAME = 63  # bytes; PostgreSQL cuts off what is longer
-
-
-def identifier(name: str) -> str:
-    """Return a name as SQL writes it, whatever characters it has."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Return a text as SQL writes it."""
-    escape = " E" if "\\" in text else ""
-    return f"{escape}'" + text.replace("'", "''").replace("\\", "\\\\") + "'"
 
 
 def shortened(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dbtestcase.servers.databases import Databases
-from dbtestcase.servers.naming import identifier, literal
+from dbtestcase.sql import quoted_identifier, quoted_literal
 
 __all__ = ["DatabaseProperties"]
 
@@ -63,13 +63,13 @@ class DatabaseProperties:
 
     def statements(self, copy: str) -> Iterator[str]:
         """Yield what gives a copy the same properties; nothing for a database that has only defaults."""
-        name = identifier(copy)
+        name = quoted_identifier(copy)
         if self._owner is not None:
-            yield f"ALTER DATABASE {name} OWNER TO {identifier(self._owner)}"
+            yield f"ALTER DATABASE {name} OWNER TO {quoted_identifier(self._owner)}"
         if self._privileges is not None:
-            yield f"REVOKE ALL ON DATABASE {name} FROM PUBLIC, {identifier(self._owner_of_privileges)}"
+            yield f"REVOKE ALL ON DATABASE {name} FROM PUBLIC, {quoted_identifier(self._owner_of_privileges)}"
             for (grantee, is_grantable), privileges in self._privileges.items():
-                to = "PUBLIC" if grantee is None else identifier(grantee)
+                to = "PUBLIC" if grantee is None else quoted_identifier(grantee)
                 more = " WITH GRANT OPTION" if is_grantable else ""
                 yield f"GRANT {', '.join(privileges)} ON DATABASE {name} TO {to}{more}"
         for setting in self._settings:
@@ -77,16 +77,16 @@ class DatabaseProperties:
         if self._limit != -1:
             yield f"ALTER DATABASE {name} CONNECTION LIMIT {self._limit}"
         if self._comment is not None:
-            yield f"COMMENT ON DATABASE {name} IS {literal(self._comment)}"
+            yield f"COMMENT ON DATABASE {name} IS {quoted_literal(self._comment)}"
 
 
 def _setting(database: str, setting: Setting) -> str:
     whose = f"DATABASE {database}"
     if setting.role is not None:
-        whose = f"ROLE {identifier(setting.role)} IN {whose}"
-    name = ".".join(map(identifier, setting.name.split(".")))
+        whose = f"ROLE {quoted_identifier(setting.role)} IN {whose}"
+    name = ".".join(map(quoted_identifier, setting.name.split(".")))
     if setting.name.lower() not in _LISTS:
-        return f"ALTER {whose} SET {name} TO {literal(setting.value)}"
-    change = literal(f"ALTER {whose} SET {name} FROM CURRENT")
-    body = f"BEGIN PERFORM set_config({literal(setting.name)}, {literal(setting.value)}, true); EXECUTE {change}; END"
-    return f"DO {literal(body)}"
+        return f"ALTER {whose} SET {name} TO {quoted_literal(setting.value)}"
+    change = quoted_literal(f"ALTER {whose} SET {name} FROM CURRENT")
+    present = f"PERFORM set_config({quoted_literal(setting.name)}, {quoted_literal(setting.value)}, true)"
+    return f"DO {quoted_literal(f'BEGIN {present}; EXECUTE {change}; END')}"

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from dbtestcase.servers import standby
+from dbtestcase.errors import DBTestCaseError
+from dbtestcase.servers import existing, standby
 from dbtestcase.servers.archive import open_kept
+from dbtestcase.servers.choice import PostgresOptions, chosen
 from dbtestcase.servers.contents import EMPTY, Contents
+from dbtestcase.servers.databases import BaseInstance
+from dbtestcase.servers.existing import ExistingPostgres
 from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.recipe import Recipe
 from dbtestcase.servers.server import Boot
 from dbtestcase.servers.template import boot
 
-__all__ = ["running_instance", "running_kept", "start_instance"]
+__all__ = ["expect", "running_instance", "running_kept", "start_instance"]
 
 
 @contextmanager
-def running_instance(options: ThrowawayPostgres, contents: Contents = EMPTY, *, owner: str = "") -> Iterator[Instance]:
-    """Yield a running instance: the standby if one was expected for this, else one that is booted now.
+def running_instance(
+    options: PostgresOptions, contents: Contents = EMPTY, *, owner: str = ""
+) -> Iterator[BaseInstance]:
+    """Yield a running instance: the standby if one was expected for this, else one that is made now.
 
     When the block is left, also by an error, it is told to end; it is dead, and its folder deleted, a few milliseconds
     later, whatever this process does meanwhile.
@@ -29,11 +35,31 @@ def running_instance(options: ThrowawayPostgres, contents: Contents = EMPTY, *, 
         PostgresNotReady: The server does not start.
         Exception: Whatever ``contents.prepare`` raises.
     """
-    instance = standby.take(options, contents) or start_instance(options, contents, owner=owner)
+    options = chosen(options)
+    instance: BaseInstance
+    if isinstance(options, ExistingPostgres):
+        instance = existing.start_existing(options, contents, owner=owner)
+    else:
+        instance = standby.take(options, contents) or start_instance(options, contents, owner=owner)
     try:
         yield instance
     finally:
         instance.end()
+
+
+def expect(options: PostgresOptions, contents: Contents, *, owner: str = "") -> None:
+    """Begin to make an instance for this in the background; one that waits for something else is ended.
+
+    Never raises: an error is raised by the :func:`running_instance` that wants the instance.
+    """
+    with suppress(DBTestCaseError):
+        options = chosen(options)
+        if isinstance(options, ExistingPostgres):
+            standby.discard_standby()
+            existing.expect(options, contents, owner=owner)
+        else:
+            existing.discard_standby()
+            standby.expect(options, contents, owner=owner)
 
 
 def start_instance(

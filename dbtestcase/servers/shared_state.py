@@ -13,7 +13,8 @@ from typing import NamedTuple
 import psycopg2
 
 from dbtestcase.servers.databases import Databases
-from dbtestcase.servers.naming import PREFIX, identifier, literal
+from dbtestcase.servers.naming import PREFIX
+from dbtestcase.sql import quoted_identifier, quoted_literal
 
 __all__ = ["Entry", "SharedState"]
 
@@ -59,6 +60,9 @@ class SharedState:
         self._server = server
         self._before = self._read()
 
+    def before_statement(self, sql: str) -> None:
+        """Do nothing: all is found out afterwards."""
+
     def is_unchanged(self) -> bool:
         """Return whether all is as it was."""
         return self._read() == self._before
@@ -98,11 +102,11 @@ class SharedState:
 
 
 def _removing(entry: Entry) -> Iterator[str]:
-    name = identifier(entry.name)
+    name = quoted_identifier(entry.name)
     if entry.kind == "prepared":
-        yield f"ROLLBACK PREPARED {literal(entry.name)}"
+        yield f"ROLLBACK PREPARED {quoted_literal(entry.name)}"
     elif entry.kind == "slot":
-        yield f"SELECT pg_drop_replication_slot({literal(entry.name)})"
+        yield f"SELECT pg_drop_replication_slot({quoted_literal(entry.name)})"
     elif entry.kind == "database":
         yield f"DROP DATABASE {name} WITH (FORCE)"
     elif entry.kind == "tablespace":
@@ -111,5 +115,5 @@ def _removing(entry: Entry) -> Iterator[str]:
         yield f"DROP OWNED BY {name}"  # privileges on databases and tablespaces
         yield f"DROP ROLE {name}"
     elif entry.kind == "setting":
-        role = identifier(entry.second_name) if entry.second_name else "ALL"
+        role = quoted_identifier(entry.second_name) if entry.second_name else "ALL"
         yield f"ALTER ROLE {role}{f' IN DATABASE {name}' if entry.name else ''} RESET ALL"

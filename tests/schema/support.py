@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from dbtestcase.errors import SchemaError
 from dbtestcase.schema import SchemaPlan, plan
 from dbtestcase.servers import ThrowawayPostgres, running_instance
+from dbtestcase.sql import quoted_identifier
 
 OWNER = "ShopTests.schema"
 
@@ -83,7 +84,7 @@ class ServerTestCase(FolderTestCase):
         """Plan and create ``schema``."""
         wanted = planned(schema, **options)
         self.made += [name for name in wanted.databases if name not in self.made]
-        wanted.create(self.url, self.admin)
+        wanted.create(self.url, lambda name: self.admin(f"CREATE DATABASE {quoted_identifier(name)}"))
         return wanted
 
     def failure(self, schema: Any, **options: Any) -> str:

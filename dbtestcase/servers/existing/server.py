@@ -1,0 +1,440 @@
+"""This process's relation to one existing server: the lock that proves it alive, connections, what is left of the dead.
+
+The owner of databases holds a session-level advisory lock, whose number is part of their names. PostgreSQL releases it
+when the process that holds it ends, however it ends; then the databases belong to nobody, and the next process drops
+them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import secrets
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import psycopg2
+
+from dbtestcase.errors import PostgresNotReady
+from dbtestcase.servers.databases import MaintenanceConnections
+from dbtestcase.servers.existing import marks
+from dbtestcase.servers.existing.options import ExistingPostgres
+from dbtestcase.sql import quoted_identifier, quoted_literal
+
+__all__ = ["ExistingServer", "at_end", "connect", "once_there_is_room", "server_for"]
+
+Result = TypeVar("Result")
+
+OLDEST_VERSION = 13
+# A server with fewer usable connections serves a process two: one for its lock and all that is done for it, one for
+# its class.
+ROOMY = 50
+# What a server that is full, or starting, says; psycopg2 tells no SQLSTATE of a connection that failed.
+_LATER = ("too many clients", "too many connections", "connection slots", "is starting up", "not yet accepting")
+_LONGEST_WAIT = 60.0  # seconds
+_LAST_WAIT = 20.0
+
+_ABOUT = """
+SELECT rolcreatedb OR rolsuper, rolsuper, rolcreaterole OR rolsuper, rolname,
+    least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+        - coalesce(current_setting('reserved_connections', true)::int, 0),
+        CASE rolconnlimit WHEN -1 THEN 1000000 ELSE rolconnlimit END)
+FROM pg_roles WHERE rolname = current_user
+"""
+_DATABASES = """
+SELECT datname, datconnlimit, datistemplate FROM pg_database
+WHERE datconnlimit IN %s AND pg_get_userbyid(datdba) = current_user ORDER BY oid
+"""
+_LOCKS = "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+
+
+def connect(options: ExistingPostgres, **others: Any) -> Any:
+    """Return a new psycopg2 connection; wait for a server that is full or starting, for a minute at most.
+
+    Raises:
+        PostgresNotReady: It cannot be reached, or takes no connection of this user.
+    """
+    try:
+        return once_there_is_room(lambda: psycopg2.connect(**{**options.dsn(), **others}))
+    except psycopg2.OperationalError as exc:
+        raise PostgresNotReady(_unreachable(options, options.redacted(str(exc).strip()))) from None
+
+
+def once_there_is_room(act: Callable[[], Result]) -> Result:
+    """Return what ``act`` returns; called again while its error says that the server is full or starting."""
+    deadline, pause = time.monotonic() + _LONGEST_WAIT, 0.02
+    while True:
+        try:
+            return act()
+        except Exception as exc:
+            if not _says_later(exc) or time.monotonic() > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 1.5, 1.0)
+
+
+def _says_later(exc: BaseException | None) -> bool:
+    while exc is not None:
+        if any(words in str(exc) for words in _LATER):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
+
+
+def _unreachable(options: ExistingPostgres, text: str) -> str:
+    if any(words in text for words in _LATER):
+        return (
+            f"{options.origin}: the server at {options.place} takes no further connection. It says:\n  {text}\n"
+            "Run fewer test processes at once, or raise its max_connections; each process takes three and what its "
+            "tests open."
+        )
+    return (
+        f"{options.origin}: cannot connect to the server at {options.place}. It says:\n  {text}\n"
+        f"Correct the URL, or start the server. Without {options.origin.partition('(')[0]}, a throwaway server is used."
+    )
+
+
+class Connections(MaintenanceConnections):
+    """The connections of one owner, the first of which holds its lock and is never closed before the end."""
+
+    def __init__(self, options: ExistingPostgres, lock_number: int) -> None:
+        super().__init__(options.dsn())
+        self._options = options
+        self.owner = connect(options, application_name="dbtestcase")
+        self.owner.autocommit = True
+        with self.owner.cursor() as cursor:
+            # So that a lock does not outlive a machine that has lost its power by hours, and a class that takes hours
+            # does not lose it.
+            cursor.execute(
+                "SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 6"
+            )
+            if self.owner.server_version >= 140000:
+                cursor.execute("SET idle_session_timeout = 0")
+            cursor.execute("SELECT pg_advisory_lock(%s)", [lock_number])
+        self._idle.append(self.owner)
+        self._seats = threading.Semaphore(1)
+        self._mine = threading.local()
+
+    def allow(self, number: int) -> None:
+        """Use so many at the same time."""
+        for _ in range(number - 1):
+            self._seats.release()
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """Lend one for as long as the block runs; within it, the same one to the same thread."""
+        if getattr(self._mine, "connection", None) is not None:
+            yield self._mine.connection
+            return
+        with self._seats, super().connection() as connection:
+            self._mine.connection = connection
+            try:
+                yield connection
+            finally:
+                self._mine.connection = None
+
+    def open(self) -> Any:
+        return connect(self._options, application_name="dbtestcase")
+
+    def close(self, *, wait: bool = False) -> None:
+        """Close all but the owner's, if it is idle."""
+        with self._lock:
+            kept = [each for each in self._idle if each is self.owner]
+            self._idle = [each for each in self._idle if each is not self.owner]
+        super().close(wait=wait)
+        with self._lock:
+            self._idle += kept
+
+    def is_alive(self) -> bool:
+        """Return whether the lock is still held, as far as can be told without asking the server."""
+        with self._lock:
+            if self.owner.closed:
+                return False
+            if not any(each is self.owner for each in self._idle):
+                return True  # somebody is using it
+            readable, _, _ = select.select([self.owner], [], [], 0)
+            if not readable:
+                return True
+            try:
+                self.owner.poll()
+            except psycopg2.Error:
+                self.owner.close()
+        return bool(self.owner.closed == 0)
+
+
+class ExistingServer:
+    """An existing server as an owner of databases sees it.
+
+    Args:
+        options: Which server.
+
+    Raises:
+        PostgresNotReady: It cannot be reached, is too old, or the role may not create databases.
+    """
+
+    def __init__(self, options: ExistingPostgres) -> None:
+        self.options = options
+        self.pid = os.getpid()
+        self.owner = secrets.randbits(64) - (1 << 63)
+        self.connections = Connections(options, self.owner)
+        try:
+            self.version, self.major_version = self._version()
+            may_create, self.is_superuser, self.may_create_roles, self.user, self.usable = self.query(_ABOUT)[0]
+            if not may_create:
+                raise PostgresNotReady(
+                    f"{options.origin}: the role {self.user!r} may not create databases on the server at "
+                    f"{options.place}. Let an administrator execute: ALTER ROLE {quoted_identifier(self.user)} CREATEDB"
+                )
+        except BaseException:
+            self.connections.owner.close()
+            raise
+        self.is_roomy: bool = self.usable >= ROOMY
+        # Whether a class is known to come: then the process lives long enough for what is done in the background.
+        self.expects_more = False
+        if self.is_roomy:
+            self.connections.allow(2)
+        self.workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="dbtestcase-existing")
+        self._numbers = iter(range(1, 1 << 62))
+        self._lock = threading.Lock()
+        self._databases: set[str] = set()
+        self._going: set[Future[None]] = set()
+        self.in_background(self.sweep)
+
+    def _version(self) -> tuple[str, int]:
+        number = self.connections.owner.server_version
+        version = f"{number // 10000}.{number % 10000}"
+        if number // 10000 < OLDEST_VERSION:
+            raise PostgresNotReady(
+                f"{self.options.origin}: the server at {self.options.place} is PostgreSQL {version}; "
+                f"{OLDEST_VERSION} or newer is needed."
+            )
+        return version, number // 10000
+
+    # Statements
+
+    def execute(self, sql: str, parameters: object = None) -> None:
+        """Execute SQL outside any transaction, in the URL's own database."""
+        with self.connections.connection() as connection, connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+
+    def query(self, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
+        """Return the rows of a query in the URL's own database."""
+        with self.connections.connection() as connection, connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return list(cursor.fetchall())
+
+    def is_alive(self) -> bool:
+        """Return whether the databases of this owner are still its own."""
+        return self.connections.is_alive()
+
+    # Databases of this owner
+
+    def new_name(self, label: str) -> str:
+        """Return a name for a database of this owner, which no other has."""
+        with self._lock:
+            name = marks.database_name(self.owner, next(self._numbers), label)
+            self._databases.add(name)
+        return name
+
+    def create(self, name: str, source: str | None = None) -> None:
+        """Make a marked database, a copy of ``source`` if one is named.
+
+        Raises:
+            psycopg2.Error: PostgreSQL refuses.
+        """
+        template = f" TEMPLATE {quoted_identifier(source)}" if source is not None else ""
+        # Not FILE_COPY, though a bit faster: it needs checkpoints, which all others on the server would feel.
+        sql = f"CREATE DATABASE {quoted_identifier(name)}{template} CONNECTION LIMIT {marks.MARK}"
+        for pause in (0.1, 0.3, 1.0, None):
+            try:
+                self.execute(sql)
+                return
+            except psycopg2.errors.ObjectInUse:
+                # Somebody is connected to template1; PostgreSQL has waited for five seconds already.
+                if pause is None:
+                    raise
+                time.sleep(pause)
+
+    def drop(self, name: str) -> None:
+        """Drop a database of this owner, whoever is connected."""
+        self.execute(_dropping(name))
+        with self._lock:
+            self._databases.discard(name)
+
+    def keep(self, name: str, label: str) -> None:
+        """Leave a database of this owner to people who want to look at it."""
+        self.execute(f"ALTER DATABASE {quoted_identifier(name)} CONNECTION LIMIT {marks.KEPT}")
+        self.execute(f"COMMENT ON DATABASE {quoted_identifier(name)} IS {quoted_literal(label)}")
+        with self._lock:
+            self._databases.discard(name)
+
+    def drop_all(self, names: Iterable[str], *, wait: bool) -> None:
+        """Drop databases of this owner.
+
+        Args:
+            wait: Until they are gone, and all else that was begun in the background too.
+        """
+        for name in names:
+            self.in_background(self.drop, name)
+        if wait:
+            self.settle()
+
+    def in_background(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Do something while tests run; that it fails is no harm, since the next process sweeps."""
+
+        def guarded() -> None:
+            with suppress(psycopg2.Error, PostgresNotReady):
+                act(*arguments)
+
+        try:
+            future = self.workers.submit(guarded)
+        except RuntimeError:  # Python is ending
+            guarded()
+            return
+        with self._lock:
+            self._going = {each for each in self._going if not each.done()} | {future}
+
+    def settle(self) -> None:
+        """Wait until what was begun in the background is done, within a bound."""
+        with self._lock:
+            going = set(self._going)
+        wait(going, timeout=_LAST_WAIT)
+
+    # Databases of the dead
+
+    def lying_about(self) -> list[tuple[str, bool]]:
+        """Return the names of all databases of ours that this role has made, and whether each may be dropped.
+
+        That is so for what a dead process has left, and for templates that were never finished.
+        """
+        found = self.query(_DATABASES, [(marks.MARK, marks.KEPT, marks.DROPPED_HALFWAY)])
+        # Asked afterwards: an owner holds its lock before it makes a database.
+        held = {number for (number,) in self.query(_LOCKS)}
+        known = []
+        for name, limit, is_published in found:
+            meaning = marks.understood(name)
+            if meaning is not None:
+                known.append((name, limit != marks.KEPT and not is_published and meaning.id not in held))
+        return known
+
+    def sweep(self) -> None:
+        """Drop what dead processes have left."""
+        for name, is_dead in self.lying_about():
+            if is_dead:
+                with suppress(psycopg2.Error):  # somebody else drops it, or a superuser looks at it
+                    self._drop_dead(name)
+
+    def _drop_dead(self, name: str) -> None:
+        meaning = marks.understood(name)
+        assert meaning is not None
+        if not meaning.is_template:
+            self.execute(_dropping(name))
+            return
+        # Whoever makes this template now waits until it is gone, or has begun before and holds the lock.
+        with self.connections.connection() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", [meaning.id])
+            if cursor.fetchone()[0]:
+                try:
+                    cursor.execute("SELECT datistemplate FROM pg_database WHERE datname = %s", [name])
+                    if cursor.fetchone() == (False,):
+                        cursor.execute(_dropping(name))
+                finally:
+                    cursor.execute("SELECT pg_advisory_unlock(%s)", [meaning.id])
+
+    # The end
+
+    def close(self) -> None:
+        """Drop all databases of this owner and let go of the server."""
+        self.settle()
+        if self.is_alive():
+            with self._lock:
+                left = list(self._databases)
+            for name in left:
+                with suppress(psycopg2.Error, PostgresNotReady):
+                    self.drop(name)
+        self.workers.shutdown(wait=False, cancel_futures=True)
+        self.connections.close()
+        self.connections.owner.close()
+
+    def forget(self) -> None:
+        """Let go of it in a forked child, whose parent's it is, without a word to the server."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for connection in {*self.connections._idle, self.connections.owner}:
+            if not connection.closed:
+                # Closing it would end the parent's session; so what is sent goes nowhere.
+                os.dup2(null, connection.fileno())
+        os.close(null)
+
+
+def _dropping(name: str) -> str:
+    return f"DROP DATABASE IF EXISTS {quoted_identifier(name)} WITH (FORCE)"
+
+
+_lock = threading.Lock()
+_servers: dict[ExistingPostgres, ExistingServer] = {}
+_last_acts: list[Callable[[], None]] = []
+_is_at_end = False
+
+
+def server_for(options: ExistingPostgres) -> ExistingServer:
+    """Return this process's owner of databases on a server; a new one if that one has lost its lock.
+
+    Raises:
+        PostgresNotReady: It cannot be reached, is too old, or the role may not create databases.
+    """
+    global _is_at_end
+    with _lock:
+        known = _servers.get(options)
+        if known is None or not known.is_alive():
+            known = _servers[options] = ExistingServer(options)
+            if not _is_at_end:
+                _is_at_end = True
+                _when_process_ends(_end)
+        return known
+
+
+def at_end(act: Callable[[], None]) -> None:
+    """Have ``act`` called when the process ends in order, before its databases are dropped."""
+    _last_acts.append(act)
+
+
+def _when_process_ends(act: Callable[[], None]) -> None:
+    if multiprocessing.parent_process() is None:
+        atexit.register(act)
+    else:
+        # Processes of multiprocessing end without the functions of atexit.
+        from multiprocessing.util import Finalize
+
+        Finalize(None, act, exitpriority=100)
+
+
+def _end() -> None:
+    for act in _last_acts:
+        act()
+    for server in _servers.values():
+        if server.pid == os.getpid():
+            server.close()
+    _servers.clear()
+
+
+def _after_fork_in_child() -> None:
+    global _lock, _is_at_end
+    _lock = threading.Lock()
+    _is_at_end = False
+    atexit.unregister(_end)
+    for server in _servers.values():
+        server.forget()
+        _forgotten.append(server)
+    _servers.clear()
+
+
+# Held for ever: to collect them would be to close their connections.
+_forgotten: list[ExistingServer] = []
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

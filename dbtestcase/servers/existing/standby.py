@@ -1,0 +1,176 @@
+"""A class's databases on an existing server: made when it wants them, or ahead while the class before runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Hashable
+from concurrent.futures import Future
+from contextlib import suppress
+
+import psycopg2
+
+from dbtestcase.errors import PostgresNotReady
+from dbtestcase.servers.contents import EMPTY, Contents
+from dbtestcase.servers.existing.instance import ExistingInstance, Filling
+from dbtestcase.servers.existing.options import ExistingPostgres
+from dbtestcase.servers.existing.server import ExistingServer, at_end, once_there_is_room, server_for
+from dbtestcase.servers.existing.templates import Template, Templates
+
+__all__ = ["discard_standby", "expect", "start_existing"]
+
+
+def start_existing(options: ExistingPostgres, contents: Contents = EMPTY, *, owner: str = "") -> ExistingInstance:
+    """Return a class's databases: those that were expected, else new ones. Their ``stop()`` drops them.
+
+    Raises:
+        PostgresNotReady: The server cannot be reached, or lacks what is asked for.
+        Exception: Whatever ``contents.prepare`` raises.
+    """
+    return _take(options, contents) or _made(options, contents, owner)
+
+
+def _made(options: ExistingPostgres, contents: Contents, owner: str) -> ExistingInstance:
+    server = server_for(options)
+    # The schema is created on connections that do not wait for a server that is full.
+    template = once_there_is_room(lambda: _template(server, contents, owner))
+    for is_last in (False, True):
+        try:
+            instance = ExistingInstance(server, template, owner=owner)
+            if server.is_roomy:
+                instance.open_ready_connection()
+            return instance
+        except psycopg2.errors.InvalidCatalogName as exc:
+            if is_last:
+                raise _explained(server, exc) from exc
+            # Somebody has dropped the template, and this process still knew of it.
+            templates_of(server).forget(template)
+            template = _template(server, contents, owner)
+        except psycopg2.Error as exc:
+            raise _explained(server, exc) from exc
+    raise AssertionError
+
+
+def _template(server: ExistingServer, contents: Contents, owner: str) -> Template:
+    templates = templates_of(server)
+    try:
+        return templates.find(contents) or templates.make(contents, owner)
+    except psycopg2.Error as exc:
+        raise _explained(server, exc) from exc
+
+
+def _explained(server: ExistingServer, exc: psycopg2.Error) -> PostgresNotReady:
+    options = server.options
+    return PostgresNotReady(
+        f"{options.origin}: no database could be made on the server at {options.place}. It says:\n"
+        f"  {options.redacted(str(exc).strip())}"
+    )
+
+
+class Standby:
+    """Databases that are wanted soon."""
+
+    def __init__(self, options: ExistingPostgres, contents: Contents, owner: str) -> None:
+        self.server = server_for(options)
+        self._contents = contents
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._is_unwanted = False
+        self._future: Future[ExistingInstance | None] = self.server.workers.submit(self._make)
+
+    def _make(self) -> ExistingInstance | None:
+        templates = templates_of(self.server)
+        template = None if self._is_unwanted else templates.find(self._contents)
+        if template is None and not self._is_unwanted and self._contents.background and self.server.is_roomy:
+            template = templates.make(self._contents, self._owner)
+        if template is None:
+            return None  # only the main thread may make its template, or the server has no room for two at once
+        instance = ExistingInstance(self.server, template, owner=self._owner)
+        if self.server.is_roomy:
+            with suppress(PostgresNotReady):
+                instance.open_ready_connection()
+        with self._lock:
+            if not self._is_unwanted:
+                return instance
+        instance.end()
+        return None
+
+    def take(self) -> ExistingInstance | None:
+        """Wait until it is ready and return it; ``None`` if it has to be done all over again."""
+        try:
+            instance = self._future.result()
+        except Exception:
+            return None  # it goes wrong again for the one who wants it, or it does not
+        if instance is not None and not instance.is_alive():
+            return None
+        return instance
+
+    def forget(self) -> None:
+        """Drop them, as soon as they are made."""
+        with self._lock:
+            self._is_unwanted = True
+            is_ready = self._future.done() and not self._future.cancelled() and self._future.exception() is None
+        instance = self._future.result() if is_ready else None
+        if instance is not None:
+            instance.end()
+
+
+_lock = threading.Lock()
+_standby: tuple[Hashable, Standby] | None = None
+_templates: dict[int, Templates] = {}
+
+
+def templates_of(server: ExistingServer) -> Templates:
+    """Return the templates that this process knows of on a server."""
+    with _lock:
+        known = _templates.get(server.owner)
+        if known is None:
+            known = _templates[server.owner] = Templates(server, lambda names: Filling(server, names))
+        return known
+
+
+def expect(options: ExistingPostgres, contents: Contents, *, owner: str = "") -> None:
+    """Begin to make databases for this in the background; those that wait for something else are dropped.
+
+    Never raises: an error is raised by the :func:`start_existing` that wants them.
+    """
+    global _standby
+    key = (options, contents.key)
+    if _standby is not None and _standby[0] == key:
+        return
+    discard_standby()
+    with suppress(PostgresNotReady):
+        _standby = (key, Standby(options, contents, owner))
+        _standby[1].server.expects_more = True
+
+
+def _take(options: ExistingPostgres, contents: Contents) -> ExistingInstance | None:
+    global _standby
+    standby, _standby = _standby, None
+    if standby is None:
+        return None
+    standby[1].server.expects_more = False
+    if standby[0] != (options, contents.key):
+        standby[1].forget()
+        return None
+    return standby[1].take()
+
+
+def discard_standby() -> None:
+    """Drop databases that nobody took."""
+    global _standby
+    standby, _standby = _standby, None
+    if standby is not None:
+        standby[1].server.expects_more = False
+        standby[1].forget()
+
+
+def _after_fork_in_child() -> None:
+    global _lock, _standby
+    _lock = threading.Lock()
+    _standby = None
+    _templates.clear()
+
+
+at_end(discard_standby)
+os.register_at_fork(after_in_child=_after_fork_in_child)
