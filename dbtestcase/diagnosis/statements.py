@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from threading import get_ident
@@ -241,22 +241,15 @@ class StatementLog:
 
     def _copy(self, parameters: Any) -> Any:
         """Copy what the caller may change later, and let go of very long values and of very many."""
-        if type(parameters) is dict or isinstance(parameters, Mapping):
+        kind = type(parameters)
+        if kind is dict or (kind is not tuple and isinstance(parameters, Mapping)):
             copy = dict(parameters if len(parameters) <= _VALUES_KEPT else islice(parameters.items(), _VALUES_KEPT))
-            for name, value in copy.items():
-                if type(value) in (str, bytes) and len(value) > _LONGEST_VALUE:
-                    copy[name] = self._head(value)
+            if _has_long(copy.values()):
+                return {name: self._head(value) if _is_long(value) else value for name, value in copy.items()}
             return copy
         if isinstance(parameters, (tuple, list)):
-            for each in parameters:
-                if type(each) in (str, bytes) and len(each) > _LONGEST_VALUE:
-                    break
-            else:
-                return tuple(parameters[:_VALUES_KEPT])
-            return [
-                self._head(each) if type(each) in (str, bytes) and len(each) > _LONGEST_VALUE else each
-                for each in parameters[:_VALUES_KEPT]
-            ]
+            kept = tuple(parameters if len(parameters) <= _VALUES_KEPT else parameters[:_VALUES_KEPT])
+            return [self._head(each) if _is_long(each) else each for each in kept] if _has_long(kept) else kept
         return parameters
 
     def _head(self, value: str | bytes) -> str:
@@ -269,6 +262,17 @@ class StatementLog:
     def _cut(self, sql: str) -> str:
         """Return the beginning of a very long text, as a comment what it must not be shown for."""
         return f"{sql[:_LONGEST_SQL]} …" if not self.redaction.hides(sql) else f"/* password */ {sql[:_LONGEST_SQL]} …"
+
+
+def _is_long(value: Any) -> bool:
+    return type(value) in (str, bytes) and len(value) > _LONGEST_VALUE
+
+
+def _has_long(values: Iterable[Any]) -> bool:
+    for each in values:  # asked for each statement, so without a call for each value
+        if (type(each) is str or type(each) is bytes) and len(each) > _LONGEST_VALUE:
+            return True
+    return False
 
 
 def _mode_wanted() -> Mode:
