@@ -101,7 +101,8 @@ class ThreadWatch:
 
     def __init__(self) -> None:
         self._runner = 0
-        self._usual: frozenset[int] | None = None  # idents, where there are no threads but early ones and ours
+        # How many threads there are while all of them are early ones or ours; -1 while there are others.
+        self._usual: int | None = None
         self._early: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # from before the first test
         self._busy: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # with what an earlier test began
         self._users: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # of the database in this test
@@ -110,9 +111,9 @@ class ThreadWatch:
     def begin(self) -> None:
         """A test begins: note which threads are in the middle of something."""
         self._runner = threading.get_ident()
-        frames = sys._current_frames()
-        if frames.keys() != self._usual:  # most tests start none, and are not to pay for this
-            self._note(frames)
+        # Most tests start no thread, and are not to pay for this. (That one is started and another ends goes unseen.)
+        if threading.active_count() != self._usual:
+            self._note()
 
     def is_late(self) -> bool:
         """Whether the present thread, which is about to use the database, works for an earlier test."""
@@ -158,13 +159,14 @@ class ThreadWatch:
             sleep(0.001)
         return False
 
-    def _note(self, frames: dict[int, FrameType]) -> None:
+    def _note(self) -> None:
+        frames = sys._current_frames()
         threads = [each for each in threading.enumerate() if not each.name.startswith("dbtestcase")]
         if self._usual is None:
             self._early.update(threads)
         started = [each for each in threads if each not in self._early]
         self._busy = weakref.WeakSet(each for each in started if not _is_waiting(frames.get(each.ident or 0)))
-        self._usual = frozenset() if started else frozenset(frames)
+        self._usual = -1 if started else threading.active_count()
 
 
 def _frame_of(thread: threading.Thread) -> FrameType | None:

@@ -204,12 +204,9 @@ TASK_LEFT = (
 )
 CLOSED_BY_US = "This connection is closed because of what was left open before:\n{warning}"
 LATE_THREAD = (
-    "{owner}: thread {thread!r} used the database {when}. What it does can be part of no test, so it was refused. Let "
-    "the test wait for it: join() the thread, or wait for its future or its queue."
-)
-BETWEEN_TESTS = "between two tests"
-AFTER_ITS_TEST = (
-    "for a test that is over: it was at work when an earlier test ended, and this test does not wait for it"
+    "{owner}: thread {thread!r} used the database for a test that is over: it was at work when an earlier test ended, "
+    "and this test does not wait for it. What it does belongs to no test, so it was refused. Let the test wait for it: "
+    "join() the thread, or wait for its future or its queue."
 )
 
 # -- who waits for whom

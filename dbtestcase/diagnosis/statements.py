@@ -269,7 +269,7 @@ def _is_long(value: Any) -> bool:
 
 
 def _has_long(values: Iterable[Any]) -> bool:
-    for each in values:  # asked for each statement, so without a call for each value
+    for each in values:  # noqa: SIM110 (asked for each statement: no generator, no call for each value)
         if (type(each) is str or type(each) is bytes) and len(each) > _LONGEST_VALUE:
             return True
     return False

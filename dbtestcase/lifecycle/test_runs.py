@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
+from threading import get_ident
 from typing import Any, Protocol
 
 from sqlalchemy.orm import session as all_sessions
 
-from dbtestcase.diagnosis import report
+from dbtestcase.diagnosis import messages, report
+from dbtestcase.diagnosis.leftovers import ThreadWatch
 from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import IsolationBroken, LockWait
 from dbtestcase.frames import user_origin
@@ -79,6 +81,8 @@ class TestRuns:
         self._beginning = threading.RLock()
         self._attempt: Attempt | None = None
         self._test: Any = None
+        self._thread = 0
+        self._threads = ThreadWatch()
         self._may_attempt = False
         self._may_run_again = False
         self._has_used_database = self._is_broken = False
@@ -107,8 +111,10 @@ class TestRuns:
             The attempt that connections are to take part in; ``None`` where they are real.
 
         Raises:
-            IsolationBroken: No test is running, and connections are not real.
+            IsolationBroken: The present thread goes on with the work of an earlier test.
         """
+        if get_ident() != self._thread:
+            self._refuse_late_thread()
         attempt = self._attempt
         if attempt is not None and not attempt.is_over:
             return attempt
@@ -126,6 +132,11 @@ class TestRuns:
                 self._home.first_use(self._test, is_attempt=self._may_attempt)
             attempt = self._attempt
         return None if attempt is None or attempt.is_over else attempt
+
+    def _refuse_late_thread(self) -> None:
+        if self._threads.is_late():
+            thread = threading.current_thread().name
+            raise IsolationBroken(messages.LATE_THREAD.format(owner=self._home.name, thread=thread))
 
     def need_real(self, rule: str) -> None:
         """Let the present test be one on a copy, because of something that it asks for.
@@ -290,7 +301,8 @@ class TestRuns:
             self.end_postponed()
         self._test = test
         self._attempt = None
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
+        self._threads.begin()
         self._has_used_database = self._is_broken = False
         self._may_attempt, self._may_run_again = is_attempt, may_run_again
         self._is_on_copies = False
@@ -325,6 +337,7 @@ class TestRuns:
         """Undo the attempt; return what went wrong."""
         attempt, self._test = self._attempt, None
         problems: list[Exception] = []
+        self._threads.end()
         if attempt is not None:
             attempt.finish()
         try:
@@ -346,6 +359,7 @@ class TestRuns:
 
     def _end_real(self, test: Any) -> list[Exception]:
         self._test = None
+        self._threads.end()
         problems: list[Exception] = []
         left: list[LeftOpen] = []
         self._guarded(problems, lambda: self._home.leave_test(test))
