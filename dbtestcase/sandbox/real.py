@@ -146,6 +146,7 @@ class RealConnections:
         self._observer = observer
         self._locks = locks
         self._open: dict[int, RealConnection] = {}
+        self._closed: weakref.WeakSet[Any] = weakref.WeakSet()  # by us, while somebody held them
         self._count = 0
         self.made = 0
         self.have_written = False
@@ -232,6 +233,10 @@ class RealConnections:
             observer.statement_finished(known.label, getattr(cursor, "rowcount", -1), None)
         return result
 
+    def were_closed(self, connection: Any) -> bool:
+        """Whether a connection was closed here although somebody held it."""
+        return connection in self._closed
+
     def ended(self, connection: Any, outcome: str) -> None:
         """Tell the observer that the user's code has ended a transaction, if it has sent something in it."""
         known = self.get(connection)
@@ -270,6 +275,8 @@ class RealConnections:
                 changed = checks_changes and each.is_held and self._has_changes(each)
                 lines = tuple(origin for _, origin in cursors if origin is not UNKNOWN)
                 label = each.label if each.is_held else ""
+                if each.is_held and not each.is_async:
+                    self._closed.add(each.connection)
                 if label or lines:
                     left.append(LeftOpen(label, each.origin, each.pid, changed, lines))
             each.close()
