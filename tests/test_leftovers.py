@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import queue
 import threading
 import time
 import unittest
@@ -10,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
 import psycopg2
-
 from sqlalchemy import create_engine, insert, select, text
 from sqlalchemy.orm import Session
 
@@ -37,9 +37,10 @@ BOUND = 0.5  # seconds: lock_wait of these classes, and how long a thread that g
 
 
 class LeftOpenTests(unittest.TestCase):
-    def assert_named(self, said: list[str], *words: str) -> None:
+    def assert_named(self, said: list[str], *words: str, is_real: bool = True) -> None:
         text = "\n".join(said)
-        for word in (*words, "process ", "test_leftovers.py:", "last statement"):
+        # In the one transaction a connection is no process of the server.
+        for word in (*words, "test_leftovers.py:", *(("process ", "last statement") if is_real else ())):
             self.assertIn(word, text)
 
     def test_a_connection_of_the_class_s_own_engine(self):
@@ -61,7 +62,9 @@ class LeftOpenTests(unittest.TestCase):
                 result, said = run_with_warnings(Shop)
 
                 self.assertEqual(problems(result), [])
-                self.assert_named(said, "left by the test", "in test_1", "in a" if isolation == "clone" else "idle in")
+                is_real = isolation == "clone"
+                self.assert_named(said, "left open in the test", "in test_1", is_real=is_real)
+                self.assertEqual("left by the test" in "".join(said), is_real)
 
     def test_a_connection_of_a_clone_with_uncommitted_changes(self):
         class Shop(ShopTestCase):
@@ -77,7 +80,7 @@ class LeftOpenTests(unittest.TestCase):
         result, said = run_with_warnings(Shop)
 
         self.assertEqual(problems(result), [])
-        self.assert_named(said, "INSERT INTO customer", "in test_1", "in a transaction for")
+        self.assert_named(said, "INSERT INTO customer", "its transaction began at", "in test_1")
 
     def test_a_connection_of_an_engine_of_the_code_under_test(self):
         for isolation in ("savepoint", "clone"):
@@ -103,7 +106,7 @@ class LeftOpenTests(unittest.TestCase):
                 result, said = run_with_warnings(Shop)
 
                 self.assertEqual(problems(result), [])
-                self.assert_named(said, "left by setUpClass", "in setUpClass", "in a transaction")
+                self.assert_named(said, "left by setUpClass", "in setUpClass", "left open before the first test")
 
     def test_a_connection_in_another_thread(self):
         for isolation in ("savepoint", "clone"):
@@ -137,8 +140,9 @@ class LeftOpenTests(unittest.TestCase):
                 Shop.go.set()
 
                 self.assertEqual(problems(result), [])
-                self.assertIn("thread 'worker', which runs work()", "\n".join(said))
-                self.assertIn("test_leftovers.py:", "\n".join(said))
+                if isolation == "clone":  # in the one transaction the session is closed, whoever holds it
+                    self.assertRegex("".join(said), r"connection \d, opened at tests/test_leftovers\.py:\d+ in work")
+                    self.assertIn("in thread 'worker'", "".join(said))
 
     def test_drop_all_in_tear_down_ends_where_a_stranger_s_connection_holds_the_table(self):
         took = []
@@ -217,64 +221,45 @@ class LeftOpenTests(unittest.TestCase):
             def test_2(self):
                 self.thread.join(2)
                 self.assertFalse(self.thread.is_alive())
-                self.assertLess(time.monotonic() - self.ended_at, 2 + 2)
+                self.assertLess(time.monotonic() - self.ended_at, BOUND + 2)
 
-        result, _ = run_with_warnings(Shop)
+        result, said = run_with_warnings(Shop)
 
-        self.assertNotIn("test_2", "\n".join(problems(result)).partition("Traceback")[0])
-        self.assertEqual([test.id().rpartition(".")[2] for test, _ in result.errors + result.failures], ["test_1"])
+        self.assertEqual(problems(result), [])
+        self.assertRegex(
+            "\n".join(said), r"connection \d, opened at tests/test_leftovers\.py:\d+ in work, was left open"
+        )
+
+    def test_a_session_that_set_up_class_left_open_can_be_closed_and_an_error_of_it_says_why(self):
+        class Shop(ShopTestCase):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                cls.left = Session(cls.engine)
+                cls.left.execute(text("SELECT 'left by setUpClass'"))
+
+            @classmethod
+            def tearDownClass(cls):
+                cls.left.close()
+
+            def test_1(self):
+                self.assertRowCount(Customer, 0)
+
+        class Used(Shop):
+            @classmethod
+            def tearDownClass(cls):
+                cls.left.execute(text("SELECT 1"))
+
+        closed, _ = run_with_warnings(Shop)
+        used, said = run_with_warnings(Used)
+
+        self.assertEqual(problems(closed), [])
+        [error] = problems(used)
+        [warning] = said
+        self.assertIn(f"This connection is closed because of what was left open before:\n{warning}", error)
 
 
 class CursorTests(unittest.TestCase):
-    def said_of(self, isolation: str, driver: str) -> str:
-        engine = create_engine(f"postgresql+{driver}://nobody@matters.invalid/production")
-
-        class Shop(ShopTestCase):
-            app_engines = [engine]
-
-            def test_1_forgets_a_cursor(self):
-                connection = self.app_engines[0].raw_connection()
-                type(self).cursor = connection.cursor()
-                self.cursor.execute("SELECT 1")
-                connection.close()
-
-            def test_2_forgets_connection_and_result(self):
-                type(self).connection = self.app_engines[0].connect()
-                streaming = self.connection.execution_options(stream_results=True)
-                type(self).result = streaming.execute(text("SELECT generate_series(1, 9999)"))
-
-            def test_3_closes_them(self):
-                connection = self.app_engines[0].raw_connection()
-                with connection.cursor() as cursor:
-                    cursor.execute("SELECT 1")
-                connection.close()
-                self.session.execute(text("SELECT 1")).scalar()
-                self.session.commit()
-
-            def test_4_forgets_nothing_that_is_still_there(self):
-                connection = self.app_engines[0].raw_connection()
-                connection.cursor().execute("SELECT 1")
-                connection.close()
-
-        Shop.isolation = isolation
-        result, said = run_with_warnings(Shop)
-        self.assertEqual(problems(result), [])
-        self.assertTrue(Shop.cursor.closed)
-        self.assertNotIn("test_3", "\n".join(said))
-        self.assertNotIn("test_4", "\n".join(said))
-        return "\n".join(said)
-
-    def test_cursors_that_outlive_a_test_are_closed_and_named_with_the_line_that_opened_them(self):
-        for isolation in ("savepoint", "clone"):
-            for driver in ("psycopg2", "psycopg"):
-                with self.subTest(isolation=isolation, driver=driver):
-                    said = self.said_of(isolation, driver)
-
-                    self.assertRegex(
-                        said, r"the cursor opened at tests/test_leftovers\.py:\d+ in test_1_forgets_a_cursor"
-                    )
-                    self.assertRegex(said, r"with an open cursor, opened at tests/test_leftovers\.py:\d+ in test_2")
-
     def test_cursor_of_the_class_phase_is_named(self):
         class Shop(ShopTestCase):
             @classmethod
@@ -308,7 +293,7 @@ class ThreadTests(unittest.TestCase):
         except Exception as error:
             self.told.append(str(error))
 
-    def run_two(self, start, finish, use_database):
+    def run_two(self, start, finish, *, use_database: bool, isolation: str = "savepoint"):
         """Run a test that starts a thread, with or without a look at the database, and one during which it writes."""
         outer = self
 
@@ -323,39 +308,43 @@ class ThreadTests(unittest.TestCase):
                 finish()
                 self.assertRowCount(Customer, 0)
 
+        Shop.isolation = isolation
         self.go.clear()
         self.told.clear()
         return run_with_warnings(Shop)[0]
 
-    def test_a_thread_of_an_earlier_test_takes_no_part_in_the_present_one(self):
-        threads = []
+    def wait_without_a_thread_s_help(self):
+        while not self.told:
+            pass
 
+    def test_a_thread_of_an_earlier_test_takes_no_part_in_the_present_one(self):
         def start(target):
-            threads.append(threading.Thread(target=target, name="mailer", daemon=True))
-            threads[-1].start()
+            threading.Thread(target=target, name="mailer", daemon=True).start()
 
         for use_database in (True, False):
-            with self.subTest(use_database=use_database):
-                result = self.run_two(start, lambda: threads[-1].join(), use_database)
-
-                self.assertEqual(problems(result), [])
-                self.assertRegex("".join(self.told), "Shop: thread 'mailer' used the database after the test")
-
-    def test_work_of_an_earlier_test_in_a_pool_takes_no_part_and_its_worker_goes_on(self):
-        futures = []
-        with ThreadPoolExecutor(1) as pool:
-            for use_database in (True, False):
-                with self.subTest(use_database=use_database):
-                    started = threading.Event()
-
-                    def start(target, started=started):
-                        futures.append(pool.submit(lambda: (started.set(), target())))
-                        started.wait()
-
-                    result = self.run_two(start, lambda: futures[-1].result(), use_database)
+            for isolation in ("savepoint", "clone"):
+                with self.subTest(use_database=use_database, isolation=isolation):
+                    result = self.run_two(
+                        start, self.wait_without_a_thread_s_help, use_database=use_database, isolation=isolation
+                    )
 
                     self.assertEqual(problems(result), [])
-                    self.assertRegex("".join(self.told), "Shop: thread '.*' used the database after the test")
+                    self.assertRegex(
+                        "".join(self.told), "Shop: thread 'mailer' used the database for a test that is over"
+                    )
+
+    def test_work_of_an_earlier_test_in_a_pool_takes_no_part_and_its_worker_goes_on(self):
+        with ThreadPoolExecutor(1) as pool:
+            started = threading.Event()
+
+            def start(target):
+                pool.submit(lambda: (started.set(), target()))
+                started.wait()
+
+            result = self.run_two(start, self.wait_without_a_thread_s_help, use_database=True)
+
+            self.assertEqual(problems(result), [])
+            self.assertRegex("".join(self.told), "Shop: thread '.*' used the database for a test that is over")
 
             class Later(ShopTestCase):
                 def test_1(self):
@@ -368,6 +357,56 @@ class ThreadTests(unittest.TestCase):
             result, _ = run_with_warnings(Later)
 
             self.assertEqual(problems(result), [])
+
+    def test_a_worker_for_the_whole_process_works_in_each_test_that_waits_for_it(self):
+        jobs: queue.Queue = queue.Queue()
+
+        def work():
+            while (done := jobs.get()) is not None:
+                with Shop.engine.begin() as connection:
+                    connection.execute(insert(Customer).values(name="by the worker"))
+                done.set()
+
+        worker = threading.Thread(target=work, daemon=True)
+
+        class Shop(ShopTestCase):
+            isolation = "savepoint"
+
+            def test_1(self):
+                worker.start()
+                self.submit()
+
+            def test_2(self):
+                self.submit()
+
+            def test_3(self):
+                self.assertRowCount(Customer, 0)
+
+            def submit(self):
+                done = threading.Event()
+                jobs.put(done)
+                self.assertTrue(done.wait(10))
+                self.assertRowCount(Customer, 1)
+
+        result, said = run_with_warnings(Shop)
+        jobs.put(None)
+
+        self.assertEqual((problems(result), said), ([], []))
+
+    def test_a_thread_that_does_something_else_is_no_leftover(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                self.assertRowCount(Customer, 0)
+                threading.Thread(target=outer.go.wait, daemon=True).start()
+
+            def test_2(self):
+                self.assertRowCount(Customer, 0)
+
+        outer = self
+
+        result, said = run_with_warnings(Shop)
+
+        self.assertEqual((problems(result), said), ([], []))
 
     def test_a_thread_that_writes_between_two_tests_is_refused(self):
         turns = {"between": threading.Event(), "done": threading.Event()}
@@ -403,12 +442,14 @@ class ThreadTests(unittest.TestCase):
         Shop.thread.join()
 
         self.assertEqual(problems(result), [])
-        self.assertRegex("".join(self.told), "Shop: thread '.*' used the database between two tests")
+        self.assertRegex("".join(self.told), "Shop: .* connection of an earlier test")
 
 
 class ForkTests(unittest.TestCase):
-    def test_a_process_that_set_up_class_forked_is_refused(self):
+    def test_what_a_process_that_set_up_class_forked_commits_is_told_and_is_gone_in_the_next_test(self):
         class Shop(ShopTestCase):
+            isolation = "savepoint"
+
             @classmethod
             def setUpClass(cls):
                 super().setUpClass()
@@ -420,26 +461,27 @@ class ForkTests(unittest.TestCase):
             @classmethod
             def work(cls):
                 cls.jobs.get()
-                try:
-                    with cls.engine.begin() as connection:
-                        connection.execute(insert(Customer).values(name="by the child"))
-                    cls.answers.put("written")
-                except Exception as error:
-                    cls.answers.put(str(error))
+                with cls.engine.begin() as connection:
+                    connection.execute(insert(Customer).values(name="by the child"))
+                cls.answers.put("written")
 
             def test_1(self):
+                self.assertRowCount(Customer, 0)
+
+            def test_2(self):
                 self.assertRowCount(Customer, 0)
                 self.jobs.put("write")
                 type(self).answer = self.answers.get()
                 self.child.join()
 
-            def test_2(self):
+            def test_3(self):
                 self.assertRowCount(Customer, 0)
 
         result, _ = run_with_warnings(Shop)
 
-        self.assertEqual(problems(result), [])
-        self.assertRegex(Shop.answer, "Shop: a child process")
+        [(test, said)] = result.errors + result.failures
+        self.assertEqual((test.id().rpartition(".")[2], Shop.answer), ("test_2", "written"))
+        self.assertIn("somebody has committed into this class's server for real", said)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from time import sleep
 from typing import Any
 
 import sqlalchemy as sa
 
+from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.errors import IsolationBroken
 
 from . import loops
 
-__all__ = ["SUPPORTED", "Physical", "physical"]
+__all__ = ["SUPPORTED", "Physical", "cancel_what_runs", "physical"]
 
 _IN_TRANSACTION = (2, 3)  # libpq's PQTRANS_INTRANS and PQTRANS_INERROR
 _IN_ERROR = 3
+_ACTIVE = 1
+_PATIENCE = 2.0  # seconds; longest wait for a statement that was cancelled
 _DONE = (1, 2)  # libpq's PGRES_COMMAND_OK and PGRES_TUPLES_OK
 
 SUPPORTED = ("psycopg2", "psycopg", "asyncpg")
@@ -90,8 +94,22 @@ def physical(connection: Any, dialect: sa.Dialect) -> Physical:
     return make(connection)
 
 
+def cancel_what_runs(connection: Any) -> None:
+    """End what another thread executes on a connection of psycopg2 or psycopg: to close it would wait for that."""
+    deadline = perf_counter() + _PATIENCE
+    if connection.info.transaction_status == _ACTIVE:
+        connection.cancel()
+    while connection.info.transaction_status == _ACTIVE and perf_counter() < deadline:
+        sleep(0.001)
+
+
 def _psycopg2(connection: Any) -> Physical:
     connection.autocommit = True
+
+    def hang_up() -> None:
+        cancel_what_runs(connection)
+        connection.close()
+
     cursor = connection.cursor()
     status = connection.get_transaction_status
 
@@ -105,7 +123,7 @@ def _psycopg2(connection: Any) -> Physical:
         ask=ask,
         in_transaction=lambda: status() in _IN_TRANSACTION,
         is_failed=lambda: status() == _IN_ERROR,
-        hang_up=connection.close,
+        hang_up=hang_up,
         pid=connection.info.backend_pid,
         caches_plans=False,
     )

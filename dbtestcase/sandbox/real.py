@@ -14,6 +14,7 @@ from dbtestcase.frames import UNKNOWN, Origin, user_origin, usual_origin
 
 from . import loops
 from .cursors import text_of
+from .drivers import cancel_what_runs
 from .observer import Observer
 from .rules import Rules
 
@@ -123,6 +124,9 @@ class RealConnection:
     def close(self) -> None:
         """Close it, also where no event loop runs, and let its pool know."""
         record = self.record()
+        if self.loop is None and self.is_open:
+            with suppress(Exception):
+                cancel_what_runs(self.connection)
         if self.loop is not None:
             with suppress(Exception):
                 self.native.pgconn.finish() if self.can_be_closed_anywhere else loops.hang_up(self.native, self.loop)
