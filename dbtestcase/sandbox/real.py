@@ -252,8 +252,11 @@ class RealConnections:
 
     def give_up_idle(self, at_most: int | None = None) -> list[RealConnection]:
         """Take connections that lie idle in their pools out of them, and return them, to be closed."""
+        # Where somebody still has a cursor of one, that is to be told when they are all closed.
         idle = [
-            each for each in self._open.values() if each.can_be_closed_anywhere and each.is_open and not each.is_held
+            each
+            for each in self._open.values()
+            if each.can_be_closed_anywhere and each.is_open and not each.is_held and not each.open_cursors()
         ][:at_most]
         for each in idle:
             del self._open[id(each.connection)]
