@@ -49,6 +49,7 @@ class Copies:
             copy = supply.take(following=following)
             self._present[name] = copy.name
             self._databases[name].use_real(self._originals[name].set(database=copy.name), copy.connections)
+            self._databases[name].is_copy = True
 
     def end_test(self) -> list[LeftOpen]:
         """Go back to the class's databases; return what the test has left open.
@@ -59,6 +60,8 @@ class Copies:
         used = list(self._present.values())
         for name, copy in self._present.items():
             database = self._databases[name]
+            database.close_sessions()
+            database.is_copy = False
             self._connections[copy] = self._connections.get(copy, 0) + database.real.made
             changed = database.real.have_written
             # Not all, because they take the place of connections that the next test may open.

@@ -104,6 +104,7 @@ class SandboxedDatabase:
         self._lock = threading.RLock()
         self._joined: list[weakref.ref[SandboxConnection]] = []
         self._sessions: list[Session] = []
+        self.is_copy = False  # of a class's database, for one test
         self._taken: dict[sa.Engine, TakenEngine] = {}
         self._registered: list[sa.URL] = []
         self.register()
@@ -136,6 +137,7 @@ class SandboxedDatabase:
         if is_supported(engine.dialect) and not engine.dialect.is_async and not registry.is_late(engine):
             self._adopt(f"{engine.dialect.name}+{engine.dialect.driver}")
         self._taken[engine] = taken = TakenEngine(engine, self, self._drivername_for(engine), self._kind)
+        _by_engine[engine] = weakref.ref(self)
         if self._is_shared:
             taken.use_shared()
 
@@ -528,14 +530,14 @@ class SandboxedDatabase:
         return left
 
     def close_sessions(self) -> None:
-        """Close the ORM sessions that took part in the attempt; whoever made them, they end with the test."""
+        """Close the ORM sessions that the test has used; whoever made them, they end with the test."""
         for session in self._sessions:
             with suppress(Exception):  # its transaction is undone anyway
                 session.close()
         self._sessions.clear()
 
     def note_session(self, session: Session) -> None:
-        """Note an ORM session that takes part in an attempt."""
+        """Note an ORM session that the test uses."""
         self._sessions.append(session)
 
     def held_connections(self) -> list[LeftOpen]:
@@ -613,6 +615,7 @@ _MODES = (
 _MODE_WORDS = {False: "SERIALIZABLE or REPEATABLE READ", True: "READ ONLY"}
 
 _is_listening = False
+_by_engine: weakref.WeakKeyDictionary[sa.Engine, weakref.ref[SandboxedDatabase]] = weakref.WeakKeyDictionary()
 
 
 def _listen_to_sessions() -> None:
@@ -623,7 +626,12 @@ def _listen_to_sessions() -> None:
 
 
 def _session_began(session: Session, transaction: Any, connection: sa.Connection) -> None:
-    """Note an ORM session that takes part in an attempt."""
-    virtual = connection.connection.dbapi_connection
-    if type(virtual) is SandboxConnection:
-        virtual.database.note_session(session)
+    """Note an ORM session that a test uses."""
+    dbapi_connection = connection.connection.dbapi_connection
+    if type(dbapi_connection) is SandboxConnection:
+        dbapi_connection.database.note_session(session)
+        return
+    known = _by_engine.get(root(connection.engine))
+    database = known() if known is not None else None
+    if database is not None and database.is_copy:
+        database.note_session(session)
