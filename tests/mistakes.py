@@ -1,4 +1,4 @@
-"""Twelve typical mistakes, each a test class that fails on purpose.
+"""Fifteen typical mistakes, each a test class that fails on purpose.
 
 Not collected with the other tests: ``tests/test_mistakes.py`` runs them and holds the words that tell the user what to
 do; ``python -m tests.mistakes`` writes ``docs/failures.md``, which shows how they really look.
@@ -55,6 +55,11 @@ def create_app() -> Flask:
     def customers():
         return {"names": db.session.scalars(select(Customer.name)).all()}
 
+    @app.post("/customers/<name>")
+    def add_customer(name):
+        db.session.add(Customer(name=name))
+        return {"name": name}  # and no commit()
+
     return app
 
 
@@ -96,6 +101,41 @@ class CommitForgottenBeforeARequest(FlaskDatabaseTestCase):
     def test_request_does_not_see_a_row_that_was_not_committed(self):
         db.session.add(Customer(name="Ada"))
         self.assertEqual(self.client.get("/customers").json, {"names": ["Ada"]})
+
+
+class FlushedBeforeARequest(FlaskDatabaseTestCase):
+    db = db
+
+    @classmethod
+    def create_app(cls):
+        return create_app()
+
+    def test_request_does_not_see_a_row_that_was_only_flushed(self):
+        db.session.add(Customer(name="Ada"))
+        db.session.flush()
+        self.assertEqual(self.client.get("/customers").json, {"names": ["Ada"]})
+
+
+class ViewThatForgetsToCommit(FlaskDatabaseTestCase):
+    db = db
+
+    @classmethod
+    def create_app(cls):
+        return create_app()
+
+    def test_a_row_that_the_application_has_added(self):
+        self.client.post("/customers/Ada")
+        self.assertRowExists(Customer, name="Ada")
+
+
+class RowsOfAnEarlierTest(StudyTestCase):
+    def test_1_adds_a_trial(self):
+        self.session.add(Trial(number=7, participant=self.session.scalars(select(Participant)).one()))
+        self.session.commit()
+
+    def test_2_expects_it(self):
+        trial = self.session.scalars(select(Trial).where(Trial.number == 7)).one()
+        self.assertEqual(trial.participant.name, "daniel")
 
 
 class NotNullViolated(StudyTestCase):

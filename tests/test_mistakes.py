@@ -1,4 +1,4 @@
-"""The words that tell users what to do when they make one of twelve typical mistakes."""
+"""The words that tell users what to do when they make one of fifteen typical mistakes."""
 
 from __future__ import annotations
 
@@ -51,6 +51,22 @@ class MistakeTests(unittest.TestCase):
 
     def test_a_commit_forgotten_before_a_request(self):
         self.assert_told("CommitForgottenBeforeARequest", "What to do: commit() first?", "{'names': []}")
+
+    def test_a_row_that_was_only_flushed_before_a_request(self):
+        self.assert_told(
+            "FlushedBeforeARequest",
+            *("commit() first: the INSERT at", "in test_request_does_not_see", "in customers looked at customer"),
+        )
+
+    def test_a_view_that_forgets_to_commit(self):
+        self.assert_told(
+            "ViewThatForgetsToCommit", "a Customer object, added to a session at", "in add_customer", "never sent"
+        )
+
+    def test_rows_that_are_expected_from_an_earlier_test(self):
+        self.assert_told(
+            "RowsOfAnEarlierTest", "found no row of trial. test_1_adds_a_trial of this class", "setUpTestData"
+        )
 
     def test_a_not_null_violated(self):
         self.assert_told("NotNullViolated", "participant_id", "What to do", "INSERT INTO trial")
@@ -107,7 +123,7 @@ def write_document() -> None:
     """Write ``docs/failures.md``."""
     parts = [
         "# What failures look like",
-        "Twelve typical mistakes, and what the test run prints. Written by `python -m tests.mistakes`; a test holds "
+        "Fifteen typical mistakes, and what the test run prints. Written by `python -m tests.mistakes`; a test holds "
         "the words that matter.",
     ]
     for name in (name for name in vars(mistakes) if name in outputs()):
