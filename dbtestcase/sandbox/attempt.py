@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import NoReturn, Protocol
 
+from dbtestcase.diagnosis.sqltext import fingerprint
 from dbtestcase.errors import IsolationBroken
 from dbtestcase.frames import UNKNOWN, Origin, user_origin
 
@@ -153,7 +154,7 @@ def _at(origin: Origin) -> str:
 
 
 def _shortened(sql: str) -> str:
-    words = " ".join(sql.split())
+    words = fingerprint(sql)  # without values: some may be nobody's business
     return words if len(words) <= _LONGEST_TEXT else f"{words[: _LONGEST_TEXT - 2]} …"
 
 

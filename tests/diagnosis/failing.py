@@ -141,6 +141,16 @@ class Failing(DatabaseTestCase):
         self.fail("on purpose")
 
 
+class FailingTwice(DatabaseTestCase):
+    schema = Base
+
+    def test_second_run(self):
+        with self.engine.begin() as one, self.engine.begin() as other:
+            one.execute(text(f"INSERT INTO account (name, password) VALUES ('a', '{SECRET}')"))
+            other.execute(text(f"SELECT 1 FROM account WHERE password = '{SECRET}'"))
+        self.fail("on purpose")
+
+
 class FailingInSetUpClass(DatabaseTestCase):
     schema = Base
 

@@ -177,7 +177,7 @@ class FailureTests(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        result = run_case(failing.Failing, failing.FailingInSetUpClass, failing.KeyIsASecret)
+        result = run_case(failing.Failing, failing.FailingTwice, failing.FailingInSetUpClass, failing.KeyIsASecret)
         cls.texts: dict[str, str] = {}
         for test, said in result.errors + result.failures:
             name = test.id().rpartition(".")[2].partition(" ")[0]
@@ -190,6 +190,12 @@ class FailureTests(unittest.TestCase):
         for name, said in self.texts.items():
             with self.subTest(name):
                 self.assertNotIn(failing.SECRET[:8], said)
+
+    def test_what_made_a_test_run_twice_is_told_without_values(self):
+        self.assertIn(
+            "it first met: SELECT ? FROM account WHERE password = ? at tests/diagnosis/failing.py",
+            self.texts["test_second_run"],
+        )
 
     def test_every_one_was_explained(self):
         wanted = {name for name in dir(failing.Failing) if name.startswith("test_")} | {"test_assertion"}
