@@ -119,7 +119,7 @@ class Copies:
 
 
 def _close_all(connections: list[RealConnection]) -> None:
-    with awaiting_their_end([each.connection for each in connections if not each.is_async]):
+    with awaiting_their_end([each.native for each in connections]):
         for each in connections:
             each.close()
 

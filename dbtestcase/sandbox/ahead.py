@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from . import loops
 from .setup import Setup
 
 __all__ = ["MOST", "ConnectionsAhead", "Habits"]
@@ -38,7 +39,7 @@ class Habits:
 
     def expected(self) -> list[Setup]:
         """Return the setups with which the next test is expected to connect, each as often as it is."""
-        return [each for each in self._now or self._before if not each.is_async][:MOST]
+        return [each for each in self._now or self._before if not each.is_bound_to_loop][:MOST]
 
 
 class ConnectionsAhead:
@@ -50,7 +51,8 @@ class ConnectionsAhead:
         for setup in setups:
             # Whatever goes wrong here is told to the test, when it connects itself.
             with suppress(Exception):
-                self._connections.append((setup, setup.connect(url)))
+                connection = loops.run(setup.connect, url) if setup.is_async else setup.connect(url)
+                self._connections.append((setup, connection))
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -58,7 +60,7 @@ class ConnectionsAhead:
     def take(self, setup: Setup) -> Any:
         """Return a connection that was opened in the same way, the caller's from now on, or ``None``."""
         for number, (opened, connection) in enumerate(self._connections):
-            if opened.connects_like(setup, self._url) and not connection.closed:
+            if opened.connects_like(setup, self._url) and not _native(connection).closed:
                 del self._connections[number]
                 return connection
         return None
@@ -66,11 +68,16 @@ class ConnectionsAhead:
     @property
     def of_the_driver(self) -> list[Any]:
         """Those that nobody has taken yet."""
-        return [connection for _, connection in self._connections]
+        return [_native(connection) for _, connection in self._connections]
 
     def close(self) -> None:
         """Close those that nobody has taken."""
         for _, connection in self._connections:
             with suppress(Exception):
-                connection.close()
+                connection.close() if _native(connection) is connection else _native(connection).pgconn.finish()
         self._connections.clear()
+
+
+def _native(connection: Any) -> Any:
+    """Return the driver's own connection behind an adapter of SQLAlchemy's."""
+    return getattr(connection, "driver_connection", connection)

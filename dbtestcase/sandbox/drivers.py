@@ -174,13 +174,13 @@ def _asyncpg(adapted: Any) -> Physical:
     loop = asyncio.get_running_loop()
 
     def send(sql: str) -> Any:
-        return loops.wait_for(loop, connection.execute(sql))
+        return loops.wait_for(loop, connection.execute, sql)
 
     def ask(sql: str) -> Any:
         *before, last = [each for each in sql.split(";") if each.strip()]
         if before:
             send(";".join(before))
-        return loops.wait_for(loop, connection.fetchval(last))
+        return loops.wait_for(loop, connection.fetchval, last)
 
     return Physical(
         adapted,

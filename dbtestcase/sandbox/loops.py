@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy.util import await_only
+from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-__all__ = ["can_wait", "hang_up", "in_greenlet", "running", "wait_for"]
+__all__ = ["can_wait", "hang_up", "in_greenlet", "run", "running", "wait_for"]
 
 
 def running() -> asyncio.AbstractEventLoop | None:
@@ -26,11 +26,22 @@ def can_wait() -> bool:
     return running() is None or in_greenlet()
 
 
-def wait_for(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> Any:
-    """Wait for something of a loop's: in its greenlet, or by running the loop, which stands still then."""
-    if running() is None:
-        return loop.run_until_complete(awaitable)
-    return await_only(awaitable)
+def run(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that may wait in a greenlet, in an event loop of its own."""
+    return asyncio.run(greenlet_spawn(function, *args))
+
+
+def wait_for(loop: asyncio.AbstractEventLoop, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+    """Call a coroutine function and wait for it: in a greenlet of its loop's, or by running the loop.
+
+    Raises:
+        RuntimeError: The loop is closed.
+    """
+    if running() is not None:
+        return await_only(function(*args))
+    if loop.is_closed():
+        raise RuntimeError("the event loop is closed")
+    return loop.run_until_complete(function(*args))
 
 
 def hang_up(connection: Any, loop: asyncio.AbstractEventLoop) -> None:

@@ -113,8 +113,8 @@ class RealConnection:
             self.connection.commit()
         elif hasattr(self.native, "pgconn"):
             self.native.pgconn.exec_(b"COMMIT")
-        elif not self.loop.is_closed():
-            loops.wait_for(self.loop, self.native.execute("COMMIT"))
+        else:
+            loops.wait_for(self.loop, self.native.execute, "COMMIT")
 
     def open_cursors(self) -> list[Any]:
         """Return the raw cursors that the user's code has left open, with the lines that opened them."""

@@ -90,6 +90,11 @@ class Setup:
         return bool(self._dialect.is_async)
 
     @property
+    def is_bound_to_loop(self) -> bool:
+        """Whether a connection of its driver works only in the event loop in which it was opened."""
+        return self.is_async and self._dialect.driver != "psycopg"
+
+    @property
     def may_have_own_state(self) -> bool:
         """Whether its connections may be different from those of a plain engine."""
         return self._has_user_listeners or any(name not in _WITHOUT_EFFECT for name in self.connect_args)
