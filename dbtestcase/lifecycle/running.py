@@ -359,7 +359,7 @@ class RunningClass:
             locks=self.explanations.locks,
             kind=(self.instance.options, self._plan.token, database),
             deferrable=deferrable,
-            watches_commits=self.instance.options.tracks_commits,
+            own_commits=(lambda: self.instance.own_commits()) if self.instance.options.tracks_commits else None,
         )
         added.connects = self.instance.patiently
         undo.callback(added.close)

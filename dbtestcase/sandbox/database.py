@@ -56,8 +56,9 @@ class SandboxedDatabase:
         before_use: Called when a connection is used outside an attempt: whoever runs the tests may begin one only now.
             Returns the attempt to take part in, ``None`` where connections are real.
         deferrable: Whether the schema has deferrable constraints, and the names of those that begin deferred.
-        watches_commits: Find out at the end of an attempt whether anybody has committed for real; the server must
-            have ``track_commit_timestamp`` on.
+        own_commits: Find out at the end of an attempt whether anybody has committed for real; the server must have
+            ``track_commit_timestamp`` on. Returns how many statements this library has begun to send there itself,
+            and how many of these have ended.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class SandboxedDatabase:
         locks: Locks | None = None,
         kind: Hashable = None,
         deferrable: tuple[bool, str] | None = None,
-        watches_commits: bool = False,
+        own_commits: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.owner = owner
         self.rules = rules
@@ -91,7 +92,8 @@ class SandboxedDatabase:
         self._before_use = before_use
         self._kind = kind
         self._deferrable = deferrable
-        self._watches_commits = watches_commits
+        self._own_commits = own_commits
+        self._own_ended = -1
         self._last_commit: str | None = None
         self._restoring_sql = ""
         self._setup: Setup | None = None  # of the physical connection
@@ -510,10 +512,10 @@ class SandboxedDatabase:
                 taken.renew_pool()
         self._joined.clear()
         self._sessions.clear()
-        committed = None
+        committed = False
         try:
             if shared.busy is None:
-                committed = shared.finish(_LAST_COMMIT if self._watches_commits else "")
+                committed = self._finish(shared)
             else:
                 self.hang_up()  # the server undoes what is open
         except Exception:
@@ -522,12 +524,26 @@ class SandboxedDatabase:
             self.needs_fresh_database = True
         if self._restoring_sql and self.physical is not None:
             self.physical.send(self._restoring_sql)
-            committed, self._last_commit = None, None  # setting a sequence back commits
+            self._last_commit = None  # setting a sequence back commits
         if not shared.is_reusable:
             self.hang_up()
-        if committed is not None and committed != self._last_commit:
-            self._compare_commits(committed)
+        if committed:
+            self._raise_foreign_commit()
         return left
+
+    def _finish(self, shared: SharedTransaction) -> bool:
+        """Undo the attempt; return whether somebody else has committed since the one before was undone."""
+        if self._own_commits is None:
+            shared.finish()
+            return False
+        ended = self._own_commits()[1]
+        committed = shared.finish(_LAST_COMMIT)
+        known, self._last_commit = self._last_commit, committed
+        own_ended, self._own_ended = self._own_ended, ended
+        if committed == known or known is None:
+            return False
+        # What we have begun to send since then may be what was committed.
+        return self._own_commits()[0] == own_ended
 
     def close_sessions(self) -> None:
         """Close the ORM sessions that the test has used; whoever made them, they end with the test."""
@@ -550,17 +566,14 @@ class SandboxedDatabase:
         joined = [connection for reference in self._joined if (connection := reference()) is not None]
         return [each for each in joined if each.work is not None and each.is_checked_out]
 
-    def _compare_commits(self, committed: str) -> None:
-        known, self._last_commit = self._last_commit, committed
-        if known is not None:
-            self.needs_fresh_database = True
-            raise IsolationBroken(
-                f"{self.owner}: somebody has committed into this class's server for real since its last test, past "
-                "the engines that are isolated: another process, or a driver that was called by itself, with an "
-                "address taken before the test. What it wrote would be there in the next test; that one gets a fresh "
-                "instance.\n"
-                'What to do: ask for the address within the test (self.external_url), or mark it @isolate("clone").'
-            )
+    def _raise_foreign_commit(self) -> None:
+        self.needs_fresh_database = True
+        raise IsolationBroken(
+            f"{self.owner}: somebody has committed into this class's server for real since its last test, past the "
+            "engines that are isolated: another process, or a driver that was called by itself, with an address taken "
+            "before the test. What it wrote would be there in the next test; that one gets a fresh instance.\n"
+            'What to do: ask for the address within the test (self.external_url), or mark it @isolate("clone").'
+        )
 
     def expect_commits(self) -> None:
         """Something of ours commits, or has committed, into the server."""

@@ -98,6 +98,8 @@ class Databases(ABC):
     # the one to give.
     address_asked: Callable[[str], str] | None = None
     _numbers: count[int]
+    _begun_commits = 0
+    _done_commits = 0
 
     @abstractmethod
     def dsn(self, **kwargs: Any) -> dict[str, Any]:
@@ -134,20 +136,28 @@ class Databases(ABC):
 
     # Statements
 
+    def own_commits(self) -> tuple[int, int]:
+        """Return how many statements of this library's own were begun on the server up to now, and how many ended."""
+        return self._begun_commits, self._done_commits
+
     def connect(self, database: str = "test", **kwargs: Any) -> Any:
         """Return a new psycopg2 connection."""
         return psycopg2.connect(**self.dsn(database=database, **kwargs))
 
     def execute(self, sql: str, *, database: str | None = None) -> None:
         """Execute SQL outside any transaction, in the maintenance database unless one is named."""
-        if database is None:
-            with self.maintenance.connection() as connection, connection.cursor() as cursor:
-                cursor.execute(sql)
-            return
-        with closing(self.connect(database)) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(sql)
+        self._begun_commits += 1
+        try:
+            if database is None:
+                with self.maintenance.connection() as connection, connection.cursor() as cursor:
+                    cursor.execute(sql)
+                return
+            with closing(self.connect(database)) as connection:
+                connection.autocommit = True
+                with connection.cursor() as cursor:
+                    cursor.execute(sql)
+        finally:
+            self._done_commits += 1
 
     def query(self, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
         """Return the rows of a query in the maintenance database."""
