@@ -24,6 +24,7 @@ from dbtestcase.servers.environment import hide_variables, show_variables
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server import Boot, Server, ServerProcess
 from dbtestcase.servers.shared_state import SharedState
+from dbtestcase.sql import quoted_identifier
 
 __all__ = ["Instance"]
 
@@ -73,7 +74,8 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
     def dsn(self, **kwargs: Any) -> dict[str, Any]:
         """Return what ``psycopg2.connect(**dsn)`` takes: host, port, user, database and whatever is given."""
         database = self._asked_for(kwargs.pop("database", "test"))
-        return {"host": str(self.socket_dir), "port": PORT, "user": "postgres", "database": database, **kwargs}
+        user = kwargs.pop("role", "postgres")
+        return {"host": str(self.socket_dir), "port": PORT, "user": user, "database": database, **kwargs}
 
     def url(self, **kwargs: Any) -> str:
         """Return the URL of a database for SQLAlchemy, of ``test`` unless ``database=`` is given."""
@@ -90,6 +92,10 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         return connection
 
     # What it is
+
+    def make_role(self, role: str, owner: str) -> None:
+        # On the unix socket everybody is who they say.
+        self.execute(f"CREATE ROLE {quoted_identifier(role)} LOGIN")
 
     @property
     def is_roomy(self) -> bool:
