@@ -113,9 +113,11 @@ class SandboxConnection:
             record.invalidate()  # or SQLAlchemy complains as well, when it is thrown away
 
     def commit(self) -> None:
+        self.check_open()
         self.database.end(self, keep=True)
 
     def rollback(self) -> None:
+        self.check_open()
         self.database.end(self, keep=False)
 
     def close(self) -> None:
@@ -124,7 +126,16 @@ class SandboxConnection:
 
     terminate = close
 
+    def check_open(self) -> None:
+        """Raise what the driver raises if it was closed."""
+        if self.is_closed:
+            dbapi = self.engine.dialect.loaded_dbapi
+            if self.engine.dialect.driver == "psycopg2":
+                raise dbapi.InterfaceError("connection already closed")
+            raise dbapi.OperationalError("the connection is closed")
+
     def __enter__(self) -> SandboxConnection:
+        self.check_open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -147,6 +158,7 @@ class SandboxConnection:
 
     def cursor(self, *args: Any, **options: Any) -> Any:
         """Return a cursor: the driver's own to SQLAlchemy, one with a gate before it to anybody else."""
+        self.check_open()
         physical = self.database.physical_for(self)
         if _calls_sqlalchemy(sys._getframe(1)):
             if not args and not options:
@@ -161,11 +173,17 @@ class SandboxConnection:
     def __getattr__(self, name: str) -> Any:
         connection = self.database.physical_for(self).connection
         found = getattr(connection, name)  # an AttributeError is the driver's own
-        if name not in _SAME_FOR_ALL and not _calls_sqlalchemy(sys._getframe(1)):
+        caller = sys._getframe(1)
+        if name not in _SAME_FOR_ALL and not (_calls_sqlalchemy(caller) or self._is_drivers(caller)):
             self.database.stop(self, f"{name!r} of a raw connection needs a real one")
         if name.startswith("tpc_"):
             self.database.stop(self, "a two-phase transaction needs real connections")
         return found
+
+    def _is_drivers(self, frame: Any) -> bool:
+        """Whether a call comes from the driver itself, which asks a cursor for its connection."""
+        folder = self.engine.dialect.loaded_dbapi.__file__.rpartition("/")[0]
+        return frame.f_code.co_filename.startswith(f"{folder}/")  # type: ignore[no-any-return]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OWN:

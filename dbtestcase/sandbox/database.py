@@ -264,7 +264,7 @@ class SandboxedDatabase:
         if known is not None and id(taken.setup) in self._same_state and (known.loop is None or known.serves_here):
             return known
         with self._lock:
-            if connection.is_closed or self.attempt_of(connection) is None:
+            if self.attempt_of(connection) is None:
                 raise IsolationBroken(_STALE.format(owner=self.owner))
             if self._is_opening:
                 # Another task of this thread, while the connection was waited for.
@@ -363,7 +363,7 @@ class SandboxedDatabase:
         if shared is not None and work is not None and work.shared is shared and not shared.attempt.is_over:
             return work
         attempt = self.attempt_of(connection)
-        if attempt is None or connection.is_closed:
+        if attempt is None:
             raise IsolationBroken(_STALE.format(owner=self.owner))
         if self.shared is None or self.shared.attempt is not attempt:
             opened = self.physical_for(connection)
@@ -395,6 +395,8 @@ class SandboxedDatabase:
         Raises:
             RunAgain: One transaction cannot carry it faithfully.
         """
+        if connection.is_closed:
+            connection.check_open()
         # Each statement of every test comes through here: what the common one does not need is not called.
         effects = self.rules.of_copy(sql) if copies else self.rules.known.get(sql) or self.rules.of(sql)
         origin = usual_origin(sql)
@@ -405,6 +407,8 @@ class SandboxedDatabase:
                 work = self.work_of(connection)
             shared = work.shared
             autocommits = connection.autocommits
+            if autocommits and is_many:
+                self.stop(connection, "many statements at once in autocommit are many transactions")
             if shared.sole is not work or not effects.is_plain or shared.attempt.reason is not None:
                 shared.check(work, effects, sql, origin, autocommits)
             # Until all is done: in an event loop other tasks run whenever something is waited for.
@@ -413,6 +417,8 @@ class SandboxedDatabase:
             try:
                 if shared.owner is not work:
                     shared.ready(work)
+                if effects.savepoints:
+                    shared.hold(work)
                 if observer is not None:
                     observer.statement_started(work.label, origin, sql, parameters)
                 try:

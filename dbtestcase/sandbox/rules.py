@@ -29,6 +29,7 @@ class Effects:
         savepoints: It opens or ends a savepoint.
         until_commit: What it did ends at COMMIT, as SET LOCAL does.
         is_plain: It only reads, or only changes rows: the common case.
+        is_query: It is one query that only reads, as a server-side cursor wants it.
     """
 
     real: str = ""
@@ -38,11 +39,13 @@ class Effects:
     savepoints: bool = False
     until_commit: bool = False
     is_plain: bool = False
+    is_query: bool = False
 
 
 # -- statements, by their first word
 
-_READS = frozenset({"select", "values", "table", "show", "explain", ""})
+_QUERIES = frozenset({"select", "values", "table"})
+_READS = _QUERIES | {"show", "explain", ""}
 _WRITES = frozenset({"insert", "update", "delete", "merge", "lock", "notify"})
 _SAVEPOINTS = frozenset({"savepoint", "release"})
 _PRIVATE = frozenset({"prepare", "execute", "deallocate", "declare", "fetch", "move", "close", "set", "reset"})
@@ -88,7 +91,12 @@ _REAL_CALL_PREFIXES = (
 )  # fmt: skip
 _PRIVATE_NAMES = frozenset({"pg_temp", "pg_my_temp_schema", "setseed"})
 _PRIVATE_PREFIXES = ("pg_advisory_", "pg_try_advisory_")
-_UNTIL_COMMIT = frozenset({"local", "constraints", "drop", "rows"})
+# By the verb; the words by which a statement's state ends at COMMIT.
+_UNTIL_COMMIT = {
+    "set": frozenset({"local", "constraints"}),
+    "create": frozenset({"drop", "rows"}),
+    "declare": frozenset({"declare"}),
+}
 
 # Volatile as PostgreSQL sees it, because each call gives another answer; they change nothing that others see.
 _HARMLESS = frozenset({
@@ -101,6 +109,7 @@ _HARMLESS = frozenset({
 _RUN_BY_READS = ("view", "materialized view", "policy", "operator", "cast")
 # Languages whose bodies are made of SQL's words.
 _READABLE = frozenset({"sql", "plpgsql", "c", "internal"})
+_NOTHING: frozenset[str] = frozenset()
 _MOST_KNOWN = 5000
 _RETURNS = frozenset({"insert", "update", "delete", "merge"})
 
@@ -159,14 +168,15 @@ class Rules:
             return Effects(savepoints=True)
         writes = self._writes(statement)
         alters = not (verb in _READS or verb in _WRITES or verb in ("rollback", "copy") or verb in _PRIVATE)
-        if verb == "select" and "into" in words:
+        if (verb == "select" and "into" in words) or (verb == "lock" and _keeps_readers_waiting(words)):
             alters = True
         return Effects(
             private=private,
             writes=writes or alters,
             alters=alters,
-            until_commit=(bool(private) and not _UNTIL_COMMIT.isdisjoint(words)) or "xact" in private,
-            is_plain=not (private or alters),
+            until_commit=_ends_at_commit(verb, words, private),
+            is_plain=not (private or alters or verb == "lock"),
+            is_query=verb in _QUERIES and not (private or writes or alters),
         )
 
     def _real_word(self, verb: str, words: Iterable[str], calls: Iterable[str]) -> str:
@@ -264,6 +274,17 @@ def _private_word(words: Iterable[str]) -> str:
             return "a temporary table"
         before = word
     return ""
+
+
+def _ends_at_commit(verb: str, words: Iterable[str], private: str) -> bool:
+    """Whether state of one connection ends with its transaction."""
+    return "xact" in private or (bool(private) and not _UNTIL_COMMIT.get(verb, _NOTHING).isdisjoint(words))
+
+
+def _keeps_readers_waiting(words: Iterable[str]) -> bool:
+    """Whether LOCK TABLE takes the one lock that readers wait for: ACCESS EXCLUSIVE, which is its default."""
+    found = tuple(words)
+    return "mode" not in found or ("access" in found[:-1] and found[found.index("access") + 1] == "exclusive")
 
 
 def _locks_rows(words: Iterable[str]) -> bool:

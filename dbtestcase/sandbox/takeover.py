@@ -23,6 +23,7 @@ from .connection import Gate, SandboxConnection
 from .drivers import SUPPORTED
 from .first_connect import answered_once
 from .real import RealConnections
+from .rules import Rules
 from .setup import Setup
 
 __all__ = ["TakenEngine", "is_supported", "root"]
@@ -53,6 +54,7 @@ class Database(Gate, Protocol):
 
     owner: str
     real: RealConnections
+    rules: Rules
 
     def real_connection(self, taken: TakenEngine, record: Any) -> Any: ...
 
@@ -188,7 +190,9 @@ class TakenEngine:
 
             def execute(cursor: Any, sql: Any, parameters: Any, context: Any = None) -> Any:
                 connection = context.root_connection._dbapi_connection.dbapi_connection
-                run = database.execute if type(connection) is SandboxConnection else database.execute_real
+                run: Callable[..., Any] = database.execute_real
+                if type(connection) is SandboxConnection:
+                    run = self._stream if context._is_server_side else database.execute
                 return run(
                     connection, cursor, sql, parameters,
                     lambda: inner(dialect, cursor, sql, parameters, context), is_many,
@@ -249,6 +253,15 @@ class TakenEngine:
         ):
             if hasattr(kind, name):
                 state[name] = mode(name)
+
+    def _stream(self, connection: SandboxConnection, cursor: Any, sql: Any, *rest: Any) -> Any:
+        """Send what is meant for a server-side cursor; see :func:`cursors.instead_of_server_side`."""
+        if connection.autocommits or not self._database.rules.of(sql).is_query:
+            self._database.stop(connection, "a server-side cursor in autocommit, or for no query, needs a real one")
+        try:
+            return self._database.execute(connection, cursor, sql, *rest)
+        except self.dialect.loaded_dbapi.Error:
+            self._database.stop(connection, "a query that fails on a server-side cursor needs a real one")
 
     def _change_mode(self, connection: SandboxConnection, name: str, value: Any = None) -> Any:
         if name == "get_isolation_level":

@@ -11,6 +11,9 @@ the newest one:
     (rollback)          ROLLBACK TO dbt1; without a savepoint yet, ROLLBACK; BEGIN
     RELEASE dbt1; SAVEPOINT dbt2   where more was committed in between
 
+The first savepoint is dbt0, if the code under test has one of its own before there is one of ours: releasing ours
+releases theirs.
+
 Connections that only read, under READ COMMITTED, conflict with nobody. Two that would have to see different things,
 wait for each other or keep state of their own end the attempt (:meth:`SharedTransaction.check` is the whole decision).
 """
@@ -30,9 +33,10 @@ from .rules import Effects
 
 __all__ = ["SharedTransaction", "Work"]
 
-# Errors by which a statement tells about itself alone: bad data, violated constraints, unknown names, RAISE. What else
+# Errors by which a statement tells about itself alone: bad data, violated constraints, unknown names (also those of
+# savepoints, cursors and prepared statements), RAISE. What else
 # the server refuses may be refused only because many transactions are one here.
-_OWN_ERRORS = ("21", "22", "23", "25P02", "28", "42", "44", "P0")
+_OWN_ERRORS = ("21", "22", "23", "25P02", "26", "28", "34", "3B", "42", "44", "P0")
 
 
 class Work:
@@ -92,6 +96,7 @@ class SharedTransaction:
     ended_for_real = False
     _ends_with_commit = ""
     _savepoint = 0
+    _is_held = False  # whether that savepoint is there; number 0 is there only on demand
     _is_dirty = False
     _has_altered_since = False  # the newest savepoint
     _count = 0
@@ -157,11 +162,10 @@ class SharedTransaction:
             self.sole = None
             if self.private is None:
                 self.private = work
-            if self.private is not work or (effects.private and self._count > 1):
-                rule = f"({effects.private})" if effects.private else "after another one has set"
-                self.stop(
-                    f"concerns state of one connection {rule}, and the test uses two", sql, origin, self.private.last
-                )
+            if self.private is not work:
+                self.stop("came after another connection had set state of its own", sql, origin, self.private.last)
+            if effects.private and self._count > 1:
+                self.stop(f"concerns state of one connection ({effects.private}), and the test uses two", sql, origin)
         if self._open and (len(self._open) > 1 or work not in self._open):
             for other in self._open:
                 if other is not work:
@@ -199,11 +203,18 @@ class SharedTransaction:
         elif self.owner is not None and self.owner.failed:
             self._undo()
         elif self._is_dirty:
-            number, self._savepoint = self._savepoint, self._savepoint + 1
-            release = f"RELEASE dbt{number}; " if number else ""
-            self.physical.send(f"{release}SAVEPOINT dbt{number + 1}")
+            release = f"RELEASE dbt{self._savepoint}; " if self._is_held else ""
+            self._savepoint += 1
+            self.physical.send(f"{release}SAVEPOINT dbt{self._savepoint}")
+            self._is_held = True
             self._is_dirty = self._has_altered_since = False
         self.owner = work
+
+    def hold(self, work: Work) -> None:
+        """Let a savepoint of the code under test lie above one of ours, which takes it along when it is released."""
+        if not (self._is_held or work.failed):
+            self.physical.send(f"SAVEPOINT dbt{self._savepoint}")
+            self._is_held = True
 
     def sent(self, work: Work, effects: Effects, sql: str, origin: Origin, autocommits: bool) -> None:
         """Note what a statement did that the server has carried out."""
@@ -293,7 +304,11 @@ class SharedTransaction:
         if self._has_altered_since and self.physical.caches_plans:
             self.stop("has changed the schema and was rolled back, under statements that the driver has prepared",
                       *(self.owner.last if self.owner is not None else ("", UNKNOWN)))  # fmt: skip
-        self.physical.send(f"ROLLBACK TO dbt{self._savepoint}" if self._savepoint else "ROLLBACK; BEGIN")
+        if self._savepoint:
+            self.physical.send(f"ROLLBACK TO dbt{self._savepoint}")
+        else:
+            self.physical.send("ROLLBACK; BEGIN")
+            self._is_held = False
         self._is_dirty = False
 
     def _leave(self, work: Work) -> None:

@@ -9,6 +9,7 @@ from dbtestcase.servers.housekeeping import cached_templates, clear_cache, lefto
 from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.programs import Programs, find_programs
+from dbtestcase.servers.roles import check_app_role, with_app_role
 from dbtestcase.servers.running import expect, running_instance, running_kept, start_instance
 from dbtestcase.servers.standby import discard_standby
 
@@ -26,6 +27,7 @@ __all__ = [
     "Programs",
     "ThrowawayPostgres",
     "cached_templates",
+    "check_app_role",
     "chosen",
     "clear_cache",
     "discard_standby",
@@ -37,4 +39,5 @@ __all__ = [
     "running_instance",
     "running_kept",
     "start_instance",
+    "with_app_role",
 ]

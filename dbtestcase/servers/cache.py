@@ -1,53 +1,56 @@
 """The folder where packed templates are kept from run to run, and the rules under which one is believed.
 
-``<key>.pack`` is the template, ``<key>.json`` says that it is whole: written last, with the pack's size, time and
-hash. A pack that does not fit what is said of it is not used. Both are written under a private name and renamed, by
-the one who holds ``<key>.lock``, so a reader needs no lock: it sees the old, the new or nothing.
+``<key>.pack`` is the template, ``<key>.json`` its claim, written last: a pack that does not fit what is said of it is
+not used. Both are written under a private name and renamed, by the one who holds ``<key>.lock``, so a reader needs no
+lock: it sees the old, the new or nothing. A folder that others can write to is not used at all.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import pwd
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from dbtestcase.servers.supervisor import tree
+from dbtestcase.native import monotonic, sleep, wall_clock
+from dbtestcase.servers.claims import NO_NOTES, Claim, hash_of
+from dbtestcase.servers.supervisor import pack as packs
+from dbtestcase.servers.trust import distrust_of_folder, make_private_folder
 
-__all__ = ["NO_NOTES", "Cache", "CachedTemplate", "Pack", "cache_folder", "write_pack"]
+__all__ = ["Cache", "CachedTemplate", "Pack", "cache_folder", "write_pack"]
 
 KEEP_DAYS = 30
 KEEP_BYTES = 2 * 1024**3
 _USED_AFTER = 3600.0
 _DAY = 86400.0
-NO_NOTES = "{}"  # what was noted when a template was prepared: the text of a JSON object
-_CLAIMED = {
-    "size": int,
-    "time": int,
-    "hash": str,
-    "unpacked": int,
-    "server_version": str,
-    "description": str,
-    "notes": str,
-}
+# Somebody else who holds a lock so long makes no template; he was stopped.
+_LONGEST_LOCK = 300.0
+_LOCK_TICK = 0.005
 
 
 @dataclass(frozen=True)
 class Pack:
-    """A packed template on disk, verified."""
+    """A packed template on disk, verified.
+
+    Args:
+        base: The pack that it builds on.
+        notes: What was noted when it was prepared: the text of a JSON object.
+    """
 
     path: Path
     server_version: str
     unpacked: int
+    base: Path | None = None
     notes: str = NO_NOTES
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can still be read, as far as can be seen from outside."""
+        return all(os.access(path, os.R_OK) for path in (self.path, self.base) if path is not None)
 
 
 @dataclass(frozen=True)
@@ -58,26 +61,29 @@ class CachedTemplate:
     description: str
     size: int
     last_used: float
+    base: str = ""  # key of the template that it builds on
 
 
 def cache_folder() -> Path | None:
-    """Return the folder for templates and programs, made or not; ``None`` if ``DBTESTCASE_CACHE`` is ``off``."""
+    """Return the folder for templates, made or not; ``None`` if ``DBTESTCASE_CACHE`` is ``off`` or there is no home."""
     chosen = os.environ.get("DBTESTCASE_CACHE", "").strip()
     if chosen.lower() in ("off", "0", "no", "false", "none"):
         return None
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return Path(os.path.expanduser(chosen)).absolute()
     from platformdirs import user_cache_path
 
     # Under sudo, HOME may be that of somebody who could no longer write to a folder that root made there.
-    if os.geteuid() == 0 and _owner(Path.home()) not in (0, None):
+    if os.geteuid() == 0 and _owner(os.path.expanduser("~")) not in (0, None):
         return Path(pwd.getpwuid(0).pw_dir) / ".cache" / "dbtestcase"
-    return user_cache_path("dbtestcase", appauthor=False)
+    folder = user_cache_path("dbtestcase", appauthor=False)
+    # Without HOME, and without an entry in the list of users, it would be a folder called "~" where we happen to be.
+    return folder if folder.is_absolute() and "~" not in folder.parts else None
 
 
-def _owner(path: Path) -> int | None:
+def _owner(path: str) -> int | None:
     try:
-        return path.stat().st_uid
+        return os.stat(path).st_uid
     except OSError:
         return None
 
@@ -94,19 +100,25 @@ class Cache:
 
     def load(self, key: str) -> Pack | None:
         """Return the pack if it is there and is what was published; looks at its size and time only."""
-        found = self._claim(key)
-        if found is None:
+        claim = self._claim(key)
+        if claim is None:
             return None
-        path, claim = found
+        path = self.pack_path(key)
         try:
-            about = path.stat()
-            usable = os.access(path, os.R_OK)
+            about = os.lstat(path)
         except OSError:
             return None
-        if not usable or about.st_size != claim["size"] or about.st_mtime_ns != claim["time"]:
+        if (about.st_size, about.st_mtime_ns, about.st_uid) != (claim.size, claim.time, os.geteuid()):
             return None
+        base = None
+        if claim.base:
+            below = self._claim(claim.base)
+            base = self.pack_path(claim.base)
+            if below is None or below.hash != claim.base_hash or not base.exists():
+                return None
+            self._note_use(claim.base)
         self._note_use(key)
-        return Pack(path, claim["server_version"], claim["unpacked"], claim["notes"])
+        return Pack(path, claim.server_version, claim.unpacked, base, claim.notes)
 
     def examine(self, key: str) -> str | None:
         """Return what is wrong with the pack after reading all of it; ``None`` if it is right or not there.
@@ -114,19 +126,16 @@ class Cache:
         One that is right but was touched or copied is believed again afterwards.
         """
         path = self.pack_path(key)
-        if not path.exists():
-            return None
-        found = self._claim(key)
-        if found is None:
+        claim = self._claim(key)
+        if claim is None or not path.exists():
             return None  # never finished: nothing to tell
-        _, claim = found
         try:
-            if path.stat().st_size != claim["size"]:
+            if path.stat().st_size != claim.size:
                 return "its size has changed"
-            if _hash(path) != claim["hash"]:
+            if hash_of(path) != claim.hash:
                 return "its content has changed"
-            if path.stat().st_mtime_ns != claim["time"]:
-                self._write_claim(key, {**claim, "time": path.stat().st_mtime_ns})
+            if path.stat().st_mtime_ns != claim.time:
+                self._write_claim(key, replace(claim, time=path.stat().st_mtime_ns))
         except OSError as exc:
             return str(exc)
         return None
@@ -138,20 +147,24 @@ class Cache:
             OSError: The folder cannot be written to.
         """
         target = self.pack_path(key)
-        digest = _hash(private)
+        digest = hash_of(private)
+        base = pack.base.stem if pack.base is not None else ""
+        below = self._claim(base) if base else None
         with suppress(FileNotFoundError):
             self._claim_path(key).unlink()
         private.replace(target)
         about = target.stat()
-        claim = {
-            "size": about.st_size,
-            "time": about.st_mtime_ns,
-            "hash": digest,
-            "unpacked": pack.unpacked,
-            "server_version": pack.server_version,
-            "description": description,
-            "notes": pack.notes,
-        }
+        claim = Claim(
+            size=about.st_size,
+            time=about.st_mtime_ns,
+            hash=digest,
+            unpacked=pack.unpacked,
+            server_version=pack.server_version,
+            description=description,
+            notes=pack.notes,
+            base=base,
+            base_hash=below.hash if below is not None else "",
+        )
         self._write_claim(key, claim)
         return replace(pack, path=target)
 
@@ -164,17 +177,14 @@ class Cache:
         """Hold the lock on one key, after making the folder if need be.
 
         Raises:
-            OSError: The folder cannot be made or written to.
+            OSError: The folder cannot be made or written to, others can write to it, or the lock does not get free.
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(self.folder / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        make_private_folder(self.folder)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        file = os.open(self.folder / f"{key}.lock", flags, 0o600)
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as exc:
-                # A network folder without locks: at worst two processes do the same work.
-                if exc.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
-                    raise
+            os.fchmod(file, 0o600)  # whatever the umask
+            _wait_for(file)
             for left in self.folder.glob(f"{key}.*.part"):
                 left.unlink(missing_ok=True)  # only the holder of the lock writes one, so its writer is dead
             yield
@@ -187,29 +197,37 @@ class Cache:
             path.unlink(missing_ok=True)
 
     def prune(self, used_key: str = "") -> None:
-        """Delete what was not used for 30 days, and the longest unused above 2 GB; never ``used_key``."""
+        """Delete what was not used for 30 days, and the longest unused above 2 GB; never ``used_key``, nor its base."""
+        now = wall_clock()
         total = 0
-        for template in sorted(self.templates(), key=lambda template: -template.last_used):
+        needed = {used_key}
+        # Bases last: they are needed as long as one that builds on them stays.
+        for template in sorted(self.templates(), key=lambda template: (not template.base, -template.last_used)):
             total += template.size
-            too_old = time.time() - template.last_used > KEEP_DAYS * _DAY
-            if (too_old or total > KEEP_BYTES) and template.path.stem != used_key:
+            too_old = now - template.last_used > KEEP_DAYS * _DAY
+            if (too_old or total > KEEP_BYTES) and template.path.stem not in needed:
                 with suppress(OSError):
                     self.drop(template.path.stem)
+            else:
+                needed.add(template.base)
         for left in (*self.folder.glob("*.part"), *self.folder.glob("*.lock")):
             with suppress(OSError):
                 # An old lock may be taken by somebody just now; the worst that follows is work done twice.
-                if time.time() - left.stat().st_mtime > KEEP_DAYS * _DAY:
+                if now - left.lstat().st_mtime > KEEP_DAYS * _DAY:
                     left.unlink()
 
     def templates(self) -> list[CachedTemplate]:
-        """Return what is in the cache, in no order."""
-        found = []
+        """Return what is in the cache, in no order; nothing of a folder that others can write to."""
+        found: list[CachedTemplate] = []
+        if distrust_of_folder(self.folder) is not None:
+            return found
         for path in self.folder.glob("*.pack"):
             with suppress(OSError):
                 claim = self._claim(path.stem)
-                description = claim[1]["description"] if claim is not None else "unfinished or damaged"
-                used = path.stat() if claim is None else self._claim_path(path.stem).stat()
-                found.append(CachedTemplate(path, description, path.stat().st_size, used.st_mtime))
+                description = claim.description if claim is not None else "unfinished or damaged"
+                used = path.lstat() if claim is None else self._claim_path(path.stem).lstat()
+                base = claim.base if claim is not None else ""
+                found.append(CachedTemplate(path, description, path.lstat().st_size, used.st_mtime, base))
         return found
 
     def clear(self) -> None:
@@ -221,41 +239,55 @@ class Cache:
     def _claim_path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
 
-    def _claim(self, key: str) -> tuple[Path, dict[str, Any]] | None:
-        try:
-            claim = json.loads(self._claim_path(key).read_bytes())
-        except (OSError, ValueError):
-            return None
-        if not isinstance(claim, dict) or any(type(claim.get(name)) is not kind for name, kind in _CLAIMED.items()):
-            return None
-        return self.pack_path(key), claim
+    def _claim(self, key: str) -> Claim | None:
+        return Claim.read(self._claim_path(key)) if distrust_of_folder(self.folder) is None else None
 
-    def _write_claim(self, key: str, claim: dict[str, Any]) -> None:
+    def _write_claim(self, key: str, claim: Claim) -> None:
         private = self.private_path(key)
-        private.write_text(json.dumps(claim))
+        file = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(file, "w", encoding="utf-8") as out:
+            os.fchmod(file, 0o600)  # whatever the umask
+            out.write(claim.written())
         private.replace(self._claim_path(key))
 
     def _note_use(self, key: str) -> None:
         path = self._claim_path(key)
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _USED_AFTER:
+            if wall_clock() - path.lstat().st_mtime > _USED_AFTER:
                 os.utime(path)
 
 
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _wait_for(lock: int) -> None:
+    deadline = monotonic() + _LONGEST_LOCK
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+                return  # A network folder without locks: at worst two processes do the same work.
+            if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            if monotonic() > deadline:
+                why = f"another process has held a lock in it for {_LONGEST_LOCK:g} seconds"
+                raise OSError(errno.ETIMEDOUT, why) from None
+            sleep(_LOCK_TICK)
+        else:
+            return
 
 
-def write_pack(data_dir: Path, target: Path) -> int:
+def write_pack(data_dir: Path, target: Path, base: Path | None = None) -> int:
     """Pack a cluster that was shut down; return the bytes it unpacks to.
+
+    Args:
+        base: The pack that it was unpacked from.
 
     Raises:
         OSError: It could not be written.
         ValueError: It holds something other than folders and files: a tablespace.
     """
     try:
-        return tree.pack(str(data_dir), str(target), skip=_is_not_template)
+        built_on = packs.read(str(base))[0] if base is not None else None
+        return packs.write(str(data_dir), str(target), base=built_on, skip=_is_not_template)
     except BaseException:
         target.unlink(missing_ok=True)
         raise

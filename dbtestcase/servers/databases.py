@@ -103,11 +103,25 @@ class Databases(ABC):
 
     @abstractmethod
     def dsn(self, **kwargs: Any) -> dict[str, Any]:
-        """Return what ``psycopg2.connect(**dsn)`` takes, for the database ``test`` unless ``database=`` is given."""
+        """Return what ``psycopg2.connect(**dsn)`` takes, for the database ``test`` unless ``database=`` is given.
+
+        With ``role=``, sessions are those of this role, which :meth:`make_role` has made.
+        """
 
     @abstractmethod
     def url(self, **kwargs: Any) -> str:
-        """Return the URL of a database for SQLAlchemy, of ``test`` unless ``database=`` is given."""
+        """Return the URL of a database for SQLAlchemy, of ``test`` unless ``database=`` is given.
+
+        With ``role=``, sessions are those of this role, which :meth:`make_role` has made.
+        """
+
+    @abstractmethod
+    def make_role(self, role: str, owner: str) -> None:
+        """Make a role that is no superuser and can be given to :meth:`url` and :meth:`dsn`, unless it is there.
+
+        Args:
+            owner: The class that wants it, for messages.
+        """
 
     @property
     @abstractmethod

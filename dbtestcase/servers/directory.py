@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,12 +16,21 @@ from dbtestcase.servers.locations import SOCKET_PATH_LIMIT, socket_locations
 from dbtestcase.servers.programs import Programs
 from dbtestcase.servers.supervisor_client import RequestFailed, SupervisorClient, current_supervisor
 
-__all__ = ["LOG", "PORT", "SOCKET", "STOP_TIMEOUT", "InstanceDirectory", "Launch", "directory_request", "no_location"]
+__all__ = [
+    "CONNECT_TIMEOUT",
+    "LOG",
+    "PORT",
+    "STOP_TIMEOUT",
+    "InstanceDirectory",
+    "Launch",
+    "directory_request",
+    "no_location",
+]
 
 PORT = 5432
 STOP_TIMEOUT = 10.0
+CONNECT_TIMEOUT = 30  # seconds; a server that was stopped, as by SIGSTOP, takes connections and says nothing
 LOG = "server.log"
-SOCKET = f".s.PGSQL.{PORT}"
 
 
 @dataclass(frozen=True)
@@ -31,24 +41,25 @@ class Launch:
         programs: The programs to run.
         user: The user and group that they run as; ``None`` for the present ones.
         found: The programs as they were found, if ``programs`` are a copy that the user can read.
+        alias: What the user and the group have to be called, in a user namespace of their own: the user is root, or has
+            no entry in the list of users; ``None`` if neither.
     """
 
     programs: Programs
     user: tuple[int, int] | None
     found: Programs
+    alias: tuple[int, int] | None = None
 
 
 class InstanceDirectory:
     """The folder of one server: ``data`` and the log, and where the socket is."""
 
-    def __init__(
-        self, supervisor: SupervisorClient, user: tuple[int, int] | None, path: str, short: str | None
-    ) -> None:
+    def __init__(self, supervisor: SupervisorClient, launch: Launch, path: str, short: str | None) -> None:
         self.supervisor = supervisor
         self.folder = Path(path)
         self.data_dir = self.folder / "data"
         self.socket_dir = Path(short or path) / "run"
-        self._user = user
+        self._launch = launch
 
     @classmethod
     def make(cls, launch: Launch, locations: Sequence[str]) -> Self:
@@ -59,30 +70,32 @@ class InstanceDirectory:
         """
         supervisor = current_supervisor()
         try:
-            made = supervisor.request("make", **directory_request(launch, locations)).wait()
+            made = supervisor.request("make", **directory_request(launch, locations, PORT)).wait()
         except RequestFailed as exc:
             raise no_location(launch, exc) from exc
-        return cls(supervisor, launch.user, made["path"], made["short"])
+        return cls(supervisor, launch, made["path"], made["short"])
 
     @property
     def log(self) -> Path:
         """Path of what the server says."""
         return self.folder / LOG
 
-    def run(self, argv: list[str]) -> tuple[int, str]:
+    def run(self, argv: list[str], *, timeout: float) -> tuple[int, str]:
         """Run a program to its end; return its exit status and what it said.
+
+        Args:
+            timeout: Seconds after which it is ended.
 
         Raises:
             RequestFailed: It could not be started.
         """
         log = "program.log"
-        answer = self.supervisor.request(
-            "run", folder=str(self.folder), argv=argv, env=server_environment(), user=self._user, log=log
-        ).wait()
+        details = {"argv": argv, "env": server_environment(), "user": self._launch.user, "alias": self._launch.alias}
+        reply = self.supervisor.request("run", folder=str(self.folder), log=log, timeout=timeout, **details).wait()
         output = self.folder / log
         text = output.read_text(errors="replace")
         output.unlink()
-        return answer["status"], text
+        return reply["status"], text
 
     def read_log(self) -> str:
         """Return what the server has said so far."""
@@ -106,14 +119,17 @@ class InstanceDirectory:
             ).wait()
 
 
-def directory_request(launch: Launch, locations: Sequence[str]) -> dict[str, Any]:
+def directory_request(launch: Launch, locations: Sequence[str], port: int) -> dict[str, Any]:
+    """Return what a request says of the folder, and of who owns it."""
     return {
         "locations": list(locations),
         "socket_locations": socket_locations(launch.user),
-        "socket": SOCKET,
+        "socket": f".s.PGSQL.{port}",
         "longest_path": SOCKET_PATH_LIMIT,
         "mode": 0o700 if launch.user is None else 0o711,
         "user": launch.user,
+        # A server minds being root, but not being unknown.
+        "alias": launch.alias if os.geteuid() == 0 else None,
     }
 
 

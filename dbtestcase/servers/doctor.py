@@ -23,6 +23,7 @@ from dbtestcase.servers import (
 )
 from dbtestcase.servers.cache import Cache, cache_folder
 from dbtestcase.servers.locations import MEMORY, instance_locations
+from dbtestcase.servers.trust import make_private_folder
 
 __all__ = ["examine"]
 
@@ -127,7 +128,7 @@ def _cache(advice: list[str]) -> Iterator[str]:
 def _write_problem(folder: Path) -> str | None:
     """Return why nothing can be written into a folder, ``None`` if it can."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         with tempfile.TemporaryFile(dir=folder):
             return None
     except OSError as exc:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from dbtestcase.native import new_lock
 
 __all__ = ["hidden_variables", "server_environment"]
 
@@ -33,19 +34,29 @@ _BENDING = (
     "PGMAXPROTOCOLVERSION",
 )
 
-_lock = threading.Lock()
+# Where programs, libraries and temporary files are.
+_NEEDED = (
+    "PATH",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "DYLD_LIBRARY_PATH",
+    "DYLD_FALLBACK_LIBRARY_PATH",
+    "ICU_DATA",
+    "OPENSSL_CONF",
+)
+
+_lock = new_lock()
 _users = 0
 _hidden: dict[str, str] = {}
 
 
 def server_environment() -> dict[str, str]:
-    """Return the environment for ``initdb`` and ``postgres``: ours without PG* variables and without a locale."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PG", "LC_", "PYTHON")) and name not in ("LANG", "LANGUAGE", "TZ", "NOTIFY_SOCKET")
-    }
-    return {**environment, "LC_ALL": "C"}
+    """Return the environment for the supervisor, ``initdb`` and ``postgres``: what they need of ours to run.
+
+    SQL can read a server's environment, and on a shared machine so can others who run as the server's user.
+    """
+    return {"LC_ALL": "C", **{name: os.environ[name] for name in _NEEDED if name in os.environ}}
 
 
 def hide_variables() -> None:
@@ -83,7 +94,7 @@ def hidden_variables() -> Iterator[None]:
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = new_lock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

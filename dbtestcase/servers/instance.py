@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from contextlib import suppress
-from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,18 @@ from urllib.parse import quote
 
 import psycopg2
 
-from dbtestcase.errors import PostgresNotReady
+from dbtestcase.errors import DBTestCaseError, PostgresNotReady
+from dbtestcase.native import new_lock
 from dbtestcase.servers.archive import keep
 from dbtestcase.servers.base import Postgresql
 from dbtestcase.servers.databases import BaseInstance, MaintenanceConnections
-from dbtestcase.servers.directory import PORT
+from dbtestcase.servers.directory import CONNECT_TIMEOUT
 from dbtestcase.servers.environment import hide_variables, show_variables
 from dbtestcase.servers.options import ThrowawayPostgres
-from dbtestcase.servers.server import Boot, Server, ServerProcess
+from dbtestcase.servers.server import Boot, Server
+from dbtestcase.servers.server_process import ServerProcess
 from dbtestcase.servers.shared_state import SharedState
+from dbtestcase.sql import quoted_identifier
 
 __all__ = ["Instance"]
 
@@ -45,7 +46,7 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
 
     def __init__(self, server: Server, *, owner: str = "") -> None:
         self.name = type(self).__name__
-        self.settings: dict[str, Any] = {"port": PORT}
+        self.settings: dict[str, Any] = {"port": server.port}
         self.options: ThrowawayPostgres = server.options
         self.base_dir: str = str(server.directory.folder)
         self.data_dir: Path = server.directory.data_dir
@@ -61,8 +62,10 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         self._is_ours = True
         self._keep_as: str | None = None
         self._kept_name: str | None = None
-        self._lock = threading.Lock()
-        self.maintenance = MaintenanceConnections(self.dsn(database="postgres", application_name="dbtestcase"))
+        self._lock = new_lock()
+        self.maintenance = MaintenanceConnections(
+            self.dsn(database="postgres", application_name="dbtestcase", connect_timeout=CONNECT_TIMEOUT)
+        )
         self._numbers = count(1)
         self.ready_connection: Any = None
         self._version = ""
@@ -73,7 +76,8 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
     def dsn(self, **kwargs: Any) -> dict[str, Any]:
         """Return what ``psycopg2.connect(**dsn)`` takes: host, port, user, database and whatever is given."""
         database = self._asked_for(kwargs.pop("database", "test"))
-        return {"host": str(self.socket_dir), "port": PORT, "user": "postgres", "database": database, **kwargs}
+        host, port, user = str(self.socket_dir), self._server.port, kwargs.pop("role", "postgres")
+        return {"host": host, "port": port, "user": user, "database": database, **kwargs}
 
     def url(self, **kwargs: Any) -> str:
         """Return the URL of a database for SQLAlchemy, of ``test`` unless ``database=`` is given."""
@@ -83,6 +87,26 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         # SQLAlchemy 2.1 reads a bare "postgresql://" as psycopg 3, so the driver is always named.
         return f"postgresql+psycopg2://{user}@/{parts['database']}?host={host}&port={parts['port']}"
 
+    def tcp_url(self, database: str = "test") -> str:
+        """Return the URL of a database for programs that take no unix socket, with the password in it.
+
+        It changes with each instance.
+
+        Raises:
+            DBTestCaseError: The options do not say ``tcp=True``.
+        """
+        if not self._server.password:
+            raise DBTestCaseError(
+                "instance.tcp_url(): this server listens on a unix socket only. Write "
+                "postgres = ThrowawayPostgres(tcp=True) in the test class."
+            )
+        name = quote(self._asked_for(database), safe="")
+        return f"postgresql://postgres:{self._server.password}@127.0.0.1:{self._server.port}/{name}"
+
+    def connect(self, database: str = "test", **kwargs: Any) -> Any:
+        """Return a new psycopg2 connection."""
+        return super().connect(database, **{"connect_timeout": CONNECT_TIMEOUT, **kwargs})
+
     def take_ready_connection(self) -> Any:
         """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""
         with self._lock:
@@ -90,6 +114,10 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         return connection
 
     # What it is
+
+    def make_role(self, role: str, owner: str) -> None:
+        # On the unix socket everybody is who they say.
+        self.execute(f"CREATE ROLE {quoted_identifier(role)} LOGIN")
 
     @property
     def is_roomy(self) -> bool:
@@ -108,10 +136,10 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
             self._version = self._server.launch.found.version
         return self._version
 
-    @cached_property
+    @property
     def major_version(self) -> int:
         """The server's major version, such as 15."""
-        return int((self.data_dir / "PG_VERSION").read_text().partition(".")[0])
+        return int(self._server.version.partition(".")[0])
 
     # Life
 
@@ -124,9 +152,9 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         if self.child_process is not None and self.child_process.poll() is None:
             return
         self._check_owner()
-        notes = self._server.notes
-        self._server = Boot(self._server.launch, self.options, directory=self._server.directory).wait()
-        self._server.notes = notes
+        before = self._server
+        self._server = Boot(before.launch, self.options, directory=before.directory, version=before.version).wait()
+        self._server.notes = before.notes
         self.child_process = self._server.process
 
     def is_alive(self) -> bool:

@@ -43,7 +43,7 @@ def socket_locations(user: tuple[int, int] | None) -> list[str]:
     """Return the folders to try for a socket when the instance's own path is too long for one."""
     return [
         location
-        for location in dict.fromkeys((MEMORY, "/tmp", "/var/tmp", os.path.expanduser("~")))
+        for location in dict.fromkeys((MEMORY, "/tmp", "/var/tmp", *_home()))
         if os.access(location, os.W_OK | os.X_OK) and reachable(location, user)
     ]
 
@@ -52,7 +52,7 @@ def sweep_locations() -> list[str]:
     """Return all folders where earlier runs may have left something."""
     chosen = os.environ.get("DBTESTCASE_DIR")
     everywhere = [os.path.abspath(chosen)] if chosen else []
-    everywhere += [MEMORY, *_on_disk(), os.path.expanduser("~")]
+    everywhere += [MEMORY, *_on_disk(), *_home()]
     return list(dict.fromkeys(everywhere))
 
 
@@ -82,6 +82,11 @@ def allowed(path: str, user: tuple[int, int], right: int) -> bool:
 
 def _on_disk() -> list[str]:
     return list(dict.fromkeys((os.path.abspath(tempfile.gettempdir()), "/tmp", "/var/tmp")))
+
+
+def _home() -> list[str]:
+    home = os.path.expanduser("~")
+    return [home] if os.path.isabs(home) else []  # without HOME and without an entry in the list of users it stays "~"
 
 
 def _free(location: str) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from dbtestcase.native import Gate, start_thread
 
 __all__ = ["print_if_slow", "print_once"]
 
@@ -25,13 +26,17 @@ def print_if_slow(message: str, seconds: float = 1.0) -> Iterator[None]:
     if sys.stderr is None or not sys.stderr.isatty():
         yield
         return
-    timer = threading.Timer(seconds, _print, [message])
-    timer.daemon = True
-    timer.start()
+    over = Gate()
+    start_thread(_print_unless_over, over, seconds, message)
     try:
         yield
     finally:
-        timer.cancel()
+        over.open()
+
+
+def _print_unless_over(over: Gate, seconds: float, message: str) -> None:
+    if not over.wait(seconds):
+        _print(message)
 
 
 def _print(message: str) -> None:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import final
 
 from dbtestcase.errors import DBTestCaseError
+from dbtestcase.servers.configuration import configuration, defaults_content, written
 
 __all__ = ["ThrowawayPostgres"]
 
@@ -19,6 +20,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _OURS = frozenset(
     {
         "port",
+        "restart_after_crash",
         "unix_socket_directories",
         "unix_socket_permissions",
         "data_directory",
@@ -29,59 +31,9 @@ _OURS = frozenset(
     }
 )
 
-# Chosen against PostgreSQL's defaults for a server that lives for seconds. Nothing here changes what a query returns.
-_DEFAULTS: Mapping[str, str] = MappingProxyType(
-    {
-        "listen_addresses": "''",
-        # The data are thrown away: nothing need survive a crash.
-        "fsync": "off",
-        "synchronous_commit": "off",
-        "full_page_writes": "off",
-        "wal_level": "minimal",
-        "max_wal_senders": "0",
-        "min_wal_size": "2MB",
-        "max_wal_size": "64MB",
-        "wal_init_zero": "off",
-        "wal_recycle": "off",
-        # Processes that a short-lived server can do without: each costs at start and at stop.
-        "autovacuum": "off",
-        # Tells who committed last, and so whether anybody went round the transaction of a test.
-        "track_commit_timestamp": "on",
-        "max_logical_replication_workers": "0",
-        # Fewer wake-ups of the processes that stay.
-        "bgwriter_delay": "10s",
-        "wal_writer_delay": "10s",
-        "checkpoint_timeout": "1h",
-        "shared_buffers": "16MB",
-        "huge_pages": "off",
-        # The server tries out, at its start, how many files it may open, up to this many.
-        "max_files_per_process": "200",
-        # In files below the data folder: posix and sysv segments outlive a server that is killed.
-        "dynamic_shared_memory_type": "mmap",
-        "jit": "off",
-        "max_prepared_transactions": "16",
-        "log_checkpoints": "off",
-        "logging_collector": "off",
-        "log_destination": "'stderr'",
-        "log_line_prefix": "'%m [%p] '",
-        "log_timezone": "'UTC'",
-        "timezone": "'UTC'",
-        "datestyle": "'iso, mdy'",
-        "lc_messages": "'C'",
-        "default_text_search_config": "'pg_catalog.english'",
-    }
-)
-
-# Settings that older versions do not know.
-_DEFAULTS_SINCE: Mapping[int, Mapping[str, str]] = MappingProxyType(
-    {18: {"io_method": "sync"}}  # the default starts three processes
-)
-
-# Defaults of ours that would contradict a setting of the user's, which then decides alone.
-_TOGETHER = (
-    frozenset({"wal_level", "max_wal_senders", "archive_mode", "summarize_wal"}),
-    frozenset({"min_wal_size", "max_wal_size"}),
-)
+# The PostgreSQL that first has each.
+_PROVIDERS = {"libc": 0, "icu": 15, "builtin": 17}
+_CLUSTER_EXAMPLES = {"locale": "de_DE.UTF-8", "locale_provider": "icu", "icu_locale": "de-DE", "encoding": "UTF8"}
 
 
 @final
@@ -96,12 +48,18 @@ class ThrowawayPostgres:
         bin_dir: The folder of ``initdb`` and ``postgres``; searched for if ``None``. The environment variable
             ``DBTESTCASE_BIN_DIR`` comes before it.
         extensions: Names of extensions that exist in every database of the instance, created in this order.
+        locale: The locale of the databases, as ``locale -a`` lists it; ``C.UTF-8`` if ``None``.
+        locale_provider: ``"libc"``, from PostgreSQL 15 on ``"icu"``, from 17 on ``"builtin"``.
+        icu_locale: The locale of the provider ``"icu"``, such as ``"en-US"``.
+        encoding: The encoding of the databases; ``UTF8`` if ``None``.
+        tcp: Whether the server also listens on 127.0.0.1, with a password that is made for each instance; see
+            ``instance.tcp_url()``.
 
     Raises:
         DBTestCaseError: A setting has a name or a value that PostgreSQL cannot have, or is the library's to set.
     """
 
-    __slots__ = ("_bin_dir", "_extensions", "_settings")
+    __slots__ = ("_bin_dir", "_cluster", "_extensions", "_settings", "_tcp")
 
     def __init__(
         self,
@@ -109,7 +67,16 @@ class ThrowawayPostgres:
         settings: Mapping[str, object] | None = None,
         bin_dir: str | Path | None = None,
         extensions: Iterable[str] = (),
+        locale: str | None = None,
+        locale_provider: str | None = None,
+        icu_locale: str | None = None,
+        encoding: str | None = None,
+        tcp: bool = False,
     ) -> None:
+        self._tcp = bool(tcp)
+        self._cluster = _checked_cluster(
+            {"locale": locale, "locale_provider": locale_provider, "icu_locale": icu_locale, "encoding": encoding}
+        )
         if isinstance(extensions, str):
             extensions = (extensions,)
         self._settings = _checked({} if settings is None else settings)
@@ -147,6 +114,16 @@ class ThrowawayPostgres:
         """The extensions that exist in every database."""
         return self._extensions
 
+    @property
+    def tcp(self) -> bool:
+        """Whether the server also listens on this machine's loopback interface."""
+        return self._tcp
+
+    @property
+    def has_locale(self) -> bool:
+        """Whether something was asked for that decides about the locale."""
+        return bool(self._cluster)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ThrowawayPostgres):
             return NotImplemented
@@ -163,25 +140,20 @@ class ThrowawayPostgres:
             given.append(f"bin_dir={str(self._bin_dir)!r}")
         if self._extensions:
             given.append(f"extensions={self._extensions!r}")
+        given += [self.described_locale()] if self._cluster else []
+        given += ["tcp=True"] if self._tcp else []
         return f"ThrowawayPostgres({', '.join(given)})"
 
     def _identity(self) -> tuple[object, ...]:
         # The written form, because 1 == True == 1.0, but '1' and 'on' are not the same setting.
-        return (tuple((name, _written(value)) for name, value in self._settings), self._bin_dir, self._extensions)
+        settings = tuple((name, written(value)) for name, value in self._settings)
+        return (settings, self._bin_dir, self._extensions, self._cluster, self._tcp)
 
     def configuration(self, socket_dir: str | Path, port: int, major: int) -> str:
         """Return the text of ``postgresql.conf`` for a server of that major version."""
-        chosen = {name.lower() for name, _ in self._settings}
-        pipe_ended = set().union(*(group for group in _TOGETHER if group & chosen), chosen)
-        defaults = dict(_DEFAULTS)
-        for since, more in _DEFAULTS_SINCE.items():
-            if major >= since:
-                defaults.update(more)
-        lines = [f"{name} = {value}" for name, value in defaults.items() if name not in pipe_ended]
-        lines += [f"unix_socket_directories = {_quoted(str(socket_dir))}", f"port = {port}"]
-        lines += ["unix_socket_permissions = 0700"]
-        lines += [f"{name} = {_written(value)}" for name, value in self._settings]
-        return "\n".join(lines) + "\n"
+        return configuration(
+            self._settings, str(socket_dir), port, major, tcp=self._tcp, has_locale=bool(self._cluster)
+        )
 
     @property
     def tracks_commits(self) -> bool:
@@ -190,9 +162,57 @@ class ThrowawayPostgres:
 
     def content(self) -> str:
         """Return what must be equal for two servers to be able to share a prepared cluster, beside the programs."""
-        return (
-            repr(self._identity()[0]) + repr(self._extensions) + repr(sorted(_DEFAULTS.items())) + repr(_DEFAULTS_SINCE)
+        return repr((self._identity()[0], self._extensions, self._cluster)) + defaults_content()
+
+    def base_content(self) -> str:
+        """Return what must be equal for two servers to be able to share a cluster that holds nothing yet."""
+        return repr(self._cluster) if self._cluster else ""
+
+    def described_locale(self) -> str:
+        """Return the arguments that decide about the locale, as they were given."""
+        return ", ".join(f"{name}={value!r}" for name, value in self._cluster)
+
+    def initdb_arguments(self, major: int) -> list[list[str]]:
+        """Return the arguments for ``initdb`` to try one after the other, until one set is accepted.
+
+        Raises:
+            DBTestCaseError: This version has no such option.
+        """
+        asked = dict(self._cluster)
+        provider = asked.get("locale_provider")
+        needed = _PROVIDERS.get(provider or "libc", 0)
+        if major < needed:
+            raise DBTestCaseError(
+                f"ThrowawayPostgres({self.described_locale()}): PostgreSQL {major} has no such locale provider; "
+                f"{needed} or newer is needed. Leave it out, or set DBTESTCASE_BIN_DIR to the programs of a newer one."
+            )
+        arguments = ["-E", asked.get("encoding", "UTF8")]
+        if provider is not None and major >= _PROVIDERS["icu"]:
+            arguments.append(f"--locale-provider={provider}")
+        if "icu_locale" in asked:
+            arguments.append(f"--icu-locale={asked['icu_locale']}")
+        # C.UTF-8 sorts like C and knows upper and lower case beyond ASCII; not every system has it.
+        locales = [asked["locale"]] if "locale" in asked else ["C.UTF-8", "C"]
+        return [[*arguments, f"--locale={locale}"] for locale in locales]
+
+
+def _checked_cluster(asked: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name, value in given.items():
+        if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@=;-]*", value):
+            raise DBTestCaseError(
+                f"ThrowawayPostgres({name}=...): {value!r} is not a name such as {_CLUSTER_EXAMPLES[name]!r}."
+            )
+    provider = given.get("locale_provider", "libc")
+    if provider not in _PROVIDERS:
+        raise DBTestCaseError(
+            f"ThrowawayPostgres(locale_provider=...): {provider!r} is none of {', '.join(map(repr, _PROVIDERS))}."
         )
+    if ("icu_locale" in given) != (provider == "icu"):
+        raise DBTestCaseError(
+            "ThrowawayPostgres(icu_locale=...): give it together with locale_provider='icu', and only then."
+        )
+    return tuple(sorted((name, str(value)) for name, value in given.items()))
 
 
 def _checked(settings: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
@@ -207,6 +227,12 @@ def _checked(settings: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
             raise DBTestCaseError(
                 f'ThrowawayPostgres(settings=...): {name!r} is not the name of a setting such as "work_mem".'
             )
+        if name.lower() == "listen_addresses":
+            raise DBTestCaseError(
+                "ThrowawayPostgres(settings=...): 'listen_addresses' would open a superuser without a password to "
+                "every user of this machine. Leave it out and write ThrowawayPostgres(tcp=True): the server then "
+                "listens on 127.0.0.1 only, with a generated password; instance.tcp_url() has both."
+            )
         if name.lower() in _OURS:
             raise DBTestCaseError(
                 f"ThrowawayPostgres(settings=...): {name!r} is set by dbtestcase itself; leave it out. "
@@ -220,14 +246,3 @@ def _checked(settings: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
         if isinstance(value, str) and ("\0" in value or "\n" in value):
             raise DBTestCaseError(f"ThrowawayPostgres(settings=...): {name!r} is {value!r}; a setting is one line.")
     return tuple(sorted(items))
-
-
-def _written(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return str(value) if isinstance(value, int | float) else _quoted(str(value))
-
-
-def _quoted(text: str) -> str:
-    doubled = text.replace("'", "''").replace("\\", "\\\\")
-    return f"'{doubled}'"

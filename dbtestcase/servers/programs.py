@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dbtestcase.errors import PostgresNotFound, PostgresNotReady
 from dbtestcase.servers.environment import server_environment
+from dbtestcase.servers.trust import distrust_of_program
 
 __all__ = ["Programs", "find_programs"]
 
@@ -40,7 +41,8 @@ WHEELS = (
 )
 
 _NEEDED = ("initdb", "postgres")
-OLDEST_VERSION = 12
+OLDEST_VERSION = 13
+_LONGEST_ANSWER = 30.0
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,15 @@ class Programs:
         """
         try:
             answer = subprocess.run(
-                [self.postgres, "--version"], env=server_environment(), capture_output=True, text=True, check=False
+                [self.postgres, "--version"],
+                env=server_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_LONGEST_ANSWER,
             )
-        except OSError as exc:
+        except (OSError, subprocess.TimeoutExpired) as exc:
             raise PostgresNotReady(f"cannot start a test database: {self.postgres!r} does not run: {exc}") from exc
         found = re.search(r"\(PostgreSQL\) (\S+)", answer.stdout)
         if found is None:
@@ -85,6 +93,12 @@ class Programs:
                 f"it said:\n{(answer.stderr or answer.stdout).strip()}"
             )
         return found.group(1)
+
+    @property
+    def major(self) -> int:
+        """The major version, 0 if it cannot be told."""
+        digits = re.match(r"\d+", self.version)
+        return int(digits.group()) if digits else 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -109,13 +123,22 @@ def find_programs(bin_dir: str | Path | None = None) -> Programs:
     looked: list[str] = []
     for folder, location in _candidates(looked):
         if _holds_programs(folder):
-            return Programs(folder, location)
+            why = _distrust(folder)
+            if why is None:
+                return Programs(folder, location)
+            looked[-1] += f" (not used: {why})"
     raise PostgresNotFound.after_looking_in(looked)
 
 
 def _in_given(folder: Path, name: str) -> Programs:
     for candidate in (folder, folder / "bin"):
         if _holds_programs(candidate):
+            why = _distrust(candidate.resolve())
+            if why is not None:
+                raise PostgresNotFound(
+                    f"cannot start a test database: {name} is {str(folder)!r}, but {why}, so that others decide what "
+                    "would be run here. Change its mode or owner, or use other programs."
+                )
             return Programs(candidate.resolve(), name)
     missing = [program for program in _NEEDED if not os.access(folder / program, os.X_OK)]
     raise PostgresNotFound(
@@ -157,6 +180,14 @@ def _roots(module: str) -> list[str]:
 
 def _version_in(folder: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", folder))
+
+
+def _distrust(folder: Path) -> str | None:
+    for program in _NEEDED:
+        why = distrust_of_program(os.path.realpath(folder / program))
+        if why is not None:
+            return why
+    return None
 
 
 def _holds_programs(folder: Path) -> bool:

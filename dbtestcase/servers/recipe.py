@@ -16,7 +16,7 @@ from dbtestcase.servers.user import launch_for
 __all__ = ["Recipe"]
 
 # Part of every key: raise it when what a template holds, or how it is made, changes.
-LAYOUT = 6
+LAYOUT = 7
 
 
 class Recipe:
@@ -28,7 +28,7 @@ class Recipe:
         self.owner = owner
         self.found: Programs = _programs_for(options)
         self.launch: Launch = launch_for(self.found)
-        self.base_key = f"base-{_digest(LAYOUT, self.found.fingerprint)}"
+        self.base_key = f"base-{_digest(LAYOUT, self.found.fingerprint, options.base_content())}"
         self.key = self._key()
 
     def _key(self) -> str | None:

@@ -2,85 +2,57 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
+import secrets
 import signal
-import subprocess
-import threading
+from contextlib import closing
 from time import perf_counter
 from typing import Any
 
+import psycopg2
+
 from dbtestcase.diagnosis import report
 from dbtestcase.errors import PostgresNotReady
-from dbtestcase.servers.cache import NO_NOTES, Pack
+from dbtestcase.servers.cache import Pack
+from dbtestcase.servers.claims import NO_NOTES
 from dbtestcase.servers.directory import (
+    CONNECT_TIMEOUT,
     LOG,
     PORT,
-    SOCKET,
     STOP_TIMEOUT,
     InstanceDirectory,
     Launch,
     directory_request,
     no_location,
 )
-from dbtestcase.servers.environment import server_environment
+from dbtestcase.servers.environment import hidden_variables, server_environment
 from dbtestcase.servers.locations import instance_locations
 from dbtestcase.servers.options import ThrowawayPostgres
+from dbtestcase.servers.server_process import ServerProcess
 from dbtestcase.servers.start_errors import start_error
 from dbtestcase.servers.supervisor_client import Reply, RequestFailed, current_supervisor
 
-__all__ = ["Boot", "PackLost", "Server", "ServerProcess"]
+__all__ = ["Boot", "PackLost", "Server"]
 
 BOOT_TIMEOUT = 60.0
 # Stands in the configuration for the folder, which the supervisor makes.
 _SOCKET_DIR_HERE = "@socket_dir@"
+_PORTS_TO_TRY = 5
+_PORT_TAKEN = "could not create any TCP/IP sockets"
 
 
 class PackLost(Exception):
     """The packed template cannot be read, or not be unpacked."""
 
 
-class ServerProcess:
-    """The server's main process, as far as :class:`subprocess.Popen` is known of it."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-        self._over = threading.Event()
-
-    def ended(self, status: int | None) -> None:
-        """Take note of its end."""
-        if not self._over.is_set():
-            self.returncode = -signal.SIGKILL if status is None else status
-            self._over.set()
-
-    def poll(self) -> int | None:
-        """Return the exit status, ``None`` while it runs."""
-        return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end and return the exit status."""
-        if not self._over.wait(timeout):
-            raise subprocess.TimeoutExpired("postgres", timeout or 0.0)
-        assert self.returncode is not None
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
-        if self.returncode is None:
-            os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        """Ask it to end when all connections have."""
-        self.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it the hard way."""
-        self.send_signal(signal.SIGKILL)
-
-
 class Boot:
-    """A server on its way."""
+    """A server on its way.
+
+    Attributes:
+        launch, options, pack, version, port: As those of :class:`Server`.
+    """
 
     def __init__(
         self,
@@ -88,57 +60,51 @@ class Boot:
         options: ThrowawayPostgres,
         *,
         pack: Pack | None = None,
-        probe_database: str | None = None,
         directory: InstanceDirectory | None = None,
+        version: str = "",
     ) -> None:
         """Begin to boot; returns at once.
 
         Args:
             pack: The template to unpack first; ``None`` if the data folder is in ``directory`` already.
-            probe_database: A database to connect to once, so that the caches of the server are filled.
             directory: Where the data folder is.
+            version: Major version of the data folder in ``directory``.
 
         Raises:
             PostgresNotReady: There is no supervisor.
         """
-        self._launch = launch
-        self._options = options
-        self._pack = pack
-        self._probe_database = probe_database
+        self.launch = launch
+        self.options = options
+        self.pack = pack
+        self.version = pack.server_version if pack is not None else version
         self._directory = directory
         self._supervisor = directory.supervisor if directory is not None else current_supervisor()
         self._locations = instance_locations(pack.unpacked, launch.user) if pack is not None else []
+        self._ports_to_try = _PORTS_TO_TRY
+        self._begin()
+
+    def _begin(self) -> None:
+        self.port = _free_port() if self.options.tcp else PORT
         self._begun = perf_counter()
         self._reply = self._request()
 
     def _request(self) -> Reply:
+        major = int(self.version.partition(".")[0])
         details = {
-            "argv": [self._launch.programs.postgres, "-D"],
+            "argv": [self.launch.programs.postgres, "-D"],
             "env": server_environment(),
-            "user": self._launch.user,
-            "socket": SOCKET,
             "log": LOG,
             "configuration_file": "postgresql.conf",
-            "configuration": self._options.configuration(_SOCKET_DIR_HERE, PORT, self._major()),
-            "socket_dir_here": _SOCKET_DIR_HERE,
-            "probe_database": self._probe_database,
+            "configuration": self.options.configuration(_SOCKET_DIR_HERE, self.port, major),
             "timeout": BOOT_TIMEOUT,
+            **directory_request(self.launch, self._locations, self.port),
         }
         if self._directory is not None:
             return self._supervisor.request("boot", folder=str(self._directory.folder), **details)
-        return self._supervisor.request(
-            "launch",
-            pack=str(self._pack.path) if self._pack else None,
-            **{**details, **directory_request(self._launch, self._locations)},
-        )
-
-    def _major(self) -> int:
-        if self._pack is not None:
-            version = self._pack.server_version
-        else:
-            assert self._directory is not None
-            version = (self._directory.data_dir / "PG_VERSION").read_text()
-        return int(version.split(".")[0])
+        if self.pack is not None:
+            details["pack"] = str(self.pack.path)
+            details["base"] = str(self.pack.base) if self.pack.base is not None else None
+        return self._supervisor.request("launch", **details)
 
     def wait(self) -> Server:
         """Wait until the server answers, and return it. If it does not, nothing is left of it.
@@ -152,9 +118,8 @@ class Boot:
                 reply = self._reply.wait()
             except RequestFailed as exc:
                 problem = self._start_error(exc)
-                full = exc.number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(problem)
                 self.cancel()
-                if not full or not self._try_next_location(exc):
+                if not self._try_again(exc, problem):
                     raise problem from exc
             except BaseException:
                 self.cancel()
@@ -162,59 +127,95 @@ class Boot:
             else:
                 directory = self._directory or self._at(reply["path"], reply["short"])
                 report.in_background("boot", directory.folder.name, self._begun, self._reply.arrived)
-                server = Server(directory, reply["pid"], self._reply.number, self._launch, self._options)
-                if self._pack is not None:
-                    server.notes = self._pack.notes
+                server = Server(self, directory, ServerProcess(reply["pid"], self._supervisor, self._reply.number))
+                if self.options.tcp:
+                    server.set_password()
                 return server
 
     def _at(self, path: str, short: str | None) -> InstanceDirectory:
-        return InstanceDirectory(self._supervisor, self._launch.user, path, short)
+        return InstanceDirectory(self._supervisor, self.launch, path, short)
 
-    def _try_next_location(self, failure: RequestFailed) -> bool:
-        location = os.path.dirname(failure.path or "")
-        if location not in self._locations:
+    def _try_again(self, failure: RequestFailed, problem: Exception) -> bool:
+        """Begin again elsewhere, if that could help; return whether it could."""
+        if self._directory is not None:
             return False
-        self._locations = self._locations[self._locations.index(location) + 1 :]
-        if not self._locations:
+        if self.options.tcp and _PORT_TAKEN in str(problem):
+            self._ports_to_try -= 1
+            if not self._ports_to_try:
+                return False
+        elif failure.number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(problem):
+            location = os.path.dirname(failure.path or "")
+            if location not in self._locations[:-1]:
+                return False
+            self._locations = self._locations[self._locations.index(location) + 1 :]
+        else:
             return False
-        self._reply = self._request()
+        self._begin()
         return True
 
     def _start_error(self, failure: RequestFailed) -> Exception:
-        lost = failure.kind == "DamagedPack" or (self._pack is not None and not os.access(self._pack.path, os.R_OK))
-        if lost:
+        if failure.kind == "DamagedPack" or (self.pack is not None and not self.pack.is_there):
             return PackLost(str(failure))
         if failure.path is None and self._directory is None:
-            return no_location(self._launch, failure)
+            return no_location(self.launch, failure)
         directory = self._directory or self._at(failure.path or "", None)
-        return start_error(failure, self._options, self._launch.programs, directory.read_log())
+        return start_error(failure, self.options, self.launch.programs, directory.read_log())
 
     def cancel(self) -> None:
         """End it, booted or not, and delete its folder; nobody waits for that."""
         self._supervisor.notify("end", launch=self._reply.number, signal=int(signal.SIGQUIT), timeout=STOP_TIMEOUT)
 
 
+def _free_port() -> int:
+    """Return a port of the loopback interface that nobody uses at the moment."""
+    with closing(_socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class Server:
     """A server that answers.
 
     Attributes:
+        launch: How it was started.
+        options: Its options.
+        version: Its major version.
+        pack: What its data folder was unpacked from; ``None`` if from nothing.
+        port: Its port, which is part of the socket's name.
+        password: What lets a superuser in over TCP; empty if nobody comes in there.
         notes: What was noted when its contents were prepared: the text of a JSON object.
     """
 
-    def __init__(
-        self, directory: InstanceDirectory, pid: int, number: int, launch: Launch, options: ThrowawayPostgres
-    ) -> None:
+    def __init__(self, boot: Boot, directory: InstanceDirectory, process: ServerProcess) -> None:
         self.directory = directory
-        self.launch = launch
-        self.options = options
-        self.notes = NO_NOTES
-        self.process = ServerProcess(pid)
-        self._number = number
-        directory.supervisor.watch(number, self.process.ended)
+        self.process = process
+        self.launch = boot.launch
+        self.options = boot.options
+        self.version = boot.version
+        self.pack = boot.pack
+        self.port = boot.port
+        self.password = ""
+        self.notes = boot.pack.notes if boot.pack is not None else NO_NOTES
 
     def address(self) -> dict[str, Any]:
         """Return what connects psycopg2 to its database ``test``."""
-        return {"host": str(self.directory.socket_dir), "port": PORT, "user": "postgres", "dbname": "test"}
+        host = str(self.directory.socket_dir)
+        return {
+            "host": host,
+            "port": self.port,
+            "user": "postgres",
+            "dbname": "test",
+            "connect_timeout": CONNECT_TIMEOUT,
+        }
+
+    def set_password(self) -> None:
+        """Give the superuser a new password, which is needed over TCP only."""
+        self.password = secrets.token_urlsafe(24)
+        with hidden_variables(), closing(psycopg2.connect(**self.address())) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("ALTER ROLE postgres PASSWORD %s", [self.password])
 
     def stop(self, number: int = signal.SIGQUIT, timeout: float = STOP_TIMEOUT) -> int | None:
         """End the server and wait for that; return its exit status. The folder stays.
@@ -229,12 +230,12 @@ class Server:
             status = reply.wait()["status"]
         except (RequestFailed, PostgresNotReady):
             status = None  # the supervisor is dead, and so is the server
-        supervisor.unwatch(self._number)
+        supervisor.forget_end_of(self.process.number)
         self.process.ended(status)
         return self.process.returncode
 
     def end(self) -> None:
         """End the server and delete its folder; it is told so at once, and dead a few milliseconds later."""
-        self.directory.supervisor.unwatch(self._number)
+        self.directory.supervisor.forget_end_of(self.process.number)
         self.directory.end()
         self.process.ended(-signal.SIGQUIT)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
+from collections import deque
 from collections.abc import Hashable
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import Any
 
 import psycopg2
 
+from dbtestcase.native import Gate, new_lock, start_thread
 from dbtestcase.servers.contents import Contents
 from dbtestcase.servers.environment import hidden_variables
 from dbtestcase.servers.instance import Instance
@@ -30,16 +30,17 @@ class Standby:
         self._options = options
         self._contents = contents
         self._owner = owner
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._is_unwanted = False
-        self._over = threading.Event()
+        self._is_over = False
+        self._over = Gate()
         self._recipe: Recipe | None = None
         self._boot: Boot | None = None
         self._server: Server | None = None
         self._connection: Any = None
         self._error: BaseException | None = None
 
-    # In the standby thread's thread
+    # In the thread that makes it
 
     def make(self) -> None:
         """Make it, unless nobody wants it any more."""
@@ -51,7 +52,7 @@ class Standby:
                 self._recipe = Recipe(self._options, self._contents, self._owner)
                 self._make(self._recipe)
         finally:
-            self._over.set()
+            self.give_up()
 
     def _make(self, recipe: Recipe) -> None:
         server = self._booted(recipe)
@@ -71,7 +72,7 @@ class Standby:
             server.end()
 
     def _booted(self, recipe: Recipe) -> Server | None:
-        begun = begin_boot(recipe, probe_database="test")
+        begun = begin_boot(recipe)
         if begun is not None:
             with self._lock:
                 self._boot = begun
@@ -83,7 +84,7 @@ class Standby:
         if not self._contents.background:
             return None  # only the main thread can make its template
         try:
-            return boot(recipe, probe_database="test")
+            return boot(recipe)
         except BaseException as exc:
             self._error = exc
             return None
@@ -93,7 +94,12 @@ class Standby:
     @property
     def is_over(self) -> bool:
         """Whether its thread is done with it."""
-        return self._over.is_set()
+        return self._is_over
+
+    def give_up(self) -> None:
+        """Let whoever wants it go on, with what has been made of it or without."""
+        self._is_over = True
+        self._over.open()
 
     def take(self) -> Instance | None:
         """Wait until it is ready and return it; ``None`` if it has to be done all over again.
@@ -102,9 +108,10 @@ class Standby:
             Exception: What went wrong while its template was made.
         """
         try:
-            self._over.wait()
+            if not self._is_over:
+                self._over.wait()
         except BaseException:
-            self.forget()
+            self.discard()
             raise
         if self._error is not None:
             raise self._error
@@ -115,7 +122,7 @@ class Standby:
         instance.ready_connection = connection
         return instance
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """End it, wherever it is, and delete it."""
         server, connection = self._let_go()
         if connection is not None:
@@ -134,34 +141,46 @@ class Standby:
 
 
 class StandbyThread:
-    """The thread that makes standbys: to start a thread for each would keep the class waiting that orders it."""
+    """The thread that makes standbys: to start a thread for each would keep the class waiting that wants it."""
 
     def __init__(self) -> None:
-        self._orders: SimpleQueue[Standby | None] = SimpleQueue()
+        self._wanted: deque[Standby | None] = deque()
+        self._gate = Gate()
         self._last: Standby | None = None
 
-    def order(self, standby: Standby) -> None:
+    def make(self, standby: Standby) -> None:
         """Have a standby made."""
         if self._last is None or not self._last.is_over:
             # The first; or the thread is busy with a template that nobody wants any more, and ends with that.
-            self._orders.put(None)
-            self._orders = SimpleQueue()
-            threading.Thread(target=_work, args=(self._orders,), name="dbtestcase standby", daemon=True).start()
+            self._put(None)
+            self._wanted, self._gate = deque(), Gate()
+            if not start_thread(_make_all, self._wanted, self._gate):
+                standby.give_up()
+                return
         self._last = standby
-        self._orders.put(standby)
+        self._put(standby)
+
+    def _put(self, standby: Standby | None) -> None:
+        self._wanted.append(standby)
+        self._gate.open()
 
 
-def _work(orders: SimpleQueue[Standby | None]) -> None:
-    while (standby := orders.get()) is not None:
-        standby.make()
-        del standby  # nothing of it is held while there is no other
+def _make_all(wanted: deque[Standby | None], gate: Gate) -> None:
+    while True:
+        while wanted:
+            standby = wanted.popleft()
+            if standby is None:
+                return
+            standby.make()
+            del standby  # nothing of it is held while there is no other
+        gate.wait()
 
 
 def _key(options: ThrowawayPostgres, contents: Contents) -> Hashable:
     return (options, contents.key, os.environ.get("DBTESTCASE_BIN_DIR"))
 
 
-_lock = threading.Lock()
+_lock = new_lock()
 _thread = StandbyThread()
 _standby: tuple[Hashable, Standby] | None = None
 _is_at_end = False
@@ -178,7 +197,7 @@ def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "") -
         if _standby is not None and _standby[0] == key:
             return
         previous, _standby = _standby, (key, Standby(options, contents, owner))
-        _thread.order(_standby[1])
+        _thread.make(_standby[1])
         if not _is_at_end:
             _is_at_end = True
             at_end(discard_standby)
@@ -186,7 +205,7 @@ def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "") -
 
 
 def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
-    """Return the standby if it fits; ``None`` if there is none that does, and the one that does not is ended.
+    """Return the standby if it fits and lives; ``None`` if there is none, and one that does not fit is ended.
 
     Raises:
         Exception: What went wrong while it was booted.
@@ -199,7 +218,11 @@ def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
     if standby[0] != _key(options, contents):
         _end(standby)
         return None
-    return standby[1].take()
+    instance = standby[1].take()
+    if instance is not None and not instance.is_alive():
+        instance.end()
+        return None
+    return instance
 
 
 def discard_standby() -> None:
@@ -213,13 +236,13 @@ def discard_standby() -> None:
 def _end(standby: tuple[Hashable, Standby] | None) -> None:
     if standby is not None:
         with suppress(Exception):
-            standby[1].forget()
+            standby[1].discard()
 
 
 def _after_fork_in_child() -> None:
     # The standby is the parent's, and so is the thread.
     global _lock, _standby, _thread
-    _lock = threading.Lock()
+    _lock = new_lock()
     _thread = StandbyThread()
     _standby = None
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from pathlib import Path
 
 from dbtestcase.errors import PostgresNotReady
+from dbtestcase.native import new_lock
 from dbtestcase.schema import extensions
 from dbtestcase.servers.cache import Cache, Pack, cache_folder, write_pack
 from dbtestcase.servers.locations import instance_locations
@@ -29,17 +30,17 @@ class Store:
     """Finds templates by their key, and makes each only once."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._known: dict[str, Pack] = {}
         self._anonymous: OrderedDict[Hashable, Pack] = OrderedDict()
         self._folder: Path | None = None
-        self._being_made: dict[Hashable, threading.Lock] = {}
+        self._being_made: dict[Hashable, _thread.LockType] = {}
 
     def find(self, key: str) -> Pack | None:
         """Return the template of that key if it is there."""
         with self._lock:
             known = self._known.get(key)
-            if known is not None and known.path.exists():
+            if known is not None and known.is_there:
                 return _current(known)
             folder = cache_folder()
             found = Cache(folder).load(key) if folder is not None else None
@@ -51,7 +52,7 @@ class Store:
         """Return the template that only this process can identify, if it is there."""
         with self._lock:
             pack = self._anonymous.get(key)
-            if pack is None or not pack.path.exists():
+            if pack is None or not pack.is_there:
                 return None
             self._anonymous.move_to_end(key)
             return _current(pack)
@@ -97,22 +98,19 @@ class Store:
             return found
 
     def distrust(self, key: str) -> bool:
-        """Read all of a template that did not serve; return whether it was at fault, and is gone now."""
+        """Read all of a template that did not serve, and its base; return whether one was at fault, and is gone now."""
         with self._lock:
-            self._known.pop(key, None)
+            known = self._known.pop(key, None)
         folder = cache_folder()
         if folder is None:
             return False
         cache = Cache(folder)
-        damage = cache.examine(key)
-        if damage is None:
-            return not cache.pack_path(key).exists()
-        _print_damage(cache, key, damage)
-        try:
-            cache.drop(key)
-        except OSError:
-            return False
-        return True
+        gone = _dropped_if_damaged(cache, key)
+        if known is not None and known.base is not None:
+            with self._lock:
+                self._known.pop(known.base.stem, None)
+            gone = _dropped_if_damaged(cache, known.base.stem) or gone
+        return gone
 
     def _locked_cache(self, key: str, stack: ExitStack) -> Cache | None:
         folder = cache_folder()
@@ -149,14 +147,26 @@ class Store:
                     ) from exc
             return self._folder
 
-    def _making(self, key: Hashable) -> threading.Lock:
+    def _making(self, key: Hashable) -> _thread.LockType:
         with self._lock:
-            return self._being_made.setdefault(key, threading.Lock())
+            return self._being_made.setdefault(key, new_lock())
 
 
 def _current(pack: Pack | None) -> Pack | None:
     """Return a template unless one of its extensions was upgraded since it was made."""
     return pack if pack is not None and extensions.are_current(pack.notes) else None
+
+
+def _dropped_if_damaged(cache: Cache, key: str) -> bool:
+    damage = cache.examine(key)
+    if damage is None:
+        return cache.load(key) is None
+    _print_damage(cache, key, damage)
+    try:
+        cache.drop(key)
+    except OSError:
+        return False
+    return True
 
 
 def _rescued(cache: Cache, key: str) -> Pack | None:
@@ -182,9 +192,11 @@ def _published(cache: Cache, key: str, server: Server, description: str) -> Pack
 
 
 def _packed(server: Server, target: Path) -> Pack:
-    version = (server.directory.data_dir / "PG_VERSION").read_text().strip()
+    # What two packs share can be told from their files only where they stay together.
+    base = server.pack.path if server.pack is not None and server.pack.path.parent == target.parent else None
     try:
-        return Pack(target, version, write_pack(server.directory.data_dir, target), server.notes)
+        unpacked = write_pack(server.directory.data_dir, target, base)
+        return Pack(target, server.version, unpacked, base, server.notes)
     except ValueError as exc:
         raise PostgresNotReady(
             f"cannot prepare a test database: in its data folder {exc}. Tablespaces cannot be part of a schema."

@@ -5,221 +5,261 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from dbtestcase.errors import PostgresNotReady
+from dbtestcase.native import Gate, monotonic, new_lock
 from dbtestcase.servers.locations import sweep_locations
-from dbtestcase.servers.supervisor import channel
+from dbtestcase.servers.supervisor_connection import ChannelLost, Connection
 
 __all__ = ["Reply", "RequestFailed", "SupervisorClient", "at_end", "current_supervisor"]
 
 _LAST_WAIT = 10.0
-_START = "import sys; sys.path.append(sys.argv.pop()); from supervisor.process import main; main()"
+# Seconds that the supervisor has for a request of no duration of its own, and beyond that of others.
+_PATIENCE = 30.0
 
 
 class RequestFailed(Exception):
-    """The supervisor could not do what it was told.
+    """The supervisor could not do what it was asked to.
 
     ``number`` is the ``errno``, 0 if none; ``kind`` the name of the exception; ``status`` the exit status of a program
     that ended by itself; ``path`` its folder, if there is one.
     """
 
-    def __init__(self, text: str, answer: dict[str, Any]) -> None:
+    def __init__(self, text: str, reply: dict[str, Any]) -> None:
         super().__init__(text)
-        self.number: int = answer["errno"]
-        self.kind: str = answer["kind"]
-        self.status: int | None = answer["status"]
-        self.path: str | None = answer["path"]
+        self.number: int = reply["errno"]
+        self.kind: str = reply["kind"]
+        self.status: int | None = reply["status"]
+        self.path: str | None = reply["path"]
 
 
 class Reply:
-    """The reply to a request, once it is there."""
+    """What the supervisor says to a request, or of the end of a server, once it has."""
 
-    def __init__(self) -> None:
+    def __init__(self, supervisor: SupervisorClient, seconds: float) -> None:
         self.number = 0
         self.arrived = 0.0  # when, as perf_counter() tells it
-        self._there = threading.Event()
-        self._message: dict[str, Any] = {}
-        self._problem: BaseException | None = None
+        self.message: dict[str, Any] | None = None
+        self.problem: BaseException | None = None
+        self.gate = Gate()  # opened when there may be something for the thread that waits
+        self._supervisor = supervisor
+        self._seconds = seconds
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it has come, or never will."""
+        return self.message is not None or self.problem is not None
 
     def wait(self) -> dict[str, Any]:
-        """Wait for the answer and return it.
+        """Wait for it and return it.
 
         Raises:
             RequestFailed: The request could not be carried out.
-            PostgresNotReady: The supervisor is dead.
+            PostgresNotReady: The supervisor is dead, or says nothing.
         """
-        self._there.wait()
-        if self._problem is not None:
-            raise self._problem
-        if "error" in self._message:
-            raise RequestFailed(self._message["error"], self._message)
-        return self._message
+        if not self._supervisor.wait_for(self, self._seconds):
+            self._supervisor.give_up(f"it has not answered for {self._seconds:g} seconds")
+        if self.problem is not None:
+            raise self.problem
+        assert self.message is not None
+        if "error" in self.message:
+            raise RequestFailed(self.message["error"], self.message)
+        return self.message
 
     def arrive(self, message: dict[str, Any]) -> None:
-        """Be answered."""
+        """Be there."""
         self.arrived = perf_counter()
-        self._message = message
-        self._there.set()
+        self.message = message
+        self.gate.open()
 
     def fail(self, problem: BaseException) -> None:
-        """Be the reply that never comes."""
-        self._problem = problem
-        self._there.set()
+        """Never come."""
+        self.problem = problem
+        self.gate.open()
 
 
 class SupervisorClient:
-    """The supervisor of this process, running."""
+    """The running supervisor of this process.
+
+    No thread listens to it. Whoever waits for something reads whatever comes, also for others; and whoever asks whether
+    a server lives reads what is there.
+
+    Raises:
+        PostgresNotReady: It cannot be started.
+    """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._lock = threading.Lock()
-        self._number = 0
-        self._open: dict[int, Reply] = {}
-        self._watchers: dict[int, Callable[[int], None]] = {}
-        self._ends: dict[int, int] = {}
         self.is_alive = True
+        self._lock = new_lock()
+        self._reading = new_lock()
+        self._number = 0
+        self._waiting: dict[int, Reply] = {}
+        self._ends: dict[int, Reply] = {}
         self._last_words = ""
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _START, str(theirs.fileno()), str(self.pid), _here()],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-            except OSError as exc:
-                self._socket.close()
-                raise PostgresNotReady(
-                    "cannot start a test database: the process that keeps the servers, "
-                    f"{sys.executable!r}, could not be started: {exc}"
-                ) from exc
-        # A daemon: a test run that ends never waits for it.
-        self._listener = threading.Thread(target=self._listen, name="dbtestcase supervisor", daemon=True)
-        self._listener.start()
+        self._end_reason = ""
+        self._connection = Connection()
+
+    @property
+    def supervisor_pid(self) -> int:
+        """The process id of the supervisor."""
+        return self._connection.pid
+
+    # Requests
 
     def request(self, do: str, **details: Any) -> Reply:
         """Send a request and return at once; the reply comes later."""
-        answer = Reply()
+        reply = Reply(self, details.get("timeout", 0.0) + _PATIENCE)
         with self._lock:
-            if not self.is_alive:
-                answer.fail(self._gone())
-                return answer
-            self._number += 1
-            answer.number = self._number
-            self._open[self._number] = answer
-            try:
-                channel.send(self._socket.fileno(), {"do": do, "id": self._number, **details})
-            except OSError:
-                del self._open[self._number]
-                answer.fail(self._gone())
-        return answer
+            if self.is_alive:
+                self._number += 1
+                reply.number = self._number
+                self._waiting[reply.number] = reply
+        self._send(do, reply.number, details)
+        if not reply.number:
+            reply.fail(self._gone())
+        return reply
 
     def notify(self, do: str, **details: Any) -> None:
         """Send a request that is not replied to."""
-        with self._lock:
-            if self.is_alive:
-                try:
-                    channel.send(self._socket.fileno(), {"do": do, "id": 0, **details})
-                except OSError:
-                    return
+        self._send(do, 0, details)
 
-    def watch(self, number: int, when_ended: Callable[[int], None]) -> None:
-        """Have ``when_ended`` called with the exit status, in another thread, if the server ends by itself.
+    def _send(self, do: str, number: int, details: dict[str, Any]) -> None:
+        try:
+            with self._lock:
+                if self.is_alive:
+                    self._connection.send({"do": do, "id": number, **details})
+        except ChannelLost as exc:
+            self._end(str(exc))
+
+    def end_of(self, number: int) -> Reply:
+        """Return what will tell of the end of a server; its ``status`` is the exit status.
 
         Args:
-            number: That of the answer that told of the server.
+            number: That of the reply that told of the server's start.
         """
+        end = Reply(self, 0.0)
         with self._lock:
-            self._watchers[number] = when_ended
-            status = self._ends.pop(number, None)
-        if status is not None:
-            when_ended(status)
+            known = self._ends.setdefault(number, end)
+        if known is end and not self.is_alive:
+            self._forget_end(number, -signal.SIGQUIT)
+        return known
 
-    def unwatch(self, number: int) -> None:
-        """Undo :meth:`watch`."""
+    def forget_end_of(self, number: int) -> None:
+        """Undo :meth:`end_of`."""
         with self._lock:
-            self._watchers.pop(number, None)
             self._ends.pop(number, None)
 
-    def _listen(self) -> None:
-        receiver = channel.Receiver(self._socket.fileno())
-        while True:
+    # Reading
+
+    def wait_for(self, reply: Reply, seconds: float | None) -> bool:
+        """Read until the reply is there; return whether it is, in time."""
+        deadline = None if seconds is None else monotonic() + seconds
+        while not reply.is_there:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return False
+            if not self._reading.acquire(False):
+                reply.gate.wait(left)
+                continue
             try:
-                messages = receiver.receive()
-            except OSError:
-                messages = None
-            if messages is None:
-                break
-            for message in messages:
-                self._arrive(message)
+                if not reply.is_there:
+                    self._read(left if left is not None else _PATIENCE)
+            finally:
+                self._reading.release()
+                self._wake_others()
+        return True
+
+    def refresh(self) -> None:
+        """Read what is there, without waiting."""
+        if self.is_alive and self._reading.acquire(False):
+            try:
+                self._read(0.0)
+            finally:
+                self._reading.release()
+                self._wake_others()
+
+    def _wake_others(self) -> None:
+        # Somebody else may have to go on reading.
         with self._lock:
-            self.is_alive = False
-            waiting, self._open = self._open, {}
-            watchers, self._watchers = self._watchers, {}
-        for answer in waiting.values():
-            answer.fail(self._gone())
-        for when_ended in watchers.values():
-            when_ended(-signal.SIGQUIT)  # they die with their supervisor
+            waiting = [*self._waiting.values(), *self._ends.values()]
+        for reply in waiting:
+            reply.gate.open()
+
+    def _read(self, seconds: float) -> None:
+        try:
+            messages = self._connection.receive(seconds)
+        except TimeoutError:
+            return
+        except ChannelLost as exc:
+            self._end(str(exc))
+            return
+        for message in messages:
+            self._arrive(message)
 
     def _arrive(self, message: dict[str, Any]) -> None:
         if "crash" in message:
-            self._last_words = message["crash"]
-            return
-        if "ended" in message:
+            self._last_words = str(message["crash"])
+        elif "ended" in message:
+            self._forget_end(message["ended"], message["status"])
+        else:
             with self._lock:
-                watcher = self._watchers.pop(message["ended"], None)
-                if watcher is None:
-                    self._ends[message["ended"]] = message["status"]
-            if watcher is not None:
-                watcher(message["status"])
-            return
+                reply = self._waiting.pop(message.get("id", 0), None)
+            if reply is not None:
+                reply.arrive(message)
+
+    def _forget_end(self, number: int, status: int | None) -> None:
         with self._lock:
-            answer = self._open.pop(message["id"], None)
-        if answer is not None:
-            answer.arrive(message)
+            end = self._ends.setdefault(number, Reply(self, 0.0))
+        end.arrive({"status": status})
+
+    # Its end
+
+    def give_up(self, reason: str) -> None:
+        """Kill it, since it does not work any more; its servers die with it."""
+        self._connection.kill()
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        with self._lock:
+            if not self.is_alive:
+                return
+            self.is_alive = False
+            self._end_reason = reason
+            waiting, self._waiting = self._waiting, {}
+            ends = dict(self._ends)
+        for reply in waiting.values():
+            reply.fail(self._gone())
+        for number in ends:
+            self._forget_end(number, -signal.SIGQUIT)  # they die with their supervisor
 
     def _gone(self) -> PostgresNotReady:
         return PostgresNotReady(
-            "the process that keeps the test servers has ended, and all servers with it.\n"
+            f"the supervisor of the test servers (process {self._connection.pid}) is lost, and all servers with it: "
+            f"{self._end_reason}.\n"
             + (f"Its last words: {self._last_words}\n" if self._last_words else "")
-            + "Was it killed, by hand or for want of memory? The next test class starts a new one."
+            + "Was it killed or stopped, by hand or for want of memory? The next test class starts a new one."
         )
 
     def close(self) -> None:
         """Have every server ended and every folder deleted, and wait for that."""
-        with suppress(OSError):  # it is dead already
-            self._socket.shutdown(socket.SHUT_WR)
-        try:
-            self._process.wait(_LAST_WAIT)
-        except subprocess.TimeoutExpired:
-            return  # it works on, and the next run sweeps what it leaves
-        # Its end ends the listener; only then may the descriptor's number be somebody else's.
-        self._listener.join(_LAST_WAIT)
-        self._socket.close()
+        self._connection.stop_sending()
+        self.is_alive = False
+        if self._connection.wait_for_end(_LAST_WAIT):
+            self._connection.close()
+        # Else it works on, and the next run sweeps what it leaves.
 
     def forget(self) -> None:
         """Let go of it in a forked child, whose parent's it is: only then does the parent's end end it."""
-        self._socket.close()
-        self._process.returncode = 0  # not ours to wait for
+        self.is_alive = False
+        self._connection.close()
 
 
-def _here() -> str:
-    return str(Path(__file__).parent)
-
-
-_lock = threading.Lock()
+_lock = new_lock()
 _supervisor: SupervisorClient | None = None
 _last_acts: list[Callable[[], None]] = []
 
@@ -232,6 +272,8 @@ def current_supervisor() -> SupervisorClient:
     """
     global _supervisor
     with _lock:
+        if _supervisor is not None:
+            _supervisor.refresh()
         if _supervisor is None or not _supervisor.is_alive:
             first = _supervisor is None
             if _supervisor is not None:
@@ -253,13 +295,14 @@ def _end() -> None:
     if _supervisor is None or _supervisor.pid != os.getpid():
         return
     for act in _last_acts:
-        act()
+        with suppress(Exception):
+            act()
     _supervisor.close()
 
 
 def _after_fork_in_child() -> None:
     global _supervisor, _lock
-    _lock = threading.Lock()
+    _lock = new_lock()
     if _supervisor is not None:
         _supervisor.forget()
         _supervisor = None

@@ -7,17 +7,18 @@ import os
 import pwd
 import shutil
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from dbtestcase.errors import PostgresNotReady
+from dbtestcase.native import new_lock
 from dbtestcase.servers.cache import cache_folder
 from dbtestcase.servers.directory import Launch
 from dbtestcase.servers.locations import allowed, instance_locations, reachable
 from dbtestcase.servers.programs import Programs
 from dbtestcase.servers.supervisor_client import RequestFailed, current_supervisor
+from dbtestcase.servers.trust import make_shared_folder
 
 __all__ = ["copies_of_programs", "launch_for"]
 
@@ -25,7 +26,7 @@ __all__ = ["copies_of_programs", "launch_for"]
 _NOBODY = (65534, 65534)
 _READ_AND_RUN = stat.S_IROTH | stat.S_IXOTH
 
-_lock = threading.Lock()
+_lock = new_lock()
 _launches: dict[str, Launch] = {}
 
 
@@ -38,7 +39,7 @@ def launch_for(programs: Programs) -> Launch:
         PostgresNotReady: They cannot be copied.
     """
     if os.geteuid() != 0:
-        return Launch(programs, None, programs)
+        return Launch(programs, None, programs, _alias() if _is_unknown() else None)
     key = f"{os.getpid()} {programs.bin_dir} {programs.fingerprint}"
     with _lock:
         known = _launches.get(key)
@@ -48,7 +49,9 @@ def launch_for(programs: Programs) -> Launch:
 
 
 def _launch_as_root(programs: Programs) -> Launch:
-    users = list(_users())
+    users = [user for user in _users() if _is_mapped(user[0])]
+    if not users:
+        return Launch(programs, None, programs, _alias())  # a user namespace in which there is root only
     for user in users:
         if _can_run(programs, user):
             return Launch(programs, user, programs)
@@ -57,7 +60,8 @@ def _launch_as_root(programs: Programs) -> Launch:
 
 
 def _users() -> Iterator[tuple[int, int]]:
-    for name in ("postgres", "nobody"):
+    # Not "postgres": where a real cluster lives, its files are his, and SQL of a superuser can read files.
+    for name in ("dbtestcase", "nobody"):
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
@@ -65,6 +69,29 @@ def _users() -> Iterator[tuple[int, int]]:
         if entry.pw_uid != 0:
             yield entry.pw_uid, entry.pw_gid
     yield _NOBODY
+
+
+def _is_unknown() -> bool:
+    """Return whether the present user has no entry in the list of users, as with ``docker run -u 12345``."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return True
+    return False
+
+
+def _alias() -> tuple[int, int]:
+    return next(_users())
+
+
+def _is_mapped(user: int) -> bool:
+    """Return whether the present user namespace has a user of that id."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            ranges = [tuple(map(int, line.split())) for line in file]
+    except (OSError, ValueError):
+        return True  # not Linux
+    return any(first <= user < first + count for first, _, count in ranges)
 
 
 def _can_run(programs: Programs, user: tuple[int, int]) -> bool:
@@ -92,7 +119,7 @@ def _readable_copy(programs: Programs, user: tuple[int, int]) -> Programs:
     problems = []
     for location in _locations_for_copies(user):
         try:
-            location.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make_shared_folder(location)
             if not reachable(str(location), user):
                 continue
             target = location / name
@@ -108,13 +135,7 @@ def _readable_copy(programs: Programs, user: tuple[int, int]) -> Programs:
 
 
 def _locations_for_copies(user: tuple[int, int]) -> Iterator[Path]:
-    from platformdirs import site_cache_path
-
-    chosen = cache_folder()
-    if chosen is not None:
-        if os.environ.get("DBTESTCASE_CACHE"):
-            yield chosen
-        yield site_cache_path("dbtestcase", appauthor=False)
+    yield from _lasting_locations()
     # The last resort lasts as long as this process.
     with suppress(RequestFailed):
         made = current_supervisor().request("folder", locations=instance_locations(0, user), mode=0o711).wait()
@@ -123,14 +144,20 @@ def _locations_for_copies(user: tuple[int, int]) -> Iterator[Path]:
 
 def copies_of_programs() -> list[Path]:
     """Return the folders with copies of programs that only root can read."""
-    from platformdirs import site_cache_path
-
     if os.geteuid() != 0:
         return []
-    locations = {site_cache_path("dbtestcase", appauthor=False)} | {
-        path for path in (cache_folder(),) if path is not None
-    }
-    return sorted(path for location in locations for path in location.glob("programs-*"))
+    return sorted(path for location in _lasting_locations() for path in location.glob("programs-*"))
+
+
+def _lasting_locations() -> Iterator[Path]:
+    """Yield folders for copies that later runs find again; not the cache, which nobody else may enter."""
+    from platformdirs import site_cache_path
+
+    chosen = cache_folder()
+    if chosen is not None:
+        if os.environ.get("DBTESTCASE_CACHE"):
+            yield chosen.with_name(f"{chosen.name}-programs")
+        yield site_cache_path("dbtestcase", appauthor=False)
 
 
 def _libraries_of_wheel(source: Path) -> Path | None:
@@ -182,7 +209,7 @@ def _link_or_copy(source: str, target: str) -> str:
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = new_lock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

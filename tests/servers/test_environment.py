@@ -194,8 +194,9 @@ class RootTests(ScratchTestCase):
             with running_instance(ThrowawayPostgres(bin_dir=closed / below / "bin")) as instance:
                 instance.connect().close()
 
-        self.assertTrue(instance.postgres.startswith(str(cache)))
-        self.assertEqual(len(list(cache.glob("programs-*"))), 1)
+        copies = self.scratch / "cache-programs"
+        self.assertTrue(instance.postgres.startswith(str(copies)))
+        self.assertEqual(len(list(copies.glob("programs-*"))), 1)
         self.assertEqual(stat.S_IMODE(closed.stat().st_mode), 0o700)
 
     def test_programs_that_cannot_be_copied_are_named(self):

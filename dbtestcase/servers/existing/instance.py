@@ -14,6 +14,7 @@ from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.databases import BaseInstance, Databases
 from dbtestcase.servers.existing.effects import ServerEffects
 from dbtestcase.servers.existing.options import ExistingPostgres
+from dbtestcase.servers.existing.roles import make_role, session_options
 from dbtestcase.servers.existing.server import ExistingServer, connect, once_there_is_room
 from dbtestcase.servers.existing.templates import Template
 
@@ -37,6 +38,9 @@ class OnExistingServer(Databases):
         """Return what ``psycopg2.connect(**dsn)`` takes, for the database ``test`` unless ``database=`` is given."""
         given = {**kwargs}
         database = given.pop("dbname", None) or given.pop("database", None) or next(iter(self._names), "test")
+        if "role" in given:
+            options = [given.get("options") or self.options.dsn().get("options"), session_options(given.pop("role"))]
+            given["options"] = " ".join(filter(None, options))
         return {**self.options.dsn(), **given, "dbname": self.database_name(self._asked_for(database))}
 
     def url(self, **kwargs: Any) -> str:
@@ -47,6 +51,9 @@ class OnExistingServer(Databases):
     def connect(self, database: str = "", **kwargs: Any) -> Any:
         """Return a new psycopg2 connection, to the first database unless one is named, once the server has room."""
         return connect(self.options, **self.dsn(database=database, **kwargs))
+
+    def make_role(self, role: str, owner: str) -> None:
+        make_role(self._server, role, owner)
 
     def database_name(self, name: str) -> str:
         return self._names.get(name, name)

@@ -256,8 +256,8 @@ class ExistingServer:
                 self.execute(sql)
                 return
             except psycopg2.errors.ObjectInUse:
-                # Somebody is connected to template1; PostgreSQL has waited for five seconds already.
-                if pause is None:
+                # PostgreSQL has waited for five seconds already; template1 is everybody's, so somebody else is next.
+                if pause is None or source is not None:
                     raise
                 time.sleep(pause)
 

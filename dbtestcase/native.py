@@ -1,0 +1,79 @@
+"""Clocks, threads and locks as the interpreter made them, whatever the code under test or its tests have patched.
+
+freezegun stops ``time.monotonic()``; gevent and eventlet turn threads into greenlets, which wait for each other where
+real threads would not. What watches over a test, or works beside it, must keep its own time and its own thread.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Gate", "monotonic", "new_lock", "sleep", "start_thread", "wall_clock"]
+
+_clock_gettime = time.clock_gettime
+
+
+def _original(name: str) -> Any:
+    """Return a function of the module ``_thread`` from before gevent or eventlet replaced it."""
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None:
+        return gevent.get_original("_thread", name)
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None:
+        return getattr(eventlet.original("_thread"), name)
+    return getattr(_thread, name)
+
+
+_start_new_thread: Callable[[Callable[..., object], tuple[object, ...]], int] = _original("start_new_thread")
+# Makes a lock, as threading.Lock() does.
+new_lock: Callable[[], _thread.LockType] = _original("allocate_lock")
+
+
+def monotonic() -> float:
+    """Return the seconds of a clock that only runs forward, and that nobody stops."""
+    return _clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def wall_clock() -> float:
+    """Return the seconds since 1970, as the system has them."""
+    return _clock_gettime(time.CLOCK_REALTIME)
+
+
+def start_thread(function: Callable[..., object], *arguments: object) -> bool:
+    """Run a function in a thread that the interpreter does not wait for at its end; return whether it was started.
+
+    It is not where more processes or threads are not allowed.
+    """
+    try:
+        _start_new_thread(function, arguments)
+    except RuntimeError:
+        return False
+    return True
+
+
+def sleep(seconds: float) -> None:
+    """Do nothing for so long; no other greenlet does anything either."""
+    Gate().wait(seconds)
+
+
+class Gate:
+    """Where one thread waits for another, which may have been there first."""
+
+    def __init__(self) -> None:
+        self._lock = new_lock()
+        self._lock.acquire()
+
+    def open(self) -> None:
+        """Let the one who waits pass, or the next who comes."""
+        try:
+            self._lock.release()
+        except RuntimeError:
+            return  # it is open
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is open, and close it again; return whether it was, in time."""
+        return self._lock.acquire(True, -1 if seconds is None else max(0.0, seconds))

@@ -1,0 +1,317 @@
+"""Data folders as files: write one into a single file, and bring another folder to what it holds.
+
+A data folder is about a thousand small files. Kept as one file it can be published and removed by a single rename or
+unlink, a reader that holds it open is never disturbed, and unpacking reads no folder at all. Each content is stored
+once (a cluster has four databases of nearly the same files), and not at all if the pack that it builds on, its base,
+has it; what is left then is compressed.
+
+A file begins and ends with MAGIC. Before the end stand the index, compressed, and its length. The index's first line
+is the base's checksum, or empty; each other line is a folder's name, or a file's name, size, source (0 this pack, 1
+the base), offset, bytes stored and checksum, with NUL between them. Bytes not stored are zeros at the file's end.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import zlib
+
+from . import tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator
+
+    File = tuple[int, int, int, int, int]  # size, source, offset, bytes stored, checksum
+
+MAGIC = b"dbtestcase pack 3\n"
+OWN, BASE = 0, 1
+# The time of each unpacked file, 1 January 2001: whatever writes to the file sets another.
+_STAMP = 978307200 * 10**9
+_PLAIN_FILE = 0o100600
+_KNOWN_INDEXES = 8
+_PAGE = 4096
+_COMPRESSION = 1
+_MOST_UNPACKED = 2**40
+
+
+class DamagedPack(Exception):
+    """The file is not a pack, or not a whole one, or not one for its base."""
+
+
+class Index:
+    """What a pack holds, by folder, and the content of its files.
+
+    Attributes:
+        folders: By name relative to the top: the names in it, each with its file, ``None`` for a folder.
+        contents: This pack's bytes, and those of its base.
+        checksum: Identifies the pack for those that build on it.
+    """
+
+    def __init__(self, own: memoryview, base: Index | None, checksum: int) -> None:
+        self.folders: dict[str, dict[str, File | None]] = {"": {}}
+        below: memoryview = base.contents[OWN] if base is not None else memoryview(b"")
+        self.contents: tuple[memoryview, memoryview] = (own, below)
+        self.checksum = checksum
+
+    def add(self, name: str, file: File | None) -> None:
+        """Add a file, or a folder (``None``)."""
+        above, _, last = name.rpartition("/")
+        self.folders[above][last] = file
+        if file is None:
+            self.folders[name] = {}
+
+    def content(self, file: File) -> memoryview:
+        """Return what is stored of a file.
+
+        Raises:
+            DamagedPack: It is not what was stored.
+        """
+        _, source, offset, stored, checksum = file
+        content = self.contents[source][offset : offset + stored]
+        if zlib.crc32(content) != checksum:
+            raise DamagedPack("its content has changed")
+        return content
+
+
+def write(
+    source: str, target: str, *, base: Index | None = None, skip: Callable[[str], bool] = lambda name: False
+) -> int:
+    """Write all folders and files below ``source`` into the new file ``target``; return the bytes they unpack to.
+
+    The folder may belong to somebody who is not to be trusted: nothing in it is followed, and a file of another owner
+    (a hard link, that is) is refused.
+
+    Args:
+        base: The pack to build on: what it has too is not stored again.
+        skip: Called with each path relative to ``source``; what it accepts is left out (of a folder: what is in it).
+
+    Raises:
+        ValueError: There is something that is neither a folder nor a plain file of the folder's owner.
+    """
+    from hashlib import blake2b  # here, because the supervisor, which only reads, does without
+
+    def identify(content: memoryview) -> bytes:
+        return blake2b(content, digest_size=16).digest()
+
+    lines = ["" if base is None else f"{base.checksum:x}"]
+    known = {identify(base.content(file)): (BASE, file[2]) for file in _files(base)} if base is not None else {}
+    unpacked = offset = 0
+    compressor = zlib.compressobj(_COMPRESSION) if base is not None else None
+    file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(file, "wb", buffering=1024 * 1024) as out:
+        os.fchmod(file, 0o600)  # whatever the umask
+        out.write(MAGIC)
+        for name, content in _walk(source, skip):
+            if content is None:
+                lines.append(name)
+                continue
+            # New WAL segments end in zeros: a hole costs neither the copy nor the memory.
+            stored = len(content.rstrip(b"\0"))
+            kept = memoryview(content)[:stored]
+            identity = identify(kept)
+            if identity not in known:
+                known[identity] = (OWN, offset)
+                offset += stored
+                out.write(kept if compressor is None else compressor.compress(kept))
+            where, at = known[identity]
+            lines.append(f"{name}\0{len(content)}\0{where}\0{at}\0{stored}\0{zlib.crc32(kept)}")
+            unpacked += -(-stored // _PAGE) * _PAGE
+        if compressor is not None:
+            out.write(compressor.flush())
+        index = zlib.compress("\n".join(lines).encode("utf-8", "surrogateescape"), _COMPRESSION)
+        out.write(index)
+        out.write(len(index).to_bytes(8, "big"))
+        out.write(MAGIC)
+    return unpacked
+
+
+def _files(index: Index) -> Iterator[File]:
+    for names in index.folders.values():
+        yield from (file for file in names.values() if file is not None)
+
+
+def _walk(source: str, skip: Callable[[str], bool]) -> Iterator[tuple[str, bytes | None]]:
+    """Yield each folder's name with ``None``, each file's with its content."""
+    top = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield from _walk_below(top, "", os.fstat(top).st_uid, skip)
+    finally:
+        os.close(top)
+
+
+def _walk_below(
+    folder: int, prefix: str, owner: int, skip: Callable[[str], bool]
+) -> Iterator[tuple[str, bytes | None]]:
+    with os.scandir(folder) as entries:
+        found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    for entry, is_folder in found:
+        name = prefix + entry
+        if not is_folder and skip(name):
+            continue
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_DIRECTORY if is_folder else 0)
+            file = os.open(entry, flags, dir_fd=folder)
+        except OSError as exc:
+            raise ValueError(f"{name!r} is neither a folder nor a plain file") from exc
+        try:
+            about = os.fstat(file)
+            if about.st_uid != owner:
+                raise ValueError(f"{name!r} belongs to another user")
+            if is_folder:
+                yield name, None
+                yield from _walk_below(file, f"{name}/", owner, skip)
+            elif stat.S_ISREG(about.st_mode):
+                yield name, _read_all(file, about.st_size)
+            else:
+                raise ValueError(f"{name!r} is neither a folder nor a plain file")
+        finally:
+            os.close(file)
+
+
+def _read_all(file: int, size: int) -> bytes:
+    parts = []
+    while part := os.read(file, size + 1):
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+_indexes: dict[tuple[int, ...], Index] = {}
+
+
+def identity(source: int) -> tuple[int, ...]:
+    """Return what tells the open file ``source`` from any other and from its own earlier content."""
+    about = os.fstat(source)
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def read(path: str, base: str | None = None) -> tuple[Index, tuple[int, ...]]:
+    """Return the index of a pack, and the pack's identity; reading it takes a while, so it is remembered.
+
+    Args:
+        base: Path of the pack that it builds on.
+
+    Raises:
+        DamagedPack: It is not a whole pack, or builds on another one.
+        OSError: It cannot be read.
+    """
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        which = identity(source)
+        if which not in _indexes:
+            index = _read_index(_mapped(source), read(base)[0] if base is not None else None)
+            while len(_indexes) >= _KNOWN_INDEXES:
+                del _indexes[next(iter(_indexes))]
+            _indexes[which] = index
+        return _indexes[which], which
+    finally:
+        os.close(source)
+
+
+def _mapped(source: int) -> memoryview:
+    if os.fstat(source).st_size < 2 * len(MAGIC) + 8:
+        raise DamagedPack("it is too short")
+    return memoryview(mmap.mmap(source, 0, access=mmap.ACCESS_READ))
+
+
+def _read_index(content: memoryview, base: Index | None) -> Index:
+    begin, end = len(MAGIC), len(content) - len(MAGIC) - 8
+    if content[:begin] != MAGIC or content[end + 8 :] != MAGIC:
+        raise DamagedPack("its first or last bytes are wrong")
+    length = int.from_bytes(content[end : end + 8], "big")
+    if length > end - begin:
+        raise DamagedPack("its index is wrong")
+    written = content[end - length : end]
+    try:
+        first, *lines = zlib.decompress(written).decode("utf-8", "surrogateescape").split("\n")
+        own = content[begin : end - length]
+        if first:
+            if base is None or int(first, 16) != base.checksum:
+                raise DamagedPack("it builds on another one")
+            own = memoryview(zlib.decompress(own))
+        index = Index(own, base, zlib.crc32(written))
+        for line in lines:
+            _add(index, line)
+    except (ValueError, KeyError, IndexError, zlib.error) as exc:
+        raise DamagedPack("its index is wrong") from exc
+    return index
+
+
+def _add(index: Index, line: str) -> None:
+    name, *numbers = line.split("\0")
+    # A folder of somebody else's could have us write anywhere.
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise DamagedPack("its index is wrong")
+    if not numbers:
+        index.add(name, None)
+        return
+    size, source, offset, stored, checksum = map(int, numbers)
+    if not (0 <= stored <= size < _MOST_UNPACKED and 0 <= offset <= len(index.contents[source]) - stored):
+        raise DamagedPack("its index is wrong")
+    index.add(name, (size, source, offset, stored, checksum))
+
+
+def unpack(index: Index, target: str, *, keep: Container[str] = ()) -> None:
+    """Bring the folder ``target`` to what the pack holds.
+
+    ``target`` may be empty, or have been unpacked from the same pack and used since. Then only what was written to
+    is written again: each file is unpacked with a time long past, and to write to it is to change its time. Folders
+    get mode 0700 and files 0600, whatever the umask.
+
+    Args:
+        keep: Names at the top of ``target`` that are not the pack's business.
+
+    Raises:
+        DamagedPack: A file's content has changed.
+    """
+    previous = os.umask(0o077)
+    try:
+        _bring(index, "", target, keep)
+    finally:
+        os.umask(previous)
+
+
+def _bring(index: Index, folder: str, path: str, keep: Container[str]) -> None:
+    wanted = index.folders[folder]
+    right = set()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name
+            if name in keep and not folder:
+                continue
+            if name in wanted:
+                file = wanted[name]
+                if file is None:
+                    is_right = entry.is_dir(follow_symlinks=False)
+                else:
+                    about = entry.stat(follow_symlinks=False)
+                    is_right = about.st_mtime_ns == _STAMP and about.st_mode == _PLAIN_FILE and about.st_size == file[0]
+                if is_right:
+                    right.add(name)
+                    continue
+            if entry.is_dir(follow_symlinks=False):
+                tree.remove(f"{path}/{name}")
+            else:
+                os.unlink(f"{path}/{name}")
+    for name, file in wanted.items():
+        below = f"{path}/{name}"
+        if file is None:
+            if name not in right:
+                os.mkdir(below, 0o700)
+            _bring(index, f"{folder}/{name}" if folder else name, below, keep)
+        elif name not in right:
+            _write(below, file[0], index.content(file))
+
+
+def _write(path: str, size: int, content: memoryview) -> None:
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        done = 0
+        while done < len(content):
+            done += os.write(target, content[done:])
+        if size > len(content):
+            os.ftruncate(target, size)
+        os.utime(target, ns=(_STAMP, _STAMP))
+    finally:
+        os.close(target)

@@ -1,0 +1,57 @@
+"""What the supervisor says over its channel."""
+
+from __future__ import annotations
+
+import os
+
+from .channel import encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .channel import Message
+    from .directory import Directory
+
+
+class Replies:
+    """Writes replies to requests, and what happened without one."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.is_closed = False
+
+    def reply(self, request: Message, **details: object) -> None:
+        """Reply to a request that has been carried out; none is wanted if its id is 0."""
+        if request["id"]:
+            self.say({"id": request["id"], **details})
+
+    def fail(
+        self,
+        request: Message,
+        text: str,
+        *,
+        number: int = 0,
+        kind: str = "",
+        status: int | None = None,
+        directory: Directory | None = None,
+    ) -> None:
+        """Reply to a request that could not be carried out.
+
+        Args:
+            number: The ``errno``, if any.
+            kind: Name of the exception.
+            status: Exit status of a program that ended by itself.
+            directory: Where it was tried.
+        """
+        path, short = (directory.path, directory.short) if directory is not None else (None, None)
+        self.reply(request, error=text, errno=number, kind=kind, status=status, path=path, short=short)
+
+    def say(self, message: Message) -> None:
+        """Write a message, unless nobody listens any more."""
+        if self.is_closed:
+            return
+        rest = memoryview(encode(message))
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            self.is_closed = True  # the next read finds the channel ended too, and that ends the loop
