@@ -22,6 +22,7 @@ ROOMS = (
     "sandbox",
     "schema",
     "diagnosis",
+    "native",
     "frames",
     "sql",
     "errors",

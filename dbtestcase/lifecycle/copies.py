@@ -60,7 +60,7 @@ class Copies:
         used = list(self._present.values())
         for name, copy in self._present.items():
             database = self._databases[name]
-            database.close_sessions()
+            database.sessions.close()
             database.is_copy = False
             self._connections[copy] = self._connections.get(copy, 0) + database.real.made
             changed = database.real.have_written

@@ -23,7 +23,7 @@ from dbtestcase.lifecycle.connections import ClassConnections
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.postmortem import PostMortem
 from dbtestcase.lifecycle.test_runs import TestRuns
-from dbtestcase.sandbox import LeftOpen, Rules, SandboxedDatabase, other_databases
+from dbtestcase.sandbox import ClassContext, LeftOpen, Rules, SandboxedDatabase, other_databases
 from dbtestcase.schema import SchemaPlan
 from dbtestcase.servers import BaseInstance, expect, running_instance
 
@@ -350,17 +350,16 @@ class RunningClass:
         rules = Rules(facts)
         self.always_real = self.always_real or rules.always_real
         deferrable = (bool(facts["deferrable"]), ", ".join(facts["initially_deferred"])) if facts else None
-        added = SandboxedDatabase(
-            plain_url(self.instance, database),
+        about = ClassContext(
             owner=self.name,
-            rules=rules,
             before_use=self.runs.before_use,
             observer=self.explanations.log,
             locks=self.explanations.locks,
-            kind=(self.instance.options, self._plan.token, database),
-            deferrable=deferrable,
             own_commits=(lambda: self.instance.own_commits()) if self.instance.options.tracks_commits else None,
         )
+        kind = (self.instance.options, self._plan.token, database)
+        url = plain_url(self.instance, database)
+        added = SandboxedDatabase(url, about, rules=rules, kind=kind, deferrable=deferrable)
         added.connects = self.instance.patiently
         undo.callback(added.close)
         self.databases[database] = added

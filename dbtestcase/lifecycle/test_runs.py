@@ -349,7 +349,7 @@ class TestRuns:
         left: list[LeftOpen] = []
         for database in self._home.databases.values():
             try:
-                database.close_sessions()
+                database.sessions.close()
                 left += database.finish()
             except Exception as error:
                 problems.append(error)

@@ -7,7 +7,7 @@ classes or of how things are explained: whoever wants to know what is sent is an
 from . import plugin as _plugin  # registers itself with SQLAlchemy, for use without installation
 from .ahead import MOST, ConnectionsAhead
 from .attempt import Attempt, Reason, RunAgain, TasksOfTest
-from .database import SandboxedDatabase
+from .database import ClassContext, SandboxedDatabase
 from .real import LeftOpen, RealConnection
 from .registry import URL, activate, deactivate
 from .rules import Rules
@@ -16,6 +16,7 @@ __all__ = [
     "MOST",
     "URL",
     "Attempt",
+    "ClassContext",
     "ConnectionsAhead",
     "LeftOpen",
     "RealConnection",

@@ -10,17 +10,16 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from . import cursors, loops
 from .drivers import Physical
 from .setup import Setup
 from .transaction import Work
 
-__all__ = ["Engine", "Gate", "SandboxConnection"]
+__all__ = ["Engine", "Gate", "How", "SandboxConnection"]
 
 _SQLALCHEMY = sa.__file__.rpartition("/")[0]
 _POOL = sa.pool.base.__file__
@@ -33,6 +32,9 @@ _SAME_FOR_ALL = frozenset({
 _OWN = frozenset({"autocommits", "database", "engine", "is_closed", "record", "work"})
 
 
+How = Literal["one", "many", "copy"]
+
+
 class Engine(Protocol):
     """The engine that a connection belongs to."""
 
@@ -43,11 +45,13 @@ class Engine(Protocol):
 class Gate(Protocol):
     """What decides about the statements of all connections to one database."""
 
-    physical: Physical | None
+    @property
+    def physical(self) -> Physical | None: ...
 
     def physical_for(self, connection: SandboxConnection) -> Physical: ...
 
-    def note_session(self, session: Session) -> None: ...
+    @property
+    def sessions(self) -> Any: ...
 
     def work_of(self, connection: SandboxConnection) -> Work: ...
 
@@ -58,8 +62,7 @@ class Gate(Protocol):
         sql: Any,
         parameters: Any,
         send: Callable[[], Any],
-        is_many: bool = False,
-        copies: bool = False,
+        how: How = "one",
     ) -> Any: ...
 
     def end(self, connection: SandboxConnection, *, keep: bool) -> None: ...

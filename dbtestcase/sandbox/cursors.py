@@ -112,7 +112,7 @@ def text_of(query: Any, cursor: Any) -> str | bytes | None:
 
 
 def _sending(inner: Callable[..., Any]) -> Callable[..., Any]:
-    is_many = inner.__name__ == "executemany"
+    how = "many" if inner.__name__ == "executemany" else "one"
 
     def send(self: Any, query: Any, *args: Any, **options: Any) -> Any:
         virtual = self.sandboxed
@@ -121,7 +121,7 @@ def _sending(inner: Callable[..., Any]) -> Callable[..., Any]:
             virtual.database.stop(virtual, f"a {type(query).__name__} as a statement needs real connections")
         parameters = args[0] if args else options.get("vars", options.get("params"))
         return virtual.database.execute(
-            virtual, self, text, parameters, lambda: inner(self, query, *args, **options), is_many=is_many
+            virtual, self, text, parameters, lambda: inner(self, query, *args, **options), how
         )
 
     send.__name__ = inner.__name__
@@ -132,9 +132,7 @@ def _copying(inner: Callable[..., Any], text: str) -> Callable[..., Any]:
     def copy(self: Any, first: Any, *args: Any, **options: Any) -> Any:
         virtual = self.sandboxed
         sql = text_of(first, self) if not text else f"{text} {args[0] if args else options.get('table', '')}"
-        return virtual.database.execute(
-            virtual, self, sql, None, lambda: inner(self, first, *args, **options), copies=True
-        )
+        return virtual.database.execute(virtual, self, sql, None, lambda: inner(self, first, *args, **options), "copy")
 
     return copy
 

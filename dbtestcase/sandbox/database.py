@@ -6,41 +6,61 @@ of them speaks, and undone by :meth:`SandboxedDatabase.finish`.
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 import weakref
 from asyncio import CancelledError
 from collections.abc import Callable, Hashable
-from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.orm import Session
 
 from dbtestcase.errors import IsolationBroken, LockWait
 from dbtestcase.frames import user_origin, usual_origin
 
-from . import loops, registry
+from . import loops, registry, sessions
 from .ahead import ConnectionsAhead, Habits
 from .attempt import Attempt, Reason
-from .connection import Engine, SandboxConnection
-from .drivers import Physical, physical
+from .connection import How, SandboxConnection
+from .drivers import Physical
+from .foreign_commits import CommitWatch
 from .observer import Observer
 from .real import LeftOpen, Locks, RealConnections
+from .redirection import RedirectedEngines
 from .rules import Rules
-from .setup import Setup
-from .takeover import TakenEngine, is_supported, root
+from .sessions import SessionsOfTest
+from .sharing import SharedConnection
+from .takeover import TakenEngine
 from .transaction import SharedTransaction, Work
 
-__all__ = ["SandboxedDatabase"]
-
-_LAST_COMMIT = "SELECT pg_last_committed_xact()::text"
+__all__ = ["ClassContext", "SandboxedDatabase"]
 
 
 def _at_once(connect: Callable[[], Any]) -> Any:
     return connect()
+
+
+@dataclass(frozen=True)
+class ClassContext:
+    """What is the same for all databases of a class.
+
+    Args:
+        owner: The name of the test class, for messages.
+        before_use: Called when a connection is used outside an attempt: whoever runs the tests may begin one only now.
+            Returns the attempt to take part in, ``None`` where connections are real.
+        observer: Is told of each statement of the code under test.
+        locks: Ends statements that wait too long for a lock.
+        own_commits: Find out at the end of an attempt whether anybody has committed for real; the server must have
+            ``track_commit_timestamp`` on. Returns how many statements this library has begun to send there itself,
+            and how many of these have ended.
+    """
+
+    owner: str
+    before_use: Callable[[], Attempt | None]
+    observer: Observer | None = None
+    locks: Locks | None = None
+    own_commits: Callable[[], tuple[int, int]] | None = None
 
 
 class SandboxedDatabase:
@@ -48,39 +68,28 @@ class SandboxedDatabase:
 
     Args:
         url: The database; its drivername says which driver engines without one of their own use.
-        owner: The name of the test class, for messages.
         rules: What its schema's functions do.
-        observer: Is told of each statement of the code under test.
-        locks: Ends statements on real connections that wait too long for a lock.
         kind: Equal for databases that are copies of one template; ``None`` if that is not known.
-        before_use: Called when a connection is used outside an attempt: whoever runs the tests may begin one only now.
-            Returns the attempt to take part in, ``None`` where connections are real.
         deferrable: Whether the schema has deferrable constraints, and the names of those that begin deferred.
-        own_commits: Find out at the end of an attempt whether anybody has committed for real; the server must have
-            ``track_commit_timestamp`` on. Returns how many statements this library has begun to send there itself,
-            and how many of these have ended.
     """
 
     def __init__(
         self,
         url: sa.URL,
+        about: ClassContext,
         *,
-        owner: str,
         rules: Rules,
-        before_use: Callable[[], Attempt | None],
-        observer: Observer | None = None,
-        locks: Locks | None = None,
         kind: Hashable = None,
         deferrable: tuple[bool, str] | None = None,
-        own_commits: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
-        self.owner = owner
+        self.owner = about.owner
         self.rules = rules
-        self.observer = observer
+        self.observer = about.observer
         self.real_url = url.difference_update_query(["plugin"])
-        self.physical: Physical | None = None
+        self.connection = SharedConnection(self)
+        self.sessions = SessionsOfTest()
         self.shared: SharedTransaction | None = None
-        self.real = RealConnections(rules, lambda: self.observer, locks)
+        self.real = RealConnections(rules, lambda: self.observer, about.locks)
         self.habits = Habits()
         self.needs_fresh_database = False
         # Whether a test has worked here in the one transaction.
@@ -89,31 +98,22 @@ class SandboxedDatabase:
         self.refuses = ""
         # Opens a connection with what it is given; may wait for a server that has no room for it yet.
         self.connects: Callable[[Callable[[], Any]], Any] = _at_once
-        self._before_use = before_use
-        self._kind = kind
+        self._before_use = about.before_use
         self._deferrable = deferrable
-        self._own_commits = own_commits
-        self._own_ended = -1
-        self._last_commit: str | None = None
+        self._commits = CommitWatch(about.own_commits) if about.own_commits is not None else None
         self._restoring_sql = ""
-        self._setup: Setup | None = None  # of the physical connection
-        self._same_state: set[int] = set()
         self._is_shared = False
         self._is_closed = False
-        self._is_opening = False
         self._ahead: ConnectionsAhead | None = None
-        self._ready: Any = None
         self._lock = threading.RLock()
         self._joined: list[weakref.ref[SandboxConnection]] = []
-        self._sessions: list[Session] = []
         self.is_copy = False  # of a class's database, for one test
-        self._taken: dict[sa.Engine, TakenEngine] = {}
-        self._registered: list[sa.URL] = []
+        self.engines = RedirectedEngines(self, kind)
         self.register()
-        _listen_to_sessions()
-        self._locks = locks
-        if locks is not None:
-            locks.look_at(self._present_statement)
+        sessions.listen()
+        self._locks = about.locks
+        if about.locks is not None:
+            about.locks.look_at(self._present_statement)
         self.engine = sa.create_engine(self.url)
 
     # -- engines
@@ -124,8 +124,19 @@ class SandboxedDatabase:
         return self.real_url.update_query_dict({"plugin": registry.PLUGIN})
 
     @property
+    def physical(self) -> Physical | None:
+        """The connection that all share during an attempt, if it is open."""
+        return self.connection.physical
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether the present test has sent anything here."""
+        return self.shared is not None and self.shared.has_begun
+
+    @property
     def taken(self) -> list[TakenEngine]:
-        return list(self._taken.values())
+        """The engines that are redirected here now."""
+        return self.engines.taken
 
     def register(self) -> None:
         """Let engines be made from the present URL."""
@@ -133,45 +144,19 @@ class SandboxedDatabase:
 
     def redirect(self, engine: Any) -> None:
         """Take an engine over, whatever URL it was made for; that one is never connected to."""
-        engine = root(engine)
-        if engine in self._taken:
-            return
-        if is_supported(engine.dialect) and not engine.dialect.is_async and not registry.is_late(engine):
-            self._adopt(f"{engine.dialect.name}+{engine.dialect.driver}")
-        self._taken[engine] = taken = TakenEngine(engine, self, self._drivername_for(engine), self._kind)
-        _by_engine[engine] = weakref.ref(self)
-        if self._is_shared:
-            taken.use_shared()
+        self.engines.redirect(engine, self._is_shared)
 
     def restore(self, engine: Any) -> None:
         """Give an engine back exactly as it was."""
-        taken = self._taken.pop(root(engine), None)
-        if taken is not None:
-            taken.give_back()
+        self.engines.restore(engine)
 
-    def _drivername_for(self, engine: sa.Engine) -> str:
-        if not engine.dialect.is_async:
-            return self.real_url.drivername
-        return "postgresql+psycopg" if importlib.util.find_spec("asyncpg") is None else "postgresql+asyncpg"
-
-    def _adopt(self, drivername: str) -> None:
-        """Let the class's own engine use the driver of the code under test, if that is the only one there is."""
-        own = getattr(self, "engine", None)
-        if own is None or drivername == self.real_url.drivername or own not in self._taken:
-            return
-        others = [each for each in self._taken if each is not own and not registry.is_late(each)]
-        if any(not each.dialect.is_async for each in others) or self.physical is not None or self.real.are_any:
-            return
-        self._drop_ready_connection()
+    def adopt_driver(self, drivername: str) -> bool:
+        """Use another driver from now on, unless one is in use already; return whether that is so."""
+        if self.physical is not None or self.real.are_any:
+            return False
+        self.hang_up()
         self.real_url = self.real_url.set(drivername=drivername)
-        late = [each for each in self._taken if registry.is_late(each)]
-        for each in (own, *late):
-            self.restore(each)
-        fresh = sa.create_engine(self.url)
-        self.restore(fresh)
-        own.dialect, own.pool, own.url = fresh.dialect, fresh.pool, fresh.url
-        for each in (own, *late):
-            self.redirect(each)
+        return True
 
     # -- real connections
 
@@ -191,7 +176,7 @@ class SandboxedDatabase:
         self.real.made = 0 if ahead is None else len(ahead)
         self.real.have_written = False
         self.refuses = ""
-        for taken in self._taken.values():
+        for taken in self.taken:
             taken.use_real()
 
     def real_connection(self, taken: TakenEngine, record: Any) -> Any:
@@ -223,10 +208,10 @@ class SandboxedDatabase:
         return ConnectionsAhead(url, self.habits.expected())
 
     def execute_real(
-        self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], is_many: bool = False
+        self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], how: How = "one"
     ) -> Any:
         """Send a statement on a real connection."""
-        return self.real.execute(connection, cursor, sql, parameters, send, is_many)
+        return self.real.execute(connection, cursor, sql, parameters, send)
 
     def leave_real(self, *, checks_changes: bool = False) -> list[LeftOpen]:
         """Close all real connections; return those that somebody still held."""
@@ -242,119 +227,34 @@ class SandboxedDatabase:
         """Give connections that share one transaction from now on."""
         if not self._is_shared:
             self._is_shared = True
-            for taken in self._taken.values():
+            for taken in self.taken:
                 taken.use_shared()
 
     def use_ready_connection(self, connection: Any) -> None:
         """Begin the first test on a psycopg2 connection to the database that is open already."""
-        if self.real_url.drivername == "postgresql+psycopg2":
-            self._ready = connection
-        else:
-            connection.close()
-
-    def _drop_ready_connection(self) -> None:
-        ready, self._ready = self._ready, None
-        if ready is not None:
-            ready.close()
+        self.connection.use_ready_connection(connection)
 
     def physical_for(self, connection: SandboxConnection) -> Physical:
         """Return the physical connection for one that shares it, opened if there is none."""
-        known = self.physical
-        taken = connection.engine
-        if known is not None and id(taken.setup) in self._same_state and (known.loop is None or known.serves_here):
-            return known
-        with self._lock:
-            if self.attempt_of(connection) is None:
-                raise IsolationBroken(_STALE.format(owner=self.owner))
-            if self._is_opening:
-                # Another task of this thread, while the connection was waited for.
-                self.stop(connection, "came while another connection was being opened")
-            self._is_opening = True
-            try:
-                if self.physical is None:
-                    self._open_physical(taken)
-                elif id(taken.setup) not in self._same_state:
-                    self._share_or_stop(connection)
-                elif not self.physical.serves_here:
-                    self._open_here_or_stop(connection)
-            finally:
-                self._is_opening = False
-        assert self.physical is not None
-        return self.physical
+        return self.connection.serve(connection)
+
+    def check_attempt(self, connection: SandboxConnection) -> None:
+        """Raise if there is no attempt in which a connection could take part.
+
+        Raises:
+            IsolationBroken: There is none.
+        """
+        if self.attempt_of(connection) is None:
+            raise IsolationBroken(_STALE.format(owner=self.owner))
+
+    def begin_attempt_anew(self) -> None:
+        """Another physical connection takes the place of the one that nobody has spoken on."""
+        self.shared = None
 
     def meet_server(self, connection: SandboxConnection) -> None:
         """Let a dialect ask what it wants to know, such as the version, on which the SQL that it makes depends."""
         if self.attempt_of(connection) is not None:
             self.physical_for(connection)
-
-    def _open_physical(self, taken: Engine) -> None:
-        """Open the physical connection as this engine would."""
-        setup = taken.setup
-        ready, self._ready = self._ready, None
-        if ready is not None and taken.dialect.driver == "psycopg2" and not setup.may_have_own_state:
-            connection = ready
-        else:
-            if ready is not None:
-                ready.close()
-            connection = self.connects(partial(setup.connect, self.real_url))
-        setup.prepare(connection, self.rules)
-        opened = physical(connection, taken.dialect)
-        if setup.may_have_own_state:
-            self._check_modes(opened)
-        self.physical, self._setup = opened, setup
-        self._same_state = {id(setup)}
-        for other in self._taken.values():
-            if other.setup is not setup and other.setup.state is not None and other.setup.state == setup.state:
-                other.setup.register(connection)
-                self._same_state.add(id(other.setup))
-
-    def _check_modes(self, opened: Physical) -> None:
-        """Let go of a connection whose transactions are of a kind that one transaction cannot stand for."""
-        level, read_only = opened.ask(_MODES).split()
-        if level != "read-committed" or read_only != "off":
-            opened.hang_up()
-            words = f"the engine's connections begin {_MODE_WORDS[read_only != 'off']} transactions"
-            self._stop_attempt(Reason(words, "", user_origin()))
-
-    def _share_or_stop(self, connection: SandboxConnection) -> None:
-        """Let an engine share the physical connection of another one if it leaves its connections in the same state."""
-        setup, present = connection.engine.setup, self._setup
-        assert self.physical is not None
-        assert present is not None
-        if setup.driver != present.driver:
-            if self.shared is None or not self.shared.has_begun:
-                self._replace_physical(connection)
-                return
-            rule = f"came over {setup.driver}, which cannot share a connection of {present.driver}"
-            self.stop(connection, rule, of_class=True)
-        if setup.state is None or not setup.has_met_server:
-            # What its listeners set, and what its dialect asks, is found out on a connection of its own.
-            own = self.connects(partial(setup.connect, self.real_url))
-            try:
-                setup.prepare(own, self.rules)
-            finally:
-                own.close()
-        if setup.state == present.state:
-            setup.register(self.physical.connection)
-            self._same_state.add(id(setup))
-        elif self.shared is None or not self.shared.has_begun:
-            self._replace_physical(connection)
-        else:
-            self.stop(connection, "an engine whose connections are set up otherwise than those in use needs its own")
-
-    def _open_here_or_stop(self, connection: SandboxConnection) -> None:
-        """Let the present event loop have the physical connection if the other one has not used it in this test."""
-        if self.shared is None or not self.shared.has_begun:
-            self._replace_physical(connection)
-        else:
-            rule = f"was used in a second event loop ({connection.engine.dialect.driver})"
-            self.stop(connection, rule, of_class=True)
-
-    def _replace_physical(self, connection: SandboxConnection) -> None:
-        """Let a connection of another kind take the place of the present one; nobody has spoken in this test yet."""
-        self.hang_up()
-        self.shared = None
-        self._open_physical(connection.engine)
 
     def work_of(self, connection: SandboxConnection) -> Work:
         """Return what a connection does in the present attempt; it takes part from now on."""
@@ -387,10 +287,13 @@ class SandboxedDatabase:
         sql: Any,
         parameters: Any,
         send: Callable[[], Any],
-        is_many: bool = False,
-        copies: bool = False,
+        how: How = "one",
     ) -> Any:
         """Send a statement of the user's in the one transaction.
+
+        Args:
+            send: Sends it.
+            how: "many" for ``executemany()``, "copy" for a cursor's own method for COPY.
 
         Raises:
             RunAgain: One transaction cannot carry it faithfully.
@@ -398,7 +301,7 @@ class SandboxedDatabase:
         if connection.is_closed:
             connection.check_open()
         # Each statement of every test comes through here: what the common one does not need is not called.
-        effects = self.rules.of_copy(sql) if copies else self.rules.known.get(sql) or self.rules.of(sql)
+        effects = self.rules.of_copy(sql) if how == "copy" else self.rules.known.get(sql) or self.rules.of(sql)
         origin = usual_origin(sql)
         observer = self.observer
         with self._lock:
@@ -407,7 +310,7 @@ class SandboxedDatabase:
                 work = self.work_of(connection)
             shared = work.shared
             autocommits = connection.autocommits
-            if autocommits and is_many:
+            if autocommits and how == "many":
                 self.stop(connection, "many statements at once in autocommit are many transactions")
             if shared.sole is not work or not effects.is_plain or shared.attempt.reason is not None:
                 shared.check(work, effects, sql, origin, autocommits)
@@ -508,7 +411,7 @@ class SandboxedDatabase:
             return []
         self.has_attempted = True
         left: list[LeftOpen] = []
-        for taken in self._taken.values():
+        for taken in self.taken:
             if taken.may_be_checked_out:
                 left = left or self.held_connections()
                 for each in self._held():
@@ -517,11 +420,12 @@ class SandboxedDatabase:
             elif taken.may_have_been_waited_for:
                 taken.renew_pool()
         self._joined.clear()
-        self._sessions.clear()
         committed = False
         try:
-            if shared.busy is None:
-                committed = self._finish(shared)
+            if shared.busy is None and self._commits is not None:
+                committed = self._commits.undo(shared)
+            elif shared.busy is None:
+                shared.finish()
             else:
                 self.hang_up()  # the server undoes what is open
         except Exception:
@@ -530,37 +434,12 @@ class SandboxedDatabase:
             self.needs_fresh_database = True
         if self._restoring_sql and self.physical is not None:
             self.physical.send(self._restoring_sql)
-            self._last_commit = None  # setting a sequence back commits
+            self.expect_commits()  # setting a sequence back commits
         if not shared.is_reusable:
             self.hang_up()
         if committed:
             self._raise_foreign_commit()
         return left
-
-    def _finish(self, shared: SharedTransaction) -> bool:
-        """Undo the attempt; return whether somebody else has committed since the one before was undone."""
-        if self._own_commits is None:
-            shared.finish()
-            return False
-        ended = self._own_commits()[1]
-        committed = shared.finish(_LAST_COMMIT)
-        known, self._last_commit = self._last_commit, committed
-        own_ended, self._own_ended = self._own_ended, ended
-        if committed == known or known is None:
-            return False
-        # What we have begun to send since then may be what was committed.
-        return self._own_commits()[0] == own_ended
-
-    def close_sessions(self) -> None:
-        """Close the ORM sessions that the test has used; whoever made them, they end with the test."""
-        for session in self._sessions:
-            with suppress(Exception):  # its transaction is undone anyway
-                session.close()
-        self._sessions.clear()
-
-    def note_session(self, session: Session) -> None:
-        """Note an ORM session that the test uses."""
-        self._sessions.append(session)
 
     def held_connections(self) -> list[LeftOpen]:
         """Return the connections that somebody holds now."""
@@ -583,7 +462,8 @@ class SandboxedDatabase:
 
     def expect_commits(self) -> None:
         """Something of ours commits, or has committed, into the server."""
-        self._last_commit = None
+        if self._commits is not None:
+            self._commits.expect()
 
     def keep_work(self, sentence: str) -> None:
         """Commit what the present test has done, for somebody to look at; refuse everything afterwards."""
@@ -599,18 +479,11 @@ class SandboxedDatabase:
 
     def send(self, sql: str) -> bool:
         """Send a text of ours on the connection of the attempts, between two; return whether there is one."""
-        if self.physical is None or self._setup is None or self._setup.is_async:
-            return False
-        self.physical.send(sql)
-        return True
+        return self.connection.send(sql)
 
     def hang_up(self) -> None:
         """Close the physical connection."""
-        self._drop_ready_connection()
-        opened, self.physical = self.physical, None
-        self._setup, self._same_state = None, set()
-        if opened is not None:
-            opened.hang_up()
+        self.connection.hang_up()
 
     def close(self) -> None:
         """Give all engines back; nobody connects any more."""
@@ -619,38 +492,10 @@ class SandboxedDatabase:
         self.hang_up()
         self.leave_real()
         registry.leave(self)
-        for engine in list(self._taken):
-            self.restore(engine)
+        self.engines.restore_all()
 
 
 _STALE = (
     "{owner}: a connection of an earlier test, or of an attempt that is over, was used; its work is undone. Let the "
     "code under test get its connection from the engine each time, and end its threads before the test ends."
 )
-_MODES = (
-    "SELECT replace(current_setting('transaction_isolation'), ' ', '-') || ' '"
-    " || current_setting('transaction_read_only')"
-)
-_MODE_WORDS = {False: "SERIALIZABLE or REPEATABLE READ", True: "READ ONLY"}
-
-_is_listening = False
-_by_engine: weakref.WeakKeyDictionary[sa.Engine, weakref.ref[SandboxedDatabase]] = weakref.WeakKeyDictionary()
-
-
-def _listen_to_sessions() -> None:
-    global _is_listening
-    if not _is_listening:
-        _is_listening = True
-        event.listen(Session, "after_begin", _session_began)
-
-
-def _session_began(session: Session, transaction: Any, connection: sa.Connection) -> None:
-    """Note an ORM session that a test uses."""
-    dbapi_connection = connection.connection.dbapi_connection
-    if type(dbapi_connection) is SandboxConnection:
-        dbapi_connection.database.note_session(session)
-        return
-    known = _by_engine.get(root(connection.engine))
-    database = known() if known is not None else None
-    if database is not None and database.is_copy:
-        database.note_session(session)

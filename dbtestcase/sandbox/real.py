@@ -203,9 +203,7 @@ class RealConnections:
         if known is not None:
             known.is_inside = True
 
-    def execute(
-        self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], is_many: bool = False
-    ) -> Any:
+    def execute(self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any]) -> Any:
         """Send a statement of the user's, observed and watched."""
         known = self.get(connection)
         if known is None or known.is_inside:
@@ -345,7 +343,7 @@ def _observing(kind: type) -> type:
             text = text_of(query, self) or type(query).__name__
             parameters = args[0] if args else options.get("vars", options.get("params"))
             return observed.connections.execute(
-                connection, self, text, parameters, lambda: inner(self, query, *args, **options), name == "executemany"
+                connection, self, text, parameters, lambda: inner(self, query, *args, **options)
             )
 
         send.__name__ = name

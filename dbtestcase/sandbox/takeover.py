@@ -19,7 +19,7 @@ from sqlalchemy.pool import Pool, QueuePool
 
 from dbtestcase.errors import IsolationBroken
 
-from .connection import Gate, SandboxConnection
+from .connection import Gate, How, SandboxConnection
 from .drivers import SUPPORTED
 from .first_connect import answered_once
 from .real import RealConnections
@@ -61,7 +61,7 @@ class Database(Gate, Protocol):
     def meet_server(self, connection: SandboxConnection) -> None: ...
 
     def execute_real(
-        self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], is_many: bool = False
+        self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], how: How = "one"
     ) -> Any: ...
 
 
@@ -186,7 +186,7 @@ class TakenEngine:
 
         def gate(name: str) -> Callable[..., Any]:
             inner = getattr(kind, name)
-            is_many = name == "do_executemany"
+            how: How = "many" if name == "do_executemany" else "one"
 
             def execute(cursor: Any, sql: Any, parameters: Any, context: Any = None) -> Any:
                 connection = context.root_connection._dbapi_connection.dbapi_connection
@@ -195,7 +195,7 @@ class TakenEngine:
                     run = self._stream if context._is_server_side else database.execute
                 return run(
                     connection, cursor, sql, parameters,
-                    lambda: inner(dialect, cursor, sql, parameters, context), is_many,
+                    lambda: inner(dialect, cursor, sql, parameters, context), how,
                 )  # fmt: skip
 
             return execute
