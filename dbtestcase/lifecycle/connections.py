@@ -59,7 +59,7 @@ class ClassConnections:
         """Hand over the connection that was opened when the instance answered."""
         connection = self._instance.take_ready_connection()
         if connection is not None and "test" in self._databases:
-            self._databases["test"].use_ready_connection(connection)
+            self._databases["test"].connection.use_ready_connection(connection)
         elif connection is not None:
             connection.close()
 

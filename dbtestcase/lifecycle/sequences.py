@@ -42,7 +42,7 @@ class ClassSequences:
         """Set them back where they stood, for copies to be made; call it before the attempts' connection is closed."""
         for name, database in databases.items():
             sql = self._restoring.get(name)
-            if sql and database.has_attempted and not database.send(sql):
+            if sql and database.has_attempted and not database.connection.send(sql):
                 self._instance.execute(sql, database=name)
 
     def _present(self, name: str, database: SandboxedDatabase) -> States:

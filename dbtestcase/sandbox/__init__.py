@@ -7,7 +7,8 @@ classes or of how things are explained: whoever wants to know what is sent is an
 from . import plugin as _plugin  # registers itself with SQLAlchemy, for use without installation
 from .ahead import MOST, ConnectionsAhead
 from .attempt import Attempt, Reason, RunAgain, TasksOfTest
-from .database import ClassContext, SandboxedDatabase
+from .context import ClassContext
+from .database import SandboxedDatabase
 from .real import LeftOpen, RealConnection
 from .registry import URL, activate, deactivate
 from .rules import Rules

@@ -10,7 +10,6 @@ import threading
 import weakref
 from asyncio import CancelledError
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
@@ -23,10 +22,10 @@ from . import loops, registry, sessions
 from .ahead import ConnectionsAhead, Habits
 from .attempt import Attempt, Reason
 from .connection import How, SandboxConnection
+from .context import ClassContext
 from .drivers import Physical
-from .foreign_commits import CommitWatch
-from .observer import Observer
-from .real import LeftOpen, Locks, RealConnections
+from .foreign_commits import CommitWatch, foreign_commit
+from .real import LeftOpen, RealConnections
 from .redirection import RedirectedEngines
 from .rules import Rules
 from .sessions import SessionsOfTest
@@ -34,33 +33,11 @@ from .sharing import SharedConnection
 from .takeover import TakenEngine
 from .transaction import SharedTransaction, Work
 
-__all__ = ["ClassContext", "SandboxedDatabase"]
+__all__ = ["SandboxedDatabase"]
 
 
 def _at_once(connect: Callable[[], Any]) -> Any:
     return connect()
-
-
-@dataclass(frozen=True)
-class ClassContext:
-    """What is the same for all databases of a class.
-
-    Args:
-        owner: The name of the test class, for messages.
-        before_use: Called when a connection is used outside an attempt: whoever runs the tests may begin one only now.
-            Returns the attempt to take part in, ``None`` where connections are real.
-        observer: Is told of each statement of the code under test.
-        locks: Ends statements that wait too long for a lock.
-        own_commits: Find out at the end of an attempt whether anybody has committed for real; the server must have
-            ``track_commit_timestamp`` on. Returns how many statements this library has begun to send there itself,
-            and how many of these have ended.
-    """
-
-    owner: str
-    before_use: Callable[[], Attempt | None]
-    observer: Observer | None = None
-    locks: Locks | None = None
-    own_commits: Callable[[], tuple[int, int]] | None = None
 
 
 class SandboxedDatabase:
@@ -229,10 +206,6 @@ class SandboxedDatabase:
             self._is_shared = True
             for taken in self.taken:
                 taken.use_shared()
-
-    def use_ready_connection(self, connection: Any) -> None:
-        """Begin the first test on a psycopg2 connection to the database that is open already."""
-        self.connection.use_ready_connection(connection)
 
     def physical_for(self, connection: SandboxConnection) -> Physical:
         """Return the physical connection for one that shares it, opened if there is none."""
@@ -438,7 +411,8 @@ class SandboxedDatabase:
         if not shared.is_reusable:
             self.hang_up()
         if committed:
-            self._raise_foreign_commit()
+            self.needs_fresh_database = True
+            raise foreign_commit(self.owner)
         return left
 
     def held_connections(self) -> list[LeftOpen]:
@@ -450,15 +424,6 @@ class SandboxedDatabase:
     def _held(self) -> list[SandboxConnection]:
         joined = [connection for reference in self._joined if (connection := reference()) is not None]
         return [each for each in joined if each.work is not None and each.is_checked_out]
-
-    def _raise_foreign_commit(self) -> None:
-        self.needs_fresh_database = True
-        raise IsolationBroken(
-            f"{self.owner}: somebody has committed into this class's server for real since its last test, past the "
-            "engines that are isolated: another process, or a driver that was called by itself, with an address taken "
-            "before the test. What it wrote would be there in the next test; that one gets a fresh instance.\n"
-            'What to do: ask for the address within the test (self.external_url), or mark it @isolate("clone").'
-        )
 
     def expect_commits(self) -> None:
         """Something of ours commits, or has committed, into the server."""
@@ -476,10 +441,6 @@ class SandboxedDatabase:
     def restore_sequences(self, sql: str) -> None:
         """Let each attempt leave the sequences as they were: this is sent once it is undone."""
         self._restoring_sql = sql
-
-    def send(self, sql: str) -> bool:
-        """Send a text of ours on the connection of the attempts, between two; return whether there is one."""
-        return self.connection.send(sql)
 
     def hang_up(self) -> None:
         """Close the physical connection."""
