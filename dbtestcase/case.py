@@ -49,7 +49,8 @@ class DatabaseTestCase(DatabaseAssertions):
     * ``app_engines``: engines of the code under test; they point to the class's database while the class runs.
     * ``allow_other_databases``: let other engines connect to servers that are not ours.
     * ``restart_identities``: generated keys start at the same value in every test.
-    * ``hidden_columns``: names of columns whose values no message shows, beside ``password``, ``token`` and their like.
+    * ``hidden_columns``: names of columns and settings, beside ``password``, ``token`` and their like. A statement or
+      message that names one of them shows no values.
     * ``lock_wait``: longest wait of a statement for a lock, in seconds; 0 waits for ever.
 
     And these are there to read:
