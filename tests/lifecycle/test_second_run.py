@@ -43,7 +43,7 @@ class RecordingResult(unittest.TestResult):
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
-        if not name.startswith(("add", "startTest", "stopTest")) or name.endswith("Run"):
+        if not name.startswith(("add", "startTest", "stopTest")) or name.endswith(("Run", "Duration")):
             return found
 
         def recorded(test: Any, *more: Any) -> Any:
