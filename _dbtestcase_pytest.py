@@ -22,7 +22,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # A worker of pytest-xdist collects all tests, and learns one by one which of them are its own.
     items = [] if hasattr(session.config, "workerinput") else session.items
     classes = (getattr(item, "cls", None) for item in items)
-    sys.modules["dbtestcase.lifecycle.schedule"].plan(
+    schedule = sys.modules["dbtestcase.lifecycle.schedule"]
+    if any(session.config.getoption(name, False) for name in ("usepdb", "trace")):
+        schedule.debug()
+    schedule.plan(
         each for each in classes if isinstance(each, type) and issubclass(each, case.DatabaseTestCase)
     )
 

@@ -36,42 +36,59 @@ class DatabaseTestCase(DatabaseAssertions):
     Whatever the code under test commits, rolls back or leaves open is undone before the next test; only sequences keep
     counting. A test runs in one transaction as long as that gives it what real connections would, and else again, by
     itself, on a private copy of the database.
-
-    These attributes may be set on a subclass:
-
-    * ``schema``: what exists once :meth:`setUpClass` has run: a ``MetaData``, a declarative base, a Flask-SQLAlchemy
-      ``db``, a ``Path`` to a .sql file or to a folder of them, ``AlembicMigrations(...)``, a callable taking a
-      ``Connection``, a sequence of these, or a mapping of database names to these. An empty database if ``None``.
-    * ``postgres``: the options of the instance, a :class:`ThrowawayPostgres`.
-    * ``isolation``: ``"auto"``; ``"savepoint"`` to run each test once, in one transaction, and refuse what that cannot
-      carry; ``"clone"`` to give each test a private copy of the class's database in which it commits for real;
-      ``"class"`` to let tests see what earlier ones committed.
-    * ``app_engines``: engines of the code under test; they point to the class's database while the class runs.
-    * ``allow_other_databases``: let other engines connect to servers that are not ours.
-    * ``restart_identities``: generated keys start at the same value in every test.
-    * ``hidden_columns``: names of columns whose values no message shows, beside ``password``, ``token`` and their like.
-    * ``lock_wait``: longest wait of a statement for a lock, in seconds; 0 waits for ever.
-
-    And these are there to read:
-
-    * ``engine``, ``url``: Engine and URL of the class's database. Engines made from ``url`` are isolated too.
-    * ``session``: the test's ``Session``, made at first use and removed after the test.
-    * ``external_url``: the test's database for any other program; asking for it makes the test one on a copy.
-    * ``instance``: the running :class:`~dbtestcase.servers.Instance`.
     """
 
-    schema: ClassVar[SchemaLike | None] = None
+    schema: SchemaLike | None = None
+    """What exists once ``setUpClass`` has run; an empty database if ``None``.
+
+    A ``MetaData``, a declarative base, a Flask-SQLAlchemy ``db``, a ``Path`` to a .sql file or to a folder of them (run
+    in the order of their names), ``AlembicMigrations(...)``, a callable taking a ``Connection``, a sequence of these,
+    or a mapping of database names to these. The first name of a mapping is the database of ``engine``, ``url`` and
+    ``session``.
+    """
+
     postgres: ClassVar[PostgresOptions] = DEFAULT
+    """The server, ``ThrowawayPostgres(...)``, or ``ExistingPostgres(url)`` for one that is there already.
+
+    A class that does not set it gets a throwaway one, or what the environment variable ``DBTESTCASE_SERVER`` names.
+    """
+
     isolation: ClassVar[Isolation] = "auto"
+    """How tests are kept apart.
+
+    * ``"auto"``: a test runs in one undone transaction; again, on real connections to a private copy of the database,
+      if that transaction cannot carry it or if it failed there.
+    * ``"savepoint"``: in one undone transaction, and never twice. What would run again is an ``IsolationBroken``.
+    * ``"clone"``: on a private copy of the class's database, with real commits.
+    * ``"class"``: on the class's database itself. Tests see what earlier ones committed; it is gone with the class.
+    """
+
     app_engines: ClassVar[Sequence[Engine]] = ()
+    """Engines of the code under test; they point to the class's database while the class runs."""
+
     allow_other_databases: ClassVar[bool] = False
+    """Let engines that were declared nowhere connect to other servers; else they raise ``UndeclaredDatabase``."""
+
     restart_identities: ClassVar[bool] = False
+    """Let generated keys start at the same value in every test."""
+
     hidden_columns: ClassVar[Collection[str]] = ()
+    """Names of columns and settings, beside ``password``, ``token`` and their like.
+
+    A statement or message that names one of them shows no values.
+    """
+
     lock_wait: ClassVar[float] = 5.0
+    """Longest wait of a statement for a lock, in seconds, before it ends in ``LockWait``; 0 waits for ever."""
 
     engine: ClassVar[Engine] = wiring.SetByClass()  # type: ignore[assignment]
+    """An engine of the class's database, the first one if there are several. There from ``setUpClass`` on."""
+
     url: ClassVar[URL] = wiring.SetByClass()  # type: ignore[assignment]
+    """The SQLAlchemy URL of that database. An engine that is made from it is isolated like ``engine``."""
+
     instance: ClassVar[BaseInstance] = wiring.SetByClass()  # type: ignore[assignment]
+    """The running server; ``url()`` and ``dsn()`` name its databases for other drivers."""
 
     _dbtestcase: ClassVar[Any] = wiring.NotRunning(RunningClass)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect as inspect_module
 import itertools
 import os
 import signal
@@ -8,6 +9,7 @@ import unittest
 from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
 import psycopg2
 from sqlalchemy import (
@@ -175,7 +177,21 @@ class LifeCycleTests(unittest.TestCase):
             pass
 
         with self.assertRaisesRegex(errors.DBTestCaseError, r"Shop.engine is there once"):
-            Shop.engine  # noqa: B018
+            Shop.engine.connect()
+        with self.assertRaisesRegex(errors.DBTestCaseError, r"Shop.url is there once"):
+            Shop("run").url  # noqa: B018
+
+    def test_whoever_only_looks_at_a_class_meets_no_exception(self):
+        class Shop(ShopTestCase):
+            def test_it(self):
+                pass
+
+        for name in dir(Shop):
+            getattr(Shop, name)
+        self.assertFalse(hasattr(Shop("test_it"), "engine"))
+        self.assertIn("test_it", dict(inspect_module.getmembers(Shop)))
+        self.assertIn("test_it", dict(inspect_module.getmembers(Shop("test_it"))))
+        self.assertTrue(callable(mock.create_autospec(Shop).test_it))
 
     def test_set_up_and_tear_down_without_super_are_isolated_all_the_same(self):
         class Shop(ShopTestCase):

@@ -1,75 +1,44 @@
-"""The README's code runs as pasted, and documents every public name."""
+"""The README: what a stranger sees first."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-import tempfile
+import tomllib
 import unittest
 from pathlib import Path
 
-import dbtestcase
-import dbtestcase.flask
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# A block that is a whole test module is marked, in the lines before it, with the name its file is given here.
-MARKED = re.compile(r"<!-- runs: (\w+) -->\s*```python\n(.*?)```", re.DOTALL)
+QUESTIONS = {
+    "tests build on each other": "docs/migrating.md#tests-that-build-on-each-other",
+    "run twice": "docs/isolation.md#why-did-my-test-run-twice",
+    "browser": "docs/browser.md",
+    "parallel": "docs/parallel.md",
+    "breakpoint": "docs/look-inside.md",
+}
 
 
 class ReadmeTests(unittest.TestCase):
-    def test_every_marked_block_passes_as_a_test_module(self):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        for document in DOCUMENTS:
-            blocks = MARKED.findall(document.read_text())
-            if not blocks:
-                continue
-            with self.subTest(document=document.name), tempfile.TemporaryDirectory() as folder:
-                for name, code in blocks:
-                    Path(folder, f"{name}.py").write_text(code)
-                # Whoever installs what the README says has no psycopg 3.
-                Path(folder, "psycopg.py").write_text("raise ModuleNotFoundError(name='psycopg')\n")
+    def test_it_is_about_a_screen_and_a_half(self) -> None:
+        self.assertLess(len(README.splitlines()), 185)
 
-                run = subprocess.run(
-                    [sys.executable, "-m", "unittest", "-v", *(name for name, _ in blocks)],
-                    cwd=folder,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    timeout=200,
-                )
+    def test_each_question_of_a_stranger_has_a_link(self) -> None:
+        rows = [line.lower() for line in README.splitlines() if line.startswith("| ")]
+        for question, link in QUESTIONS.items():
+            with self.subTest(question):
+                self.assertTrue(any(question in row and f"({link})" in row for row in rows))
 
-                self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
-                for name, _ in blocks:
-                    self.assertRegex(run.stderr, rf"\({name}\.\w+.* \.\.\. ok")
+    def test_the_extras_that_it_names_exist(self) -> None:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
-    def test_every_public_name_is_documented(self):
-        for name in dbtestcase.__all__:
-            with self.subTest(name=name):
-                self.assertRegex(README, rf"\b{name}\b")
+        named = {name for found in re.findall(r"(?:dbtestcase|\.)\[([\w,]+)\]", README) for name in found.split(",")}
 
-    def test_every_base_class_for_flask_is_documented(self):
-        for name in dbtestcase.flask.__all__:
-            with self.subTest(name=name):
-                self.assertRegex(README, rf"\b{name}\b")
+        self.assertGreaterEqual(set(extras), named)
+        self.assertIn("embedded", named)
 
-    def test_every_error_is_documented(self):
-        text = "".join(path.read_text() for path in DOCUMENTS)
-        for name in dbtestcase.errors.__all__:
-            with self.subTest(name=name):
-                self.assertRegex(text, rf"\b{name}\b")
-
-    def test_public_attributes_of_the_base_class_are_documented(self):
-        own = {name for name in vars(dbtestcase.DatabaseTestCase) if not name.startswith("_")}
-        overrides = {name for name in own if hasattr(unittest.TestCase, name)}
-        for name in sorted(own - overrides):
-            with self.subTest(name=name):
-                self.assertRegex(README, rf"\b{name}\b")
-
-    def test_importing_the_package_starts_nothing(self):
+    def test_importing_the_package_starts_nothing(self) -> None:
         code = (
             "import subprocess, threading, sys\n"
             "subprocess.Popen = None\n"

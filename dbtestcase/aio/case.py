@@ -29,23 +29,28 @@ class AsyncDatabaseTestCase(AsyncDatabaseAssertions, DatabaseTestCase, unittest.
     ``unittest.IsolatedAsyncioTestCase``, and each test has an event loop of its own. Engines of the code under test
     may have been made and used in any other loop before.
 
-    These attributes mean something else than there:
-
-    * ``app_engines``: engines of the code under test, asynchronous and synchronous ones.
-    * ``engine``, ``url``: ``AsyncEngine`` and URL of the class's database; the driver is that of the first asynchronous
-      engine among ``app_engines``, or else asyncpg if that is installed, or else psycopg.
-    * ``session``: the test's ``AsyncSession``, made at first use and closed after the test. Its objects keep their
-      values over a commit (``expire_on_commit=False``); ``await self.session.refresh(obj)`` reads what others wrote.
-
-    :meth:`setUpTestData` stays synchronous. A persistent object that it keeps as a class attribute arrives in each test
+    ``setUpTestData`` stays synchronous. A persistent object that it keeps as a class attribute arrives in each test
     as a copy in ``self.session`` with the values that it had when it was made.
 
     Assertions on rows and on the schema are awaited; a test that forgets to do so is an error.
     """
 
     app_engines: ClassVar[Sequence[AsyncEngine | Engine]] = ()  # type: ignore[assignment]
+    """Engines of the code under test, asynchronous and synchronous ones."""
+
     engine: ClassVar[AsyncEngine]  # type: ignore[assignment]
+    """An ``AsyncEngine`` of the class's database.
+
+    Its driver is that of the first asynchronous engine among ``app_engines``, or else asyncpg if that is installed, or
+    else psycopg.
+    """
+
     session: AsyncSession  # type: ignore[assignment]
+    """The test's session, made at first use and closed after the test.
+
+    Its objects keep their values over a commit (``expire_on_commit=False``); ``await self.session.refresh(obj)`` reads
+    what others wrote.
+    """
 
     _dbtestcase = wiring.NotRunning(RunningAsyncClass)
 

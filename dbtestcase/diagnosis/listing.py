@@ -69,7 +69,7 @@ def duration(seconds: float) -> str:
 def _facts(statement: Statement, has_connections: bool) -> str:
     """Return rows, time and place of a statement in a line."""
     rows = statement.rows
-    facts = [] if rows is None else [f"{rows} row{'' if rows == 1 else 's'}"]
+    facts = [] if rows is None or rows < 0 else [f"{rows} row{'' if rows == 1 else 's'}"]
     facts.append("not finished" if statement.seconds is None else duration(statement.seconds))
     if statement.origin is not UNKNOWN:
         facts.append(str(statement.origin))

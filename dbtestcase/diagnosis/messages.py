@@ -182,10 +182,6 @@ TIME_STANDS_STILL = (
     "now() and CURRENT_TIMESTAMP are the time at which the transaction began: all rows of one transaction have the "
     "same, with isolation = 'savepoint' all rows of the test. clock_timestamp() goes on."
 )
-ASYNC_TEST = (
-    "{owner}.{method} is a coroutine function, and {owner} does not run on an event loop: unittest would count it as "
-    "passed without running it. Derive the class from dbtestcase.aio.AsyncDatabaseTestCase, or write 'def {method}'."
-)
 
 # -- what outlives a test
 

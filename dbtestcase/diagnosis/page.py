@@ -10,7 +10,19 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from dbtestcase.diagnosis.spans import KINDS, SET_UP, WAITING, SecondRun, Span, ran, set_ups, shown, waited, wall
+from dbtestcase.diagnosis.spans import (
+    KINDS,
+    SET_UP,
+    WAITING,
+    SecondRun,
+    Span,
+    ran,
+    set_ups,
+    shown,
+    totals,
+    waited,
+    wall,
+)
 
 # What a class waits for is drawn over what its tests do, and that over the class itself.
 _OF_A_CLASS = ("class", "test", "data", *WAITING)
@@ -163,16 +175,11 @@ def _gauge(name: str, spans: Iterable[Span], longest: float) -> str:
 
 
 def _numbers(spans: Sequence[Span]) -> Iterator[str]:
-    for kind, title in KINDS.items():
-        own = [each for each in spans if each.kind == kind]
-        if own and kind != "class":
-            longest = max(own, key=lambda each: each.seconds)
-            hidden = "" if any(each.is_main for each in own) else "<small> in the background</small>"
-            name = "" if kind in _BACKGROUND else longest.name
-            yield (
-                f"<tr><td>{title}{hidden}</td><td>{len(own)}</td><td>{shown(sum(each.seconds for each in own))}</td>"
-                f'<td>{shown(longest.seconds)}</td><td class="long"{_named(name)}</td></tr>'
-            )
+    for each in totals(spans):
+        hidden = "<small> in the background</small>" if each.is_background else ""
+        cells = (each.times, shown(each.seconds), shown(each.longest))
+        numbers = "".join(f"<td>{cell}</td>" for cell in cells)
+        yield f'<tr><td>{each.title}{hidden}</td>{numbers}<td class="long"{_named(each.name)}</td></tr>'
 
 
 def _named(name: str) -> str:

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dbtestcase.diagnosis.listing import listing
 from dbtestcase.diagnosis.sqltext import fingerprint
 from dbtestcase.diagnosis.statement import Statement
+from dbtestcase.diagnosis.statements import CapturedQueries
 
 _SHOWN_LINES = 3
 
 
-def wrong_count(queries: Sequence[Statement], expected: int) -> str | None:
+def wrong_count(queries: CapturedQueries, expected: int) -> str | None:
     """Return what is wrong with the number of queries, ``None`` if it is as expected."""
     if len(queries) == expected:
         return None
     sent = f"{len(queries)} {'query was' if len(queries) == 1 else 'queries were'} sent, {expected} expected"
-    for query in queries:
-        query.mark_shown()
+    queries.mark_shown()
     return f"{sent}:\n{listing(queries)}" if queries else f"{sent}."
 
 

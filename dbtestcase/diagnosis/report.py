@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any
 
 from dbtestcase.diagnosis.clock import perf_counter
-from dbtestcase.diagnosis.spans import KINDS, SecondRun, Span, ran, set_ups, shown, waited, wall
+from dbtestcase.diagnosis.spans import KINDS, SecondRun, Span, ran, set_ups, shown, totals, waited, wall
 
 VARIABLE = "DBTESTCASE_REPORT"
 _RUN = "DBTESTCASE_RUN"  # set for child processes: names the folder that takes what they recorded
@@ -167,16 +167,12 @@ def table(spans: Iterable[Span], second_runs: Iterable[SecondRun] = ()) -> list[
         "classes; to begin and undo a test is part of its own time",
     ]
     width = max(map(len, KINDS.values()))
-    for kind, title in KINDS.items():
-        found = [each for each in spans if each.kind == kind]
-        if found and kind != "class":
-            longest = max(found, key=lambda each: each.seconds)
-            hidden = "" if any(each.is_main for each in found) else "  in the background"
-            name = "" if kind == "boot" else longest.name  # a boot has the name of its folder
-            lines.append(
-                f"    {title:<{width}}  {shown(sum(each.seconds for each in found)):>9}  {len(found):>6} times"
-                f"  longest {shown(longest.seconds):>9}  {name}{hidden}".rstrip()
-            )
+    for each in totals(spans):
+        hidden = "  in the background" if each.is_background else ""
+        lines.append(
+            f"    {each.title:<{width}}  {shown(each.seconds):>9}  {each.times:>6} times"
+            f"  longest {shown(each.longest):>9}  {each.name}{hidden}".rstrip()
+        )
     slowest = set_ups(spans)[:_SLOWEST]
     if slowest:
         lines.append("  slowest set-ups")

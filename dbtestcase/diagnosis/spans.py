@@ -58,6 +58,38 @@ class SecondRun:
     outcome: str
 
 
+@dataclass(frozen=True, slots=True)
+class Total:
+    """All spans of one kind.
+
+    Attributes:
+        name: The class or test of the longest one.
+    """
+
+    title: str
+    times: int
+    seconds: float
+    longest: float
+    name: str
+    is_background: bool
+
+
+def totals(spans: Iterable[Span]) -> list[Total]:
+    """Return how often and how long each kind of thing was done, classes left out."""
+    spans = list(spans)
+    found = []
+    for kind, title in KINDS.items():
+        own = [each for each in spans if each.kind == kind and kind != "class"]
+        if own:
+            longest = max(own, key=lambda each: each.seconds)
+            # A boot has the name of its folder.
+            name = "" if kind == "boot" else longest.name
+            seconds = sum(each.seconds for each in own)
+            is_background = not any(each.is_main for each in own)
+            found.append(Total(title, len(own), seconds, longest.seconds, name, is_background))
+    return found
+
+
 def set_ups(spans: Iterable[Span]) -> list[tuple[str, float, str]]:
     """Return class, seconds and their parts, the slowest set-up first."""
     parts: dict[str, list[Span]] = {}

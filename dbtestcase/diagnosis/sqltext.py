@@ -25,8 +25,10 @@ _LONGEST_TEXT = 80
 _LONGEST_STATEMENT = 600
 _LONGEST_QUESTION = 120
 _TAIL = 200
-_SHOWN_IN_LIST = 3
-_SHOWN_COLUMNS = 8
+_SHOWN_IN_ARRAY = 3
+# How many items of a list are shown behind a word, and what the rest is called.
+_LISTS = {"in": (3, ""), "select": (8, " columns"), "values": (1, " rows")}
+_AFTER_LIST = frozenset({"from", "where", "returning", "on", "order", "limit", "union", "group"})
 
 _CONTROL = re.compile(
     r"\s*(begin|start\s+transaction|commit|end|rollback|abort|savepoint|release|set\s+transaction|prepare\s+transaction)\b",
@@ -99,7 +101,7 @@ def render(sql: object, parameters: object, redaction: Redaction) -> str:
     if hides(sql, parameters, redaction):
         return f"{_shortened(fingerprint(text))}  (values hidden)"
     parts = _one_space(list(_parts(_CAST.sub(r"\1", text), parameters)))
-    line = "".join(_fold_columns(_fold_rows(_fold_lists(parts)))).strip().rstrip("; ")
+    line = _folded(parts).strip().rstrip("; ")
     line = _ALIAS.sub(r"\1.\2", line)
     if line.startswith("SELECT pg_catalog.") and len(line) > _LONGEST_QUESTION:
         return f"{line[:_LONGEST_QUESTION]} …"  # SQLAlchemy's own, about tables and the like
@@ -121,8 +123,8 @@ def literal(value: Any) -> str:
     if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, uuid.UUID)):
         return f"'{value}'"
     if isinstance(value, (list, tuple)):
-        shown = [literal(item) for item in value[:_SHOWN_IN_LIST]]
-        more = len(value) - _SHOWN_IN_LIST
+        shown = [literal(item) for item in value[:_SHOWN_IN_ARRAY]]
+        more = len(value) - _SHOWN_IN_ARRAY
         return f"ARRAY[{', '.join([*shown, f'… {more} more'] if more > 0 else shown)}]"
     if isinstance(value, dict):
         return _quoted(json.dumps(value, default=str, ensure_ascii=False))
@@ -208,73 +210,48 @@ def _one_space(parts: list[str]) -> list[str]:
     return [part for i, part in enumerate(parts) if part != " " or (i > 0 and parts[i - 1] != " ")]
 
 
-def _fold_lists(parts: list[str]) -> list[str]:
-    """Shorten ``IN (1, 2, 3, 4, ...)``."""
-    folded: list[str] = []
-    i = 0
-    while i < len(parts):
-        folded.append(parts[i])
-        opening = i + 2 if parts[i + 1 : i + 3] == [" ", "("] else i + 1
-        if parts[i].lower() == "in" and parts[opening : opening + 1] == ["("]:
-            closing = _closing(parts, opening)
-            items = _items(parts[opening + 1 : closing])
-            if len(items) > _SHOWN_IN_LIST + 1:
-                folded.append(f" ({', '.join(items[:_SHOWN_IN_LIST])}, … {len(items) - _SHOWN_IN_LIST} more")
-                i = closing - 1
-        i += 1
-    return folded
+def _folded(parts: list[str]) -> str:
+    """Shorten ``IN (1, 2, 3, 4, ...)``, ``SELECT a, b, c, ... FROM`` and ``VALUES (...), (...), (...)``."""
+    shown = ""
+    at = 0
+    while at < len(parts):
+        word = parts[at].lower()
+        shown += parts[at]
+        at += 1
+        if word not in _LISTS or (word == "select" and at > 1):
+            continue
+        if word == "in":
+            opening = next((i for i in (at, at + 1) if parts[i : i + 1] == ["("]), None)
+            if opening is None:
+                continue
+            shown, at = f"{shown} (", opening + 1
+        items, at = _items(parts, at)
+        shown += _first_of(items, word)
+    return shown
 
 
-def _fold_columns(parts: list[str]) -> list[str]:
-    """Shorten ``SELECT a, b, c, ... FROM``."""
-    if not parts or parts[0].lower() != "select":
-        return parts
-    depth = 0
-    for end, part in enumerate(parts):
-        depth += (part == "(") - (part == ")")
-        if depth == 0 and part.lower() == "from":
-            columns = _items(parts[1:end])
-            if len(columns) <= _SHOWN_COLUMNS + 1:
-                return parts
-            shown = f" {', '.join(columns[:_SHOWN_COLUMNS])}, … {len(columns) - _SHOWN_COLUMNS} more columns "
-            return [parts[0], shown, *parts[end:]]
-    return parts
-
-
-def _fold_rows(parts: list[str]) -> list[str]:
-    """Shorten ``VALUES (...), (...), (...)``."""
-    at = next((i for i, part in enumerate(parts) if part.lower() == "values"), None)
-    if at is None:
-        return parts
-    rows: list[tuple[int, int]] = []
-    i = at + 1
-    while i < len(parts) and (parts[i].isspace() or parts[i] in (",", "(")):
-        if parts[i] == "(":
-            closing = _closing(parts, i)
-            rows.append((i, closing))
-            i = closing
-        i += 1
-    if len(rows) < 3:
-        return parts
-    number = "many" if "…" in parts else len(rows) - 1  # the end of a very long text was not kept
-    return [*parts[: rows[0][1] + 1], f", … {number} more rows", *parts[rows[-1][1] + 1 :]]
-
-
-def _closing(parts: list[str], opening: int) -> int:
-    depth = 0
-    for i in range(opening, len(parts)):
-        depth += (parts[i] == "(") - (parts[i] == ")")
-        if depth == 0:
-            return i
-    return len(parts)
-
-
-def _items(parts: list[str]) -> list[str]:
+def _items(parts: list[str], at: int) -> tuple[list[str], int]:
+    """Return what commas divide from a place on, and where it ends: at a parenthesis that closes or a clause."""
     items, depth = [""], 0
-    for part in parts:
+    while at < len(parts):
+        part = parts[at]
+        if depth == 0 and (part in (")", ";") or part.lower() in _AFTER_LIST):
+            break
         depth += (part == "(") - (part == ")")
         if part == "," and depth == 0:
             items.append("")
         else:
             items[-1] += part
-    return [item.strip() for item in items]
+        at += 1
+    return items, at
+
+
+def _first_of(items: list[str], word: str) -> str:
+    kept, what = _LISTS[word]
+    if len(items) <= kept + 1:
+        return ",".join(items)
+    number: object = len(items) - kept
+    if items[-1].rstrip().endswith("…"):
+        number = "many"  # the end of a very long text was not kept
+    end = items[-1][len(items[-1].rstrip()) :]
+    return f"{','.join(items[:kept])}, … {number} more{what}{end}"

@@ -1,9 +1,10 @@
-"""One statement of the code under test, as a view of the list in which the log keeps it."""
+"""One statement of the code under test."""
 
 from __future__ import annotations
 
-import threading
-from typing import Any, cast
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Any
 
 from dbtestcase.diagnosis.redaction import Redaction
 from dbtestcase.diagnosis.sqltext import hides, is_transaction_control, render, text_of
@@ -11,11 +12,13 @@ from dbtestcase.frames import Origin
 
 __all__ = ["Record", "Statement"]
 
-# The places in a record. One of transaction control by the driver's commit() or rollback() ends after SQL.
-CONNECTION, ORIGIN, SQL, PARAMETERS, SETS, THREAD, STARTED, SECONDS, ROWS, ERROR, CAUSE, SHOWN = range(12)
+# While tests pass the log keeps of each statement a list of its fields, in the order of the class below. One that the
+# driver's commit() or rollback() sends has the first three.
 Record = list[Any] | tuple[str, Origin, str]
+SQL, STARTED, SECONDS, ROWS, ERROR, CAUSE, IS_SHOWN = 2, 6, 7, 8, 9, 10, 11
 
 
+@dataclass(slots=True, repr=False, eq=False)
 class Statement:
     """One statement of the code under test; ``str()`` gives it as a failure shows it.
 
@@ -27,60 +30,25 @@ class Statement:
         sets: How many sets of parameters an ``executemany()`` had; 0 if it was none.
         thread: The thread that sent it, ``None`` for the main thread.
         seconds: How long it took; ``None`` if it has not come back.
-        rows: How many rows it returned or changed; ``None`` if the driver does not say.
+        rows: How many rows it returned or changed; ``None`` or negative if the driver does not say.
         error: What it failed with.
         cause: What made the ORM send it, where that was asked for.
+        is_shown: Whether the message of a failed assertion has shown it.
     """
 
-    __slots__ = ("_record", "_redaction")
-
-    def __init__(self, record: Record, redaction: Redaction) -> None:
-        self._record = record
-        self._redaction = redaction
-
-    def _field(self, place: int) -> Any:
-        return self._record[place] if place < len(self._record) else None
-
-    @property
-    def connection(self) -> str:
-        return cast("str", self._record[CONNECTION])
-
-    @property
-    def origin(self) -> Origin:
-        return cast("Origin", self._record[ORIGIN])
-
-    @property
-    def sql(self) -> Any:
-        return self._record[SQL]
-
-    @property
-    def parameters(self) -> Any:
-        return self._field(PARAMETERS)
-
-    @property
-    def sets(self) -> int:
-        return self._field(SETS) or 0
-
-    @property
-    def thread(self) -> threading.Thread | None:
-        return cast("threading.Thread | None", self._field(THREAD))
-
-    @property
-    def seconds(self) -> float | None:
-        return cast("float | None", self._field(SECONDS))
-
-    @property
-    def rows(self) -> int | None:
-        rows = self._field(ROWS)
-        return None if rows is None or rows < 0 else rows
-
-    @property
-    def error(self) -> BaseException | None:
-        return cast("BaseException | None", self._field(ERROR))
-
-    @property
-    def cause(self) -> str | None:
-        return cast("str | None", self._field(CAUSE))
+    connection: str
+    origin: Origin
+    sql: Any
+    parameters: Any = None
+    sets: int = 0
+    thread: Thread | None = None
+    started: float = 0.0
+    seconds: float | None = 0.0
+    rows: int | None = None
+    error: BaseException | None = None
+    cause: str | None = None
+    is_shown: bool = False
+    redaction: Redaction = field(default_factory=Redaction, kw_only=True)
 
     @property
     def text(self) -> str:
@@ -95,26 +63,16 @@ class Statement:
     @property
     def hides_values(self) -> bool:
         """Whether its values must not be shown."""
-        return hides(self.sql, self.parameters, self._redaction)
+        return hides(self.sql, self.parameters, self.redaction)
 
     @property
     def hides_message(self) -> bool:
         """Whether the message of its error may quote such values."""
-        return self.error is not None and (self.hides_values or self._redaction.hides_message(self.error))
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether the message of a failed assertion has shown it."""
-        return bool(self._field(SHOWN))
-
-    def mark_shown(self) -> None:
-        """Note that a message has shown it, so that the note on the failure need not."""
-        if isinstance(self._record, list):
-            self._record[SHOWN] = True
+        return self.error is not None and (self.hides_values or self.redaction.hides_message(self.error))
 
     def __str__(self) -> str:
         first = self.parameters[0] if self.sets and self.parameters else self.parameters
-        text = render(self.sql, first, self._redaction)
+        text = render(self.sql, first, self.redaction)
         more = f"{self.sets - 1} more set{'' if self.sets == 2 else 's'} of parameters"
         return f"{text}  (and {more})" if self.sets > 1 else text
 

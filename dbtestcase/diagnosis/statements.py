@@ -19,7 +19,7 @@ from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.diagnosis.listing import listing, sent
 from dbtestcase.diagnosis.redaction import HIDDEN, Redaction
 from dbtestcase.diagnosis.sqltext import Shortened, is_transaction_control
-from dbtestcase.diagnosis.statement import CAUSE, ERROR, ROWS, SECONDS, SQL, STARTED, Record, Statement
+from dbtestcase.diagnosis.statement import CAUSE, ERROR, IS_SHOWN, ROWS, SECONDS, SQL, STARTED, Record, Statement
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.frames import Origin
 
@@ -51,8 +51,8 @@ class CapturedQueries(Sequence[Statement]):
     def __getitem__(self, index: slice) -> list[Statement]: ...
     def __getitem__(self, index: int | slice) -> Statement | list[Statement]:
         if isinstance(index, slice):
-            return [Statement(each, self._redaction) for each in self._records[index]]
-        return Statement(self._records[index], self._redaction)
+            return [Statement(*each, redaction=self._redaction) for each in self._records[index]]
+        return Statement(*self._records[index], redaction=self._redaction)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -62,6 +62,11 @@ class CapturedQueries(Sequence[Statement]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} queries{': ' if self._records else ''}{'; '.join(map(str, self[:5]))}>"
+
+    def mark_shown(self) -> None:
+        """Note that the message of a failed assertion shows them, so that the note on the failure need not."""
+        for record in self._records:
+            record[IS_SHOWN] = True
 
     def _add(self, record: list[Any]) -> None:
         if not is_transaction_control(record[SQL]):
@@ -173,7 +178,7 @@ class StatementLog:
     @property
     def statements(self) -> list[Statement]:
         """What is kept of the statements of the present test."""
-        return [Statement(each, self.redaction) for each in self._records]
+        return [Statement(*each, redaction=self.redaction) for each in self._records]
 
     def note(self) -> str | None:
         """Return the statements of the test for a failure to show, of a second failure those since the first.

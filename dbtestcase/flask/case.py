@@ -32,36 +32,35 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
     Whatever URL an application was configured with, it is never connected to: every engine that an extension has made
     or makes while the class runs points to the class's instance.
 
-    These attributes may be set on a subclass, beside those of :class:`~dbtestcase.DatabaseTestCase`:
-
-    * ``db``: the application's Flask-SQLAlchemy (or Flask-SQLAlchemy-Lite) extension. Its tables are the ``schema``
-      unless one is given; each bind key has a database of its own. If it is not set, the extension that the class's
-      module has imported is taken, or else that of the application.
-    * ``app``: the application under test, if :meth:`create_app` does not make it.
-    * ``bind_databases``: binds that are one database, as ``{"reader": "default"}``; ``"default"`` is the main one.
-      Binds that are configured with the same address are one database without being named here.
-
-    And these are there to read:
-
-    * ``app``: the application that :meth:`create_app` returned. Its application context is pushed during each test,
-      unless the class or the module has pushed one.
-    * ``client``: a test client, new for each test. A request gets an application context, a ``g`` and a database
-      session of its own, as in production. Where the test has pushed a context itself, Flask's own rules hold: below
-      Flask 3.2 the request uses that context, and with it its session.
-
     An application on plain SQLAlchemy has no ``db``: its tables are named in ``schema``, its engines in
-    ``app_engines`` or with :meth:`redirect_engine`.
+    ``app_engines`` or with :meth:`~dbtestcase.DatabaseTestCase.redirect_engine`.
     """
 
     db: ClassVar[Any] = None
+    """The application's Flask-SQLAlchemy (or Flask-SQLAlchemy-Lite) extension.
+
+    Its tables are the ``schema`` unless one is given; each bind key has a database of its own. If it is not set, the
+    extension that the class's module has imported is taken, or else that of the application.
+    """
+
     bind_databases: ClassVar[Mapping[str, str]] = {}
+    """Binds that are one database, as ``{"reader": "default"}``; ``"default"`` is the main one.
+
+    Binds that are configured with the same address are one database without being named here.
+    """
+
     app: Flask
+    """The application under test, as :meth:`create_app` returned it or as the class body sets it.
+
+    Its application context is pushed during each test, unless the class or the module has pushed one.
+    """
 
     _dbtestcase = wiring.NotRunning(RunningFlaskClass)
 
     if TYPE_CHECKING:
         # Type checkers take this for what a class method, an instance method and a static method may override.
-        create_app: ClassVar[Callable[[], Flask | None]]
+        create_app: ClassVar[Callable[..., Flask | None]]
+        """Returns the application under test: a class method once per class, an instance method for every test."""
     else:
 
         @classmethod
@@ -75,7 +74,12 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
 
     @cached_property
     def client(self) -> FlaskClient:
-        """A client of ``self.app``, made at first use and new for each test."""
+        """A client of ``self.app``, made at first use and new for each test.
+
+        A request gets an application context, a ``g`` and a database session of its own, as in production. Where the
+        test has pushed a context itself, Flask's own rules hold: below Flask 3.2 the request uses that context, and
+        with it its session.
+        """
         app: Flask | None = getattr(self, "app", None)
         if app is None:
             name = type(self).__qualname__
@@ -90,20 +94,17 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
 class FlaskLiveServerTestCase(FlaskDatabaseTestCase):
     """Serve the application over HTTP to the tests of a class: for browsers, and for whatever else speaks HTTP.
 
-    The server listens on this machine only, on a port that the system chooses, from :meth:`setUpClass` until the class
+    The server listens on this machine only, on a port that the system chooses, from ``setUpClass`` until the class
     has ended; each request has a thread of its own. Each test has a private copy of the class's database, in which test
     and requests commit for real and see each other's commits; ``refresh()`` an object that a request has changed.
 
     A request that is still being answered when its test ends has five seconds to come to its end; one that takes longer
     is named in a ``ResourceWarning``. An exception in a request is shown with the test that fails.
-
-    Beside what :class:`FlaskDatabaseTestCase` has, this is there to read:
-
-    * ``live_server_url``: ``http://127.0.0.1:PORT``, without a slash at its end.
     """
 
     isolation: ClassVar[Isolation] = "clone"
 
     live_server_url: ClassVar[str] = wiring.SetByClass()  # type: ignore[assignment]
+    """``http://127.0.0.1:PORT``, without a slash at its end."""
 
     _dbtestcase = wiring.NotRunning(RunningLiveServerClass)

@@ -225,8 +225,10 @@ class TestRuns:
         try:
             self._run_prepared(test, held, run, "savepoint")
         except (KeyboardInterrupt, RunAgain) as error:
-            if isinstance(error, KeyboardInterrupt) and (self._attempt is None or not self._attempt.was_interrupted):
+            attempt = self._attempt
+            if attempt is None or (isinstance(error, KeyboardInterrupt) and not attempt.was_interrupted):
                 raise
+            attempt.let_alone()
             _tidy_up(test, error)
         finally:
             if self._attempt is None and not held.has_failed and self._home.has_left_nothing(test):

@@ -55,12 +55,32 @@ class SetByClass:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, test: object, owner: type) -> NoReturn:
+    def __get__(self, test: object, owner: type) -> Any:
+        later = _Later(owner.__qualname__, self._name)
+        if test is not None:
+            later.tell()
+        # Runners such as nose2 look at every name of a class.
+        return later
+
+
+class _Later:
+    """Stands for an attribute that is there once ``setUpClass`` has run; to use it is an error that says so."""
+
+    def __init__(self, owner: str, name: str) -> None:
+        self.__owner, self.__name = owner, name
+
+    def tell(self) -> NoReturn:
         raise _NotThere(
-            f"{owner.__qualname__}.{self._name} is there once DatabaseTestCase.setUpClass has run, and not after the "
-            f"class has ended.\nIf {owner.__qualname__} or a base class of it defines setUpClass, make "
-            "'super().setUpClass()' its first line."
+            f"{self.__owner}.{self.__name} is there once DatabaseTestCase.setUpClass has run, and not after the class "
+            f"has ended.\nIf {self.__owner} or a base class of it defines setUpClass, make 'super().setUpClass()' its "
+            "first line."
         )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        self.tell()
+
+    def __repr__(self) -> str:
+        return f"<{self.__owner}.{self.__name}, which is there once setUpClass has run>"
 
 
 def running_class(test_class: Any) -> Any:
@@ -72,7 +92,7 @@ def running_class(test_class: Any) -> Any:
     running = test_class.__dict__.get("_dbtestcase")
     if not isinstance(running, RunningClass):
         name = test_class.__qualname__
-        raise DBTestCaseError(
+        raise _NotThere(
             f"{name} has no database: DatabaseTestCase.setUpClass did not run for it.\n"
             f"If {name} or a base class of it defines setUpClass, make 'super().setUpClass()' its first line. If the "
             "runner leaves class fixtures out, let it run whole classes (unittest-parallel: --level class)."

@@ -26,6 +26,8 @@ __all__ = ["Attempt", "Reason", "RunAgain", "TasksOfTest"]
 _BOUND = 5.0
 # How often it is told again to end.
 _BETWEEN = 0.5
+# So many times at most a thread looks for exceptions that another one has raised in it.
+_CHECKS = 100
 _LONGEST_TEXT = 80
 
 
@@ -129,10 +131,14 @@ class Attempt:
         """Whether a KeyboardInterrupt in the test's thread is ours: it waited for what could not come any more."""
         return self._interruption is not None and self._interruption.has_signalled
 
-    def finish(self) -> None:
-        """Let it be over: connections take part no more, and nothing interrupts the test's thread on its behalf."""
+    def let_alone(self) -> None:
+        """Interrupt the test no more; called in its thread."""
         if self._interruption is not None:
             self._interruption.cancel()
+
+    def finish(self) -> None:
+        """Let it be over: connections take part no more."""
+        self.let_alone()
         self.is_over = True
 
     def broken_rule(self) -> str:
@@ -171,7 +177,7 @@ class _Interruption:
         self._tasks = tasks
         self._lock = threading.Lock()
         self._is_cancelled = False
-        self._is_raised = False
+        self._has_raised = False
         self.has_signalled = False
         _after(_BOUND, self._interrupt)
 
@@ -185,13 +191,12 @@ class _Interruption:
 
     def _interrupt_thread(self) -> None:
         # A wait without a timeout sees no exception of another thread's, but a signal ends it.
-        if self._is_raised and self._may_signal():
-            _raise_in(self._thread, None)
+        if self._has_raised and self._may_signal():
             self.has_signalled = True
             signal.pthread_kill(self._thread, signal.SIGINT)
         else:
-            _raise_in(self._thread, RunAgain)
-        self._is_raised = not self._is_raised
+            self._has_raised = True
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(RunAgain))
 
     def _may_signal(self) -> bool:
         # Somebody else's handler means something else by it: unittest -c stops the whole run.
@@ -204,19 +209,14 @@ class _Interruption:
             try:
                 with self._lock:
                     self._is_cancelled = True
-                _raise_in(self._thread, None)
+                for _ in range(_CHECKS):
+                    pass  # what was raised already arrives here
                 return
             except RunAgain:
                 continue
             except KeyboardInterrupt:
                 if not self.has_signalled:
                     raise
-
-
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Raise an exception in another thread at its next bytecode; ``None`` takes back one that is pending."""
-    raised = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
 def _after(seconds: float, act: Callable[[], None]) -> None:
