@@ -25,9 +25,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     schedule = sys.modules["dbtestcase.lifecycle.schedule"]
     if any(session.config.getoption(name, False) for name in ("usepdb", "trace")):
         schedule.debug()
-    schedule.plan(
-        each for each in classes if isinstance(each, type) and issubclass(each, case.DatabaseTestCase)
-    )
+    schedule.plan(each for each in classes if isinstance(each, type) and issubclass(each, case.DatabaseTestCase))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

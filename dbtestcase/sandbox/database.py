@@ -24,7 +24,8 @@ from .attempt import Attempt, Reason
 from .connection import How, SandboxConnection
 from .context import ClassContext
 from .drivers import Physical
-from .foreign_commits import CommitWatch, foreign_commit
+from .foreign_commits import CommitWatch
+from .messages import class_is_over, foreign_commit, stale_connection
 from .real import LeftOpen, RealConnections
 from .redirection import RedirectedEngines
 from .rules import Rules
@@ -166,10 +167,7 @@ class SandboxedDatabase:
         if attempt is not None:
             raise sa.exc.DisconnectionError("a connection of another phase")
         if self._is_closed:
-            raise IsolationBroken(
-                f"{self.owner}: the class is over, and its database is gone. Engines are given back when a class "
-                "ends; make connections from the engine itself, not from a pool that was kept."
-            )
+            raise class_is_over(self.owner)
         if self.refuses:
             raise IsolationBroken(self.refuses)
         self.habits.connects(taken.setup)
@@ -218,7 +216,7 @@ class SandboxedDatabase:
             IsolationBroken: There is none.
         """
         if self.attempt_of(connection) is None:
-            raise IsolationBroken(_STALE.format(owner=self.owner))
+            raise stale_connection(self.owner)
 
     def begin_attempt_anew(self) -> None:
         """Another physical connection takes the place of the one that nobody has spoken on."""
@@ -237,7 +235,7 @@ class SandboxedDatabase:
             return work
         attempt = self.attempt_of(connection)
         if attempt is None:
-            raise IsolationBroken(_STALE.format(owner=self.owner))
+            raise stale_connection(self.owner)
         if self.shared is None or self.shared.attempt is not attempt:
             opened = self.physical_for(connection)
             error = connection.engine.dialect.loaded_dbapi.OperationalError
@@ -366,7 +364,7 @@ class SandboxedDatabase:
     def _stop_attempt(self, reason: Reason, error: Callable[[str], Exception] | None = None) -> NoReturn:
         attempt = self._before_use() if self._is_shared else None
         if attempt is None:
-            raise IsolationBroken(_STALE.format(owner=self.owner))
+            raise stale_connection(self.owner)
         attempt.stop(reason, error)
 
     # -- the end of a test
@@ -454,9 +452,3 @@ class SandboxedDatabase:
         self.leave_real()
         registry.leave(self)
         self.engines.restore_all()
-
-
-_STALE = (
-    "{owner}: a connection of an earlier test, or of an attempt that is over, was used; its work is undone. Let the "
-    "code under test get its connection from the engine each time, and end its threads before the test ends."
-)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dbtestcase.errors import IsolationBroken
-
 from .transaction import SharedTransaction
 
-__all__ = ["CommitWatch", "foreign_commit"]
+__all__ = ["CommitWatch"]
 
 _LAST_COMMIT = "SELECT pg_last_committed_xact()::text"
 
@@ -44,17 +42,3 @@ class CommitWatch:
     def expect(self) -> None:
         """Something of ours commits, or has committed, in another way."""
         self._last_commit = None
-
-
-def foreign_commit(owner: str) -> IsolationBroken:
-    """Return the error for a test after which a foreign commit was found.
-
-    Args:
-        owner: The name of the test class.
-    """
-    return IsolationBroken(
-        f"{owner}: somebody has committed into this class's server for real since its last test, past the engines that "
-        "are isolated: another process, or a driver that was called by itself, with an address taken before the test. "
-        "What it wrote would be there in the next test; that one gets a fresh instance.\n"
-        'What to do: ask for the address within the test (self.external_url), or mark it @isolate("clone").'
-    )
