@@ -29,6 +29,8 @@ _WAITING_FOR_WORK = (
     "ssl",
     "subprocess",
 )
+# What threading.enumerate() copies, which takes a lock for it and three times as long: asked for before each test.
+_active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
 _registry: dict[Any, Any] = {}
 _warned: list[str] = []
 _MOST_WARNED = 20
@@ -101,8 +103,8 @@ class ThreadWatch:
 
     def __init__(self) -> None:
         self._runner = 0
-        # How many threads there are while all of them are early ones or ours; -1 while there are others.
-        self._usual: int | None = None
+        # The threads that there are, while all of them are early ones or ours.
+        self._usual: list[threading.Thread] | None = None
         self._early: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # from before the first test
         self._busy: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # with what an earlier test began
         self._users: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # of the database in this test
@@ -111,8 +113,7 @@ class ThreadWatch:
     def begin(self) -> None:
         """A test begins: note which threads are in the middle of something."""
         self._runner = threading.get_ident()
-        # Most tests start no thread, and are not to pay for this. (That one is started and another ends goes unseen.)
-        if threading.active_count() != self._usual:
+        if [*_active.values()] != self._usual:  # most tests start none, and are not to pay for this
             self._note()
 
     def is_late(self) -> bool:
@@ -166,7 +167,7 @@ class ThreadWatch:
             self._early.update(threads)
         started = [each for each in threads if each not in self._early]
         self._busy = weakref.WeakSet(each for each in started if not _is_waiting(frames.get(each.ident or 0)))
-        self._usual = -1 if started else threading.active_count()
+        self._usual = [] if started else [*_active.values()]
 
 
 def _frame_of(thread: threading.Thread) -> FrameType | None:

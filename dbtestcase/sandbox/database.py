@@ -218,10 +218,6 @@ class SandboxedDatabase:
         if self.attempt_of(connection) is None:
             raise stale_connection(self.owner)
 
-    def begin_attempt_anew(self) -> None:
-        """Another physical connection takes the place of the one that nobody has spoken on."""
-        self.shared = None
-
     def meet_server(self, connection: SandboxConnection) -> None:
         """Let a dialect ask what it wants to know, such as the version, on which the SQL that it makes depends."""
         if self.attempt_of(connection) is not None:
@@ -429,7 +425,7 @@ class SandboxedDatabase:
             self._commits.expect()
 
     def keep_work(self, sentence: str) -> None:
-        """Commit what the present test has done, for somebody to look at; refuse everything afterwards."""
+        """Commit what the test has done, for somebody to look at; refuse what comes later."""
         if self.shared is not None:
             self.shared.keep()
             self.needs_fresh_database = True

@@ -32,6 +32,8 @@ class CommitWatch:
         """Undo an attempt; return whether somebody else has committed since the one before was undone."""
         ended = self._own_commits()[1]
         committed = shared.finish(_LAST_COMMIT)
+        if committed is None:
+            return False  # nothing was sent, and so nothing was asked
         known, self._last_commit = self._last_commit, committed
         own_ended, self._own_ended = self._own_ended, ended
         if committed == known or known is None:

@@ -18,6 +18,7 @@ from .connection import Engine, SandboxConnection
 from .drivers import Physical, physical
 from .rules import Rules
 from .setup import Setup
+from .transaction import SharedTransaction
 
 __all__ = ["SharedConnection", "Sharing"]
 
@@ -28,6 +29,7 @@ class Sharing(Protocol):
     rules: Rules
     real_url: sa.URL
     connects: Callable[[Callable[[], Any]], Any]
+    shared: SharedTransaction | None
 
     @property
     def taken(self) -> Sequence[Engine]: ...
@@ -36,8 +38,6 @@ class Sharing(Protocol):
     def has_spoken(self) -> bool: ...
 
     def check_attempt(self, connection: SandboxConnection) -> None: ...
-
-    def begin_attempt_anew(self) -> None: ...
 
     def stop(self, connection: SandboxConnection, rule: str, *, of_class: bool = False) -> NoReturn: ...
 
@@ -150,7 +150,7 @@ class SharedConnection:
     def _replace(self, connection: SandboxConnection) -> None:
         """Let a connection of another kind take the place of the present one; nobody has spoken in this test yet."""
         self.hang_up()
-        self._database.begin_attempt_anew()
+        self._database.shared = None
         self._open(connection)
 
     def use_ready_connection(self, connection: Any) -> None:

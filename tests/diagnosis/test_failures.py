@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import traceback
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from sqlalchemy import text
@@ -95,9 +95,10 @@ class PrintedTests(unittest.TestCase):
         self.assertEqual(said.count("1. SELECT 'asked once'"), 1)
 
     def test_statements_of_threads_without_a_line_of_the_user_s_are_listed(self):
-        class Shop(ShopTestCase, unittest.IsolatedAsyncioTestCase):
-            async def test_1(self):
-                await asyncio.to_thread(self.session.execute, text("SELECT 'in a thread'"))
+        class Shop(ShopTestCase):
+            def test_1(self):
+                with ThreadPoolExecutor(1) as pool:
+                    pool.submit(self.session.execute, text("SELECT 'in a thread'")).result()
                 self.fail("on purpose")
 
         [said] = failures(Shop)
