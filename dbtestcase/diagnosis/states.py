@@ -191,10 +191,14 @@ def _instance_state(instance: object) -> InstanceState[Any]:
     return state
 
 
+# A flush that PostgreSQL refused makes an object transient within the call that flushed.
+_SENT_OR_MEANT = frozenset({"commit", "expunge", "flush"})
+
+
 def never_sent() -> str | None:
     """Say which object of the test was added to a session that was closed before it was flushed."""
     for change in _history.values():
-        if change.to == "transient" and change.before is not None and change.call != "expunge":
+        if change.to == "transient" and change.before is not None and change.call not in _SENT_OR_MEANT:
             return messages.NEVER_SENT.format(object=f"a {change.name} object", added=change.before)
     return None
 

@@ -14,7 +14,7 @@ from sqlalchemy import URL
 from sqlalchemy.orm import Session
 
 from dbtestcase import sandbox
-from dbtestcase.diagnosis import leftovers, report
+from dbtestcase.diagnosis import leftovers, report, states
 from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import DBTestCaseError, SchemaError
@@ -234,6 +234,7 @@ class RunningClass:
 
     def begin_test(self, test: Any) -> None:
         """Make ready for a run of a test; most of that waits for its first use of a database."""
+        states.begin_test()  # a test before may have used sessions, and no database
 
     def first_use(self, test: Any, *, is_attempt: bool) -> None:
         """Make ready for a test that uses a database, when it does so for the first time."""

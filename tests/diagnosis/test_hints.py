@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 
 from sqlalchemy import Column, Integer, MetaData, Table, func, select, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dbtestcase.diagnosis.hints import hint_for
@@ -18,6 +19,20 @@ class HintTests(LoggedTests):
             for statement in statements:
                 session.execute(text(statement) if isinstance(statement, str) else statement, values)
         return hint_for(caught.exception, tables=lambda: ["customer", "order", "Shop"]) or ""
+
+    def test_a_row_that_was_sent_and_refused_is_not_said_to_be_never_sent(self):
+        with Session(self.engine) as session:
+            session.add(Order(item="tea", customer_id=999999))
+            with self.assertRaises(IntegrityError):
+                session.commit()
+
+        self.assertNotIn("never sent", self.explained(AssertionError("500 != 409")))
+
+    def test_a_row_that_was_never_sent_is_said_to_be(self):
+        with Session(self.engine) as session:
+            session.add(Customer(name="Ada"))
+
+        self.assertIn("never sent", self.explained(AssertionError("1 != 0")))
 
     def test_wrong_table_name_gets_the_nearest_names(self):
         self.assertIn("Is one of these meant: customer?", self.hint("SELECT * FROM costumer"))
