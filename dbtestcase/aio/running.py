@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 from contextlib import suppress
 from typing import Any
 
+import sqlalchemy
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -21,6 +23,7 @@ from dbtestcase.sandbox.loops import can_wait
 
 __all__ = ["RunningAsyncClass"]
 
+_SQLALCHEMY = os.path.dirname(sqlalchemy.__file__) + os.sep
 # How long tasks that a test has left running may take to be cancelled, in seconds.
 _LONGEST_CANCELLATION = 2.0
 
@@ -74,6 +77,8 @@ class RunningAsyncClass(RunningClass):
         test._cleanups.insert(0, (self._end_in_loop, (test,), {}))
 
     async def _end_in_loop(self, test: Any) -> None:
+        # In its debug mode, which unittest uses, a loop complains of what keeps it busy; this is not the user's doing.
+        asyncio.get_running_loop().slow_callback_duration = float("inf")
         await self._end_tasks()
         if self._to_keep is test:
             await greenlet_spawn(self._keep, test)
@@ -81,13 +86,17 @@ class RunningAsyncClass(RunningClass):
 
     async def _end_tasks(self) -> None:
         """Cancel what the test has left running, while the connections that it uses are still there."""
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        tasks = _others()
         if not tasks:
             return
         used = self._held()
         for task in tasks:
-            task.cancel()
+            if not _is_sqlalchemys(task):
+                task.cancel()
         await asyncio.wait(tasks, timeout=_LONGEST_CANCELLATION)
+        closing = _others()
+        if closing:
+            await asyncio.wait(closing, timeout=_LONGEST_CANCELLATION)
         still_used = {each.label for each in self._held()}
         for each in used:
             if each.label not in still_used and not self.runs.will_run_again:
@@ -173,6 +182,16 @@ def _drivername(engines: Any) -> str:
         if isinstance(engine, AsyncEngine) and engine.dialect.name == "postgresql":
             return f"postgresql+{engine.dialect.driver}"
     return "postgresql+psycopg" if importlib.util.find_spec("asyncpg") is None else "postgresql+asyncpg"
+
+
+def _others() -> set[asyncio.Task[Any]]:
+    return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+
+
+def _is_sqlalchemys(task: asyncio.Task[Any]) -> bool:
+    """Whether it closes a connection or session at the end of a block, and so comes to its end by itself."""
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and code.co_filename.startswith(_SQLALCHEMY)
 
 
 def _task_named(task: asyncio.Task[Any]) -> str:

@@ -54,6 +54,8 @@ def hang_up(connection: Any, loop: asyncio.AbstractEventLoop) -> None:
             transport._call_connection_lost(None)  # what the loop would do next; other loops close their sockets
     elif loop is running():
         connection.terminate()
+        if in_greenlet():
+            await_only(asyncio.sleep(0))  # the loop closes the socket in its next round
     elif loop.is_running():
         loop.call_soon_threadsafe(connection.terminate)
     else:
