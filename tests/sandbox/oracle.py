@@ -42,7 +42,7 @@ __all__ = ["Judgement", "judged"]
 _IN_ONE_CLASS = 200
 _COMPARED_OF_RUN_AGAIN = 10
 _LOCK_NOT_AVAILABLE = "55P03"
-_URL = "postgresql+{driver}://nobody@nowhere/nothing"
+URL = "postgresql+{driver}://nobody@nowhere/nothing"
 
 
 @dataclass
@@ -104,6 +104,10 @@ class Programs(DatabaseTestCase):
     judgement: Judgement
 
     @staticmethod
+    def make_engines(driver: str) -> dict[str, sa.Engine]:
+        return _engines(driver)
+
+    @staticmethod
     def schema(connection: sa.Connection) -> None:  # type: ignore[override]
         connection.exec_driver_sql(SCHEMA.replace("%", "%%"))
 
@@ -130,17 +134,21 @@ class Programs(DatabaseTestCase):
             self.judgement.reference = given
 
 
-def judged(programs: Iterable[Program], driver: str = "psycopg2") -> Iterator[Judgement]:
-    """Run programs and yield what became of each."""
-    engines = _engines(driver)
+def judged(programs: Iterable[Program], driver: str = "psycopg2", case: Any = Programs) -> Iterator[Judgement]:
+    """Run programs and yield what became of each.
+
+    Args:
+        case: The test class that runs them, :class:`Programs` or one like it.
+    """
+    engines = case.make_engines(driver)
     numbered = enumerate(programs)
     while some := [Judgement(program, number) for number, program in islice(numbered, _IN_ONE_CLASS)]:
-        _judge(some, engines)
+        _judge(some, engines, case)
         yield from some
 
 
-def _judge(judgements: Sequence[Judgement], engines: dict[str, sa.Engine]) -> None:
-    class Some(Programs):
+def _judge(judgements: Sequence[Judgement], engines: dict[str, Any], case: Any) -> None:
+    class Some(case):  # type: ignore[misc]
         pass
 
     Some.engines, Some.app_engines = engines, list(engines.values())
@@ -188,7 +196,7 @@ def _ran_twice(running: list[Judgement], reason: str) -> None:
 
 def _engines(driver: str) -> dict[str, sa.Engine]:
     """Return the engines of the code under test, prepared in different ways."""
-    url = _URL.format(driver=driver)
+    url = URL.format(driver=driver)
     plain = sa.create_engine(url)
     listening = sa.create_engine(url)
 
@@ -213,12 +221,12 @@ def _first_wait(results: Sequence[Any]) -> int | None:
     return next((i for i, each in enumerate(results) if isinstance(each, tuple) and _LOCK_NOT_AVAILABLE in each), None)
 
 
-def shrunk(judgement: Judgement, driver: str) -> Judgement:
+def shrunk(judgement: Judgement, driver: str, case: Any = Programs) -> Judgement:
     """Leave out steps for as long as the verdict stays."""
     while True:
         program = judgement.program
         shorter = [shortened(program, index) for index in range(len(program.steps))]
-        found = next((each for each in judged(shorter, driver) if each.verdict == judgement.verdict), None)
+        found = next((each for each in judged(shorter, driver, case) if each.verdict == judgement.verdict), None)
         if found is None:
             return judgement
         judgement = found
@@ -235,14 +243,22 @@ def run_part(options: argparse.Namespace, part: int) -> tuple[Counter[str], Coun
     programs = random_programs(options.programs, options.seed, connections=options.connections, raw=options.raw)
     verdicts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    for judgement in judged(islice(programs, part, None, options.processes), options.driver):
+    for judgement in judged(islice(programs, part, None, options.processes), options.driver, _case(options)):
         verdicts[judgement.verdict] += 1
         if judgement.reason:
             reasons[_rule(judgement.reason)] += 1
         if judgement.verdict.isupper() and verdicts[judgement.verdict] <= options.show:
-            least = shrunk(judgement, options.driver)
+            least = shrunk(judgement, options.driver, _case(options))
             print(f"{least.verdict} {least.difference}\n{show(least.program)}\n", flush=True)
     return verdicts, reasons
+
+
+def _case(options: argparse.Namespace) -> Any:
+    if not options.asyncio:
+        return Programs
+    from tests.aio.oracle import AsyncPrograms
+
+    return AsyncPrograms
 
 
 def _rule(reason: str) -> str:
@@ -256,7 +272,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--driver", choices=("psycopg2", "psycopg"), default="psycopg2")
+    parser.add_argument("--driver", choices=("psycopg2", "psycopg", "asyncpg"), default="psycopg2")
+    parser.add_argument("--asyncio", action="store_true", help="asynchronous connections, of psycopg or asyncpg")
     parser.add_argument("--raw", action="store_true", help="only the driver's own connections")
     parser.add_argument("--connections", type=int, default=0, help="how many each program has; 2 to 4 if not given")
     parser.add_argument("--show", type=int, default=3, help="how many bad programs to print, for each process")

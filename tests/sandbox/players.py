@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,10 +12,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from .programs import ALL, MODES, SAVEPOINTS, Actor, Program
 
-__all__ = ["play"]
+__all__ = ["LOOKS", "STREAMED", "Account", "outcome_of", "play", "rows_of", "values_of"]
 
-_STREAMED = "SELECT id, n FROM item ORDER BY id"
-_LOOKS = ("select all", "items", "select note", "audits", "log", "parts", "ranks", "secrets", "extra", "nextval")
+STREAMED = "SELECT id, n FROM item ORDER BY id"
+LOOKS = ("select all", "items", "select note", "audits", "log", "parts", "ranks", "secrets", "extra", "nextval")
 
 
 class Base(DeclarativeBase):
@@ -74,7 +74,7 @@ class Core(Player):
 
     def execute(self, sql: str, parameters: Any) -> Any:
         given = (parameters,) if parameters else ()
-        return _rows(self.connection.exec_driver_sql(sql, *given))
+        return rows_of(self.connection.exec_driver_sql(sql, *given))
 
     def commit(self) -> None:
         self.connection.commit()
@@ -111,7 +111,7 @@ class Core(Player):
         return _copy_out(self.connection.connection.cursor())
 
     def stream(self) -> None:
-        self._stream = self.connection.execution_options(yield_per=2).exec_driver_sql(_STREAMED)
+        self._stream = self.connection.execution_options(yield_per=2).exec_driver_sql(STREAMED)
 
     def next(self) -> Any:
         return None if self._stream is None else list(map(tuple, self._stream.fetchmany(1)))
@@ -144,7 +144,7 @@ class Orm(Player):
         for number in range(len(parameters)):
             sql = sql.replace("%s", f":p{number}", 1)
         named = {f"p{number}": value for number, value in enumerate(parameters)}
-        return _rows(self.session.execute(sa.text(sql.replace("::", r"\:\:")), named))
+        return rows_of(self.session.execute(sa.text(sql.replace("::", r"\:\:")), named))
 
     def commit(self) -> None:
         self.session.commit()
@@ -175,7 +175,7 @@ class Orm(Player):
         self.session.add(Account(id=number, name=name))
 
     def get(self, number: int) -> Any:
-        return _values(self.session.get(Account, number))
+        return values_of(self.session.get(Account, number))
 
     def change(self, number: int, n: int) -> None:
         found = self.session.get(Account, number)
@@ -194,7 +194,7 @@ class Orm(Player):
         self.session.expire_all()
 
     def query(self) -> Any:
-        return [_values(each) for each in self.session.scalars(sa.select(Account).order_by(Account.id))]
+        return [values_of(each) for each in self.session.scalars(sa.select(Account).order_by(Account.id))]
 
 
 class Raw(Player):
@@ -240,7 +240,7 @@ class Raw(Player):
 
     def named(self) -> Any:
         cursor = self.connection.cursor(name="named")
-        cursor.execute(_STREAMED)
+        cursor.execute(STREAMED)
         return list(map(tuple, cursor.fetchmany(2)))
 
     def composed(self) -> Any:
@@ -302,12 +302,12 @@ def play(program: Program, engines: Mapping[str, sa.Engine], note: Callable[[Any
         for thread in threads.values():
             thread.shutdown()
     engine = engines[program.actors[0].engine]
-    note({kind: _look(engine, kind) for kind in _LOOKS})
+    note({kind: _look(engine, kind) for kind in LOOKS})
 
 
 def _look(engine: sa.Engine, kind: str) -> Any:
     with engine.connect() as connection:
-        return _outcome(lambda: _rows(connection.exec_driver_sql(ALL[kind][0])))
+        return _outcome(lambda: rows_of(connection.exec_driver_sql(ALL[kind][0])))
 
 
 def _outcome(act: Callable[..., Any], *arguments: Any) -> Any:
@@ -322,6 +322,19 @@ def _outcome(act: Callable[..., Any], *arguments: Any) -> Any:
         return _of_driver(error)
 
 
+async def outcome_of(act: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    """Do what :func:`_outcome` does for a coroutine function."""
+    try:
+        result = await act(*arguments)
+    except Exception as error:
+        return _outcome(_raise, error)
+    return result
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def _of_driver(error: BaseException | None) -> tuple[Any, ...]:
     if error is None:
         return ()
@@ -333,7 +346,7 @@ def _of_driver(error: BaseException | None) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _rows(result: sa.CursorResult[Any] | sa.Result[Any]) -> Any:
+def rows_of(result: sa.CursorResult[Any] | sa.Result[Any]) -> Any:
     if result.returns_rows:  # type: ignore[union-attr]
         return sorted(map(tuple, result.fetchall()), key=repr)
     return result.rowcount  # type: ignore[union-attr]
@@ -343,7 +356,7 @@ def _fetched(cursor: Any) -> Any:
     return sorted(map(tuple, cursor.fetchall()), key=repr) if cursor.description else cursor.rowcount
 
 
-def _values(account: Account | None) -> Any:
+def values_of(account: Account | None) -> Any:
     return None if account is None else (account.id, account.name, account.n)
 
 
