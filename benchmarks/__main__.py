@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import alone, class_setup, clones, environment, per_test, schema_cost, suite
+from benchmarks import alone, class_setup, clones, environment, existing, per_test, schema_cost, suite
 from benchmarks.harness import Harness
 from benchmarks.plan import Group
 from benchmarks.report import Report
@@ -30,6 +30,7 @@ GROUPS: dict[str, Callable[[Path], Group]] = {
     "suite": lambda _: suite.group(),
     "schema": schema_cost.group,
     "clones": lambda _: clones.CLONES,
+    "existing": lambda _: existing.EXISTING,
 }
 
 

@@ -24,7 +24,7 @@ plain: PlainServer
 
 def end_of_process():
     """Do what the end of a test process does."""
-    server._end()
+    server.drop_everything()
 
 
 class ServerTestCase(unittest.TestCase):
@@ -344,7 +344,7 @@ class OthersTests(ServerTestCase):
             def test_3(self):
                 child = os.fork()
                 if child == 0:
-                    server._end()
+                    server.drop_everything()
                     os._exit(0)
                 os.waitpid(child, 0)
                 self.assertTrue(self.instance.is_alive())

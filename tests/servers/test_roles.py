@@ -134,7 +134,7 @@ class ExistingTests(RoleTests, unittest.TestCase):
         cls.plain.execute("GRANT shop_app TO tester")
 
     def setUp(self):
-        self.addCleanup(server._end)
+        self.addCleanup(server.drop_everything)
 
     @contextmanager
     def running(self, *statements):

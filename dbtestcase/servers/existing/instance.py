@@ -156,7 +156,11 @@ class ExistingInstance(OnExistingServer, BaseInstance):
     def open_ready_connection(self) -> None:
         """Open the connection that :meth:`take_ready_connection` will return."""
         if "test" in self._names:
-            self.ready_connection = self.connect("test")
+            self.ready_connection = connection = self.connect("test")
+            # A server process is slow in its first transaction, in which it reads the system catalogs.
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            connection.rollback()
 
     def take_ready_connection(self) -> Any:
         """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""

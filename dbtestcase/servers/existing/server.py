@@ -27,7 +27,7 @@ from dbtestcase.servers.existing import marks
 from dbtestcase.servers.existing.options import ExistingPostgres
 from dbtestcase.sql import quoted_identifier, quoted_literal
 
-__all__ = ["ExistingServer", "at_end", "connect", "once_there_is_room", "server_for"]
+__all__ = ["ExistingServer", "at_end", "connect", "drop_everything", "once_there_is_room", "server_for"]
 
 Result = TypeVar("Result")
 
@@ -40,11 +40,15 @@ _LATER = ("too many clients", "too many connections", "connection slots", "is st
 _LONGEST_WAIT = 60.0  # seconds
 _LAST_WAIT = 20.0
 
+# How often to look whether everybody has left a database that is to be dropped, and after how long, in seconds.
+_LOOKS, _BETWEEN_LOOKS = 15, 0.004
+
+_SESSIONS = "SELECT 1 FROM pg_stat_activity WHERE datname = %s LIMIT 1"
 _ABOUT = """
 SELECT rolcreatedb OR rolsuper, rolsuper, rolcreaterole OR rolsuper, rolname,
     least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
         - coalesce(current_setting('reserved_connections', true)::int, 0),
-        CASE rolconnlimit WHEN -1 THEN 1000000 ELSE rolconnlimit END)
+        CASE rolconnlimit WHEN -1 THEN 1000000 ELSE rolconnlimit END), current_setting('fsync')
 FROM pg_roles WHERE rolname = current_user
 """
 _DATABASES = """
@@ -185,7 +189,7 @@ class ExistingServer:
         self.connections = Connections(options, self.owner)
         try:
             self.version, self.major_version = self._version()
-            may_create, self.is_superuser, self.may_create_roles, self.user, self.usable = self.query(_ABOUT)[0]
+            may_create, self.is_superuser, self.may_create_roles, self.user, self.usable, fsync = self.query(_ABOUT)[0]
             if not may_create:
                 raise PostgresNotReady(
                     f"{options.origin}: the role {self.user!r} may not create databases on the server at "
@@ -194,6 +198,9 @@ class ExistingServer:
         except BaseException:
             self.connections.owner.close()
             raise
+        # Copying files is faster than writing each page to the log, but needs checkpoints, which all others on the
+        # server would feel if what is written had to reach the disk.
+        self._strategy = " STRATEGY FILE_COPY" if self.major_version >= 15 and fsync == "off" else ""
         self.is_roomy: bool = self.usable >= ROOMY
         # Whether a class is known to come: then the process lives long enough for what is done in the background.
         self.expects_more = False
@@ -249,8 +256,7 @@ class ExistingServer:
             psycopg2.Error: PostgreSQL refuses.
         """
         template = f" TEMPLATE {quoted_identifier(source)}" if source is not None else ""
-        # Not FILE_COPY, though a bit faster: it needs checkpoints, which all others on the server would feel.
-        sql = f"CREATE DATABASE {quoted_identifier(name)}{template} CONNECTION LIMIT {marks.MARK}"
+        sql = f"CREATE DATABASE {quoted_identifier(name)}{template}{self._strategy} CONNECTION LIMIT {marks.MARK}"
         for pause in (0.1, 0.3, 1.0, None):
             try:
                 self.execute(sql)
@@ -263,6 +269,11 @@ class ExistingServer:
 
     def drop(self, name: str) -> None:
         """Drop a database of this owner, whoever is connected."""
+        # While a server process is on its way out, PostgreSQL waits for 100 ms before it looks again.
+        for _ in range(_LOOKS):
+            if not self.query(_SESSIONS, [name]):
+                break
+            time.sleep(_BETWEEN_LOOKS)
         self.execute(_dropping(name))
         with self._lock:
             self._databases.discard(name)
@@ -395,7 +406,7 @@ def server_for(options: ExistingPostgres) -> ExistingServer:
             known = _servers[options] = ExistingServer(options)
             if not _is_at_end:
                 _is_at_end = True
-                _when_process_ends(_end)
+                _when_process_ends(drop_everything)
         return known
 
 
@@ -414,7 +425,8 @@ def _when_process_ends(act: Callable[[], None]) -> None:
         Finalize(None, act, exitpriority=100)
 
 
-def _end() -> None:
+def drop_everything() -> None:
+    """Drop all databases of this process on all servers and let go of them, as the end of the process does."""
     for act in _last_acts:
         act()
     for server in _servers.values():
@@ -427,7 +439,7 @@ def _after_fork_in_child() -> None:
     global _lock, _is_at_end
     _lock = threading.Lock()
     _is_at_end = False
-    atexit.unregister(_end)
+    atexit.unregister(drop_everything)
     for server in _servers.values():
         server.forget()
         _forgotten.append(server)
