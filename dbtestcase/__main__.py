@@ -23,8 +23,11 @@ from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.lifecycle.plans import contents_of
 from dbtestcase.schema import plan
 from dbtestcase.servers import (
+    DEFAULT,
+    ExistingPostgres,
     Instance,
     ThrowawayPostgres,
+    chosen,
     clear_cache,
     doctor,
     find_programs,
@@ -33,6 +36,7 @@ from dbtestcase.servers import (
     running_kept,
     start_instance,
 )
+from dbtestcase.servers.existing.housekeeping import clean_server
 
 __all__ = ["main"]
 
@@ -81,10 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         "doctor",
         help="say what was found, what it costs and what is wrong",
         description="Say which programs and versions were found, where instances live and how much "
-        "room there is, what the cache holds, how long a start takes, and what is wrong. "
+        "room there is, what the cache holds, how long a start takes, and what is wrong; or the same of "
+        "a server that is there already. "
         "Exits with 1 if tests cannot run.",
     )
-    check.set_defaults(command=lambda _: doctor.examine(sys.stdout))
+    check.add_argument("--server", metavar="URL", help="look at this server; DBTESTCASE_SERVER names one as well")
+    check.set_defaults(command=lambda options: doctor.examine(sys.stdout, _server(options)))
 
     start = commands.add_parser(
         "start",
@@ -105,9 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         "clean",
         help="delete cached templates and kept instances",
         description="Delete the templates in the cache and the databases of failed tests that "
-        "DBTESTCASE_KEEP=failed has kept. Running tests are not disturbed.",
+        "DBTESTCASE_KEEP=failed has kept, on an existing server too. Running tests are not disturbed.",
     )
     clean.add_argument("--kept-only", action="store_true", help="leave the cached templates")
+    clean.add_argument("--server", metavar="URL", help="drop what lies on this server; so does DBTESTCASE_SERVER")
     clean.set_defaults(command=_clean)
     return parser
 
@@ -180,7 +187,19 @@ def _clean(options: argparse.Namespace) -> int:
     if not options.kept_only:
         gone = clear_cache()
         print(f"{len(gone)} cached template{'' if len(gone) == 1 else 's'} deleted")
+    server = _server(options)
+    if server is not None:
+        templates, others = clean_server(server)
+        print(f"at {server.place}: {templates} template databases and {others} others dropped")
     return 0
+
+
+def _server(options: argparse.Namespace) -> ExistingPostgres | None:
+    """Return the existing server that is meant, ``None`` if none is."""
+    if options.server is not None:
+        return ExistingPostgres(options.server)
+    meant = chosen(DEFAULT)
+    return meant if isinstance(meant, ExistingPostgres) else None
 
 
 if __name__ == "__main__":

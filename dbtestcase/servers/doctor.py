@@ -14,6 +14,7 @@ from typing import TextIO
 
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.servers import (
+    ExistingPostgres,
     ThrowawayPostgres,
     cached_templates,
     find_programs,
@@ -22,6 +23,8 @@ from dbtestcase.servers import (
     running_instance,
 )
 from dbtestcase.servers.cache import Cache, cache_folder
+from dbtestcase.servers.existing.housekeeping import server_findings
+from dbtestcase.servers.existing.options import VARIABLE
 from dbtestcase.servers.locations import MEMORY, instance_locations
 from dbtestcase.servers.trust import make_private_folder
 
@@ -34,11 +37,15 @@ _LISTED = 8
 _SLOW_BOOT = 0.5  # seconds
 
 
-def examine(out: TextIO) -> int:
-    """Write what was found, and return 0 if tests can run and 1 if they cannot."""
+def examine(out: TextIO, server: ExistingPostgres | None = None) -> int:
+    """Write what was found, and return 0 if tests can run and 1 if they cannot.
+
+    Args:
+        server: Look at this server in place of the machine's own programs.
+    """
     advice: list[str] = []
     try:
-        for line in _findings(advice):
+        for line in _findings(advice, server):
             print(line, file=out, flush=True)
     except DBTestCaseError as error:
         print(f"\nTests cannot run: {error}", file=out)
@@ -47,11 +54,18 @@ def examine(out: TextIO) -> int:
     return 0
 
 
-def _findings(advice: list[str]) -> Iterator[str]:
+def _findings(advice: list[str], server: ExistingPostgres | None) -> Iterator[str]:
     yield f"python      {sys.version.split()[0]}, {', '.join(_versions())}"
-    variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("DBTESTCASE_")]
+    variables = [
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if name.startswith("DBTESTCASE_") and name != VARIABLE  # there may be a password in it
+    ]
     if variables:
         yield f"environment {', '.join(variables)}"
+    if server is not None:
+        yield from server_findings(server, advice)
+        return
     programs = find_programs()
     yield f"programs    PostgreSQL {programs.version} in {programs.bin_dir} ({programs.found_in})"
     yield from _place(advice)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
 from contextlib import closing
 from pathlib import Path
@@ -520,6 +521,55 @@ class OptionTests(ServerTestCase):
 
         with mock.patch.dict(os.environ, DBTESTCASE_SERVER=plain.url()):
             self.assertEqual(problems(run_case(Default, Own, Default)), [])
+
+
+class CommandTests(ServerTestCase):
+    def command(self, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "dbtestcase", *arguments],
+            cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    def test_doctor_tells_rights_version_what_lies_there_and_what_a_class_costs(self):
+        run_case(self.shop())
+        end_of_process()
+
+        result = self.command("doctor", DBTESTCASE_SERVER=plain.url(), PATH="/nowhere")
+
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        self.assertRegex(result.stdout, r"server +PostgreSQL \d+\.\d+ at 127.0.0.1:\d+ \(DBTESTCASE_SERVER\)")
+        self.assertRegex(result.stdout, r"rights +role 'tester' may create databases and nothing more")
+        self.assertRegex(result.stdout, r"templates +1 databases, \d+ MB")
+        self.assertRegex(result.stdout, r"next class +\d+ ms")
+        self.assertNotIn("se%3Acr", result.stdout + result.stderr)
+        self.assertNotIn(PASSWORD, result.stdout + result.stderr)
+        self.assertEqual(plain.unpublished(), set())
+
+    def test_doctor_says_why_tests_cannot_run_there(self):
+        result = self.command("doctor", "--server", plain.url(password="wrong-secret"))
+
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("Tests cannot run: ExistingPostgres(url): cannot connect", result.stdout)
+        self.assertNotIn("wrong-secret", result.stdout + result.stderr)
+
+    def test_clean_drops_what_is_ours_and_what_nobody_uses_any_more(self):
+        run_case(self.shop())
+        kept = marks.database_name(4713, 1, "test")
+        plain.execute(f"CREATE DATABASE {kept} OWNER tester CONNECTION LIMIT {marks.KEPT}")
+        plain.execute("CREATE DATABASE theirs OWNER tester")
+        self.addCleanup(plain.execute, "DROP DATABASE theirs")
+        run = Program("print('ready', flush=True); input(); self.assertEqual(self.names(), ['Ada'])")
+        run.wait_until_ready()
+        end_of_process()
+
+        with tempfile.TemporaryDirectory() as cache:
+            result = self.command("clean", "--server", plain.url(), DBTESTCASE_CACHE=cache)
+
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, r"1 template databases and 1 others dropped")
+        self.assertNotIn(kept, plain.databases())
+        self.assertIn("theirs", plain.databases())
+        self.assertEqual(run.end(), 0, run.errors)
 
 
 class EmbeddedTests(unittest.TestCase):
