@@ -66,19 +66,23 @@ class Explanations:
     ) -> None:
         self._undo.close()
 
-    def begin_test(self, name: str) -> None:
-        """Forget what the test before has sent."""
+    def begin_test(self, name: Callable[[], str]) -> None:
+        """Forget what the test before has sent.
+
+        Args:
+            name: Returns the id of the test that begins.
+        """
         self.log.begin_test(name)
         self._known_columns.clear()
+        states.begin_test()
 
     def cease(self) -> None:
         """The test is over: what happens to its objects now is the library's own clearing up."""
         states.cease()
 
     def end_test(self) -> None:
-        """Print the test's statements if that is wanted for all tests; forget them."""
+        """Print the test's statements if that is wanted for all tests."""
         self.log.end_test()
-        states.begin_test()
 
     def uncommitted(self) -> list[str]:
         """Return a sentence for each session that holds objects which were never sent, with the lines that added them.

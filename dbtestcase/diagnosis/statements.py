@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from threading import get_ident
@@ -94,7 +94,7 @@ class StatementLog:
         self._dropped = 0
         self._noted = 0  # how many statements the notes on errors have shown
         self._running: dict[str, list[Any]] = {}  # by connection, each of which runs one statement at a time
-        self._name = ""
+        self._name: Callable[[], str] | None = None
         self._inserts: dict[str, str] = {}
 
     # -- told by the sandbox
@@ -159,21 +159,24 @@ class StatementLog:
 
     # -- told by the test case
 
-    def begin_test(self, name: str) -> None:
-        """Forget what was sent so far, except for which tests of the class inserted rows."""
-        if self._name and self._records:
-            self._remember_inserts()
+    def begin_test(self, name: Callable[[], str] | None = None) -> None:
+        """Forget what was sent so far, except for which tests of the class inserted rows.
+
+        Args:
+            name: Returns the id of the test that begins.
+        """
+        if self._name is not None and self._records:
+            self._remember_inserts(self._name)
         self._name = name
         self._records = []
         self._dropped = 0
         self._noted = 0
 
     def end_test(self) -> None:
-        """Print the statements of the test if ``DBTESTCASE_SQL`` is ``all``; forget them."""
+        """Print the statements of the test if ``DBTESTCASE_SQL`` is ``all``."""
         if self.mode == "all" and self._records:
-            name = f"{self._name}: " if self._name else ""
+            name = "" if self._name is None else f"{self._name()}: "
             print(f"{name}{sent(self.statements, dropped=self._gap)}", file=sys.stderr)
-        self.begin_test("")
 
     @property
     def statements(self) -> list[Statement]:
@@ -238,11 +241,13 @@ class StatementLog:
                 del self._records[_KEPT_FIRST:-_KEPT_LAST]
                 self._noted = max(0, self._noted - number)
 
-    def _remember_inserts(self) -> None:
+    def _remember_inserts(self, name: Callable[[], str]) -> None:
         for record in self._records:
             sql = record[SQL]
-            if type(sql) is str and sql[:6] in ("INSERT", "insert") and len(self._inserts) < _INSERTS_KEPT:
-                self._inserts.setdefault(sql, self._name)
+            if type(sql) is not str or sql[:6] not in ("INSERT", "insert"):
+                continue
+            if sql not in self._inserts and len(self._inserts) < _INSERTS_KEPT:
+                self._inserts[sql] = name()
 
     def _copy(self, parameters: Any) -> Any:
         """Copy what the caller may change later, and let go of very long values and of very many."""

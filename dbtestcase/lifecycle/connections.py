@@ -27,6 +27,7 @@ class ClassConnections:
 
     Attributes:
         are_of_class: They are real ones to the class's databases.
+        are_shared: They share one transaction.
         sequences: Where the sequences stood when the tests began.
 
     Args:
@@ -41,14 +42,14 @@ class ClassConnections:
         self._name = test_class.__qualname__
         self._databases = databases
         self._instance: BaseInstance
-        self._are_shared = False
+        self.are_shared = False
         self._copies: Copies | None = None
 
     def begin(self, instance: BaseInstance) -> None:
         """Begin with an instance, whose databases nobody has used yet."""
         self._instance = instance
         self.sequences = ClassSequences(instance)
-        self.are_of_class, self._are_shared = True, False
+        self.are_of_class, self.are_shared = True, False
 
     @property
     def are_to_copies(self) -> bool:
@@ -75,7 +76,7 @@ class ClassConnections:
         if self.are_of_class:
             return
         self.forget_copies()
-        self.are_of_class, self._are_shared = True, False
+        self.are_of_class, self.are_shared = True, False
         for database in self._databases.values():
             database.hang_up()
             database.use_real()
@@ -106,12 +107,12 @@ class ClassConnections:
 
     def use_shared(self) -> list[LeftOpen]:
         """Let them share one transaction; return what was left open before."""
-        if self._are_shared:
+        if self.are_shared:
             return []
         left = self.leave_class_databases()
         for database in self._databases.values():
             database.use_shared()
-        self._are_shared = True
+        self.are_shared = True
         return left
 
     def use_copies(self) -> list[LeftOpen]:
@@ -121,7 +122,7 @@ class ClassConnections:
             IsolationBroken: Somebody else uses the class's databases, which so cannot be copied.
         """
         left = self.leave_class_databases()
-        self._are_shared = False
+        self.are_shared = False
         with report.span("handover", self._name):
             if self._copies is None:
                 self.sequences.put_back(self._databases)

@@ -20,6 +20,9 @@ _REPORTED = frozenset({"addError", "addFailure", "addSubTest"})
 _BUFFERS = ("_stdout_buffer", "_stderr_buffer")
 
 
+_SUCCESS: tuple[str, tuple[Any, ...]] = ("addSuccess", ())
+
+
 class HeldResult:
     """Stands in for a result while one test runs, once or twice.
 
@@ -58,7 +61,7 @@ class HeldResult:
         """Told by :meth:`tell`, once."""
 
     def addSuccess(self, test: Any) -> None:
-        self.__dict__["_events"].append(("addSuccess", (test,)))
+        self.__dict__["_events"].append(_SUCCESS)
 
     def addSkip(self, test: Any, reason: str) -> None:
         self._events.append(("addSkip", (test, reason)))
@@ -157,8 +160,9 @@ class HeldResult:
         result = own["_result"]
         try:
             for name, what in own["_events"]:
-                add = getattr(result, name, None)
-                if add is not None:
+                if name == "addSuccess":
+                    result.addSuccess(test)
+                elif (add := getattr(result, name, None)) is not None:
                     add(*what)
         finally:
             if own["_has_started"]:

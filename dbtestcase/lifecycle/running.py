@@ -7,7 +7,7 @@ its users' namespace, carries a single attribute.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
 from sqlalchemy import URL
@@ -65,6 +65,8 @@ class RunningClass:
         self._post_mortem: PostMortem | None = None
         self._plan: SchemaPlan
         self._class_error: BaseException | None = None
+        self._is_reported = report.is_wanted()
+        self._prepares_tests = type(self).begin_test is not RunningClass.begin_test
         self._told: list[BaseException] = []
 
     def __enter__(self) -> Self:
@@ -226,11 +228,16 @@ class RunningClass:
 
     def run_test(self, test: Any, result: Any, run: Callable[[Any], Any]) -> None:
         """Run a test, once or twice, and tell the result what it came to."""
-        if report.is_wanted():
+        if self._is_reported:
             with report.span("test", test.id()):
                 self.runs.run(test, result, run)
         else:
             self.runs.run(test, result, run)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an attempt needs no preparing: connections are shared, and nothing is done for each test."""
+        return self.connections.are_shared and not self._prepares_tests
 
     def begin_test(self, test: Any) -> None:
         """Make ready for a run of a test; most of that waits for its first use of a database."""
@@ -239,7 +246,7 @@ class RunningClass:
     def first_use(self, test: Any, *, is_attempt: bool) -> None:
         """Make ready for a test that uses a database, when it does so for the first time."""
         self._told.clear()
-        self.explanations.begin_test(test.id())
+        self.explanations.begin_test(test.id)
 
     def use_shared(self) -> None:
         """Let connections share one transaction from now on."""
@@ -260,13 +267,18 @@ class RunningClass:
 
     def leave_test(self, test: Any) -> None:
         """Close and forget what was made for a test outside its database: its session, its copies of class data."""
+        if not self.runs.is_untouched:
+            self.explanations.cease()
         own = test.__dict__
         for name in self._class_data:
             own.pop(name, None)  # the same object may be run again
         session = own.pop("session", None)
         if isinstance(session, Session):
-            with suppress(Exception) if self._post_mortem is not None else nullcontext():  # its connection is closed
+            if self._post_mortem is None:
                 session.close()
+            else:
+                with suppress(Exception):  # its connection is closed
+                    session.close()
 
     def has_left_nothing(self, test: Any) -> bool:
         """Whether there is nothing to close or forget after a test that has used no database."""
@@ -275,11 +287,11 @@ class RunningClass:
     def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None:
         """A run of a test is over and undone: see whether the next can begin on what is there."""
         if not self.runs.is_untouched:
-            self.explanations.cease()
             self.explanations.end_test()
-        is_spoilt = any(each.needs_fresh_database for each in self.databases.values())
-        is_spoilt = is_spoilt or self.connections.is_server_lost(has_failed or bool(problems))
-        if is_spoilt or self._post_mortem is not None:
+        is_spoilt = self._post_mortem is not None or self.connections.is_server_lost(has_failed or bool(problems))
+        for database in self.databases.values():
+            is_spoilt = is_spoilt or database.needs_fresh_database
+        if is_spoilt:
             self._replace_instance()
 
     def present_session(self, test: Any) -> Session | None:

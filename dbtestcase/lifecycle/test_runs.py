@@ -7,6 +7,7 @@ sees one test.
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -50,6 +51,9 @@ class ClassOfTests(Protocol):
 
     @property
     def connections(self) -> ClassConnections: ...
+
+    @property
+    def is_ready(self) -> bool: ...
 
     def begin_test(self, test: Any) -> None: ...
 
@@ -196,7 +200,9 @@ class TestRuns:
                 warnings.warn(f"{self._home.name}: {problem}", ResourceWarning, stacklevel=2)
 
     def _begins_on_copies(self) -> bool:
-        return self._ran_twice >= _MANY or bool(self._home.always_real) or schedule.is_debugging() or is_debugged()
+        if self._ran_twice >= _MANY or self._home.always_real or schedule.is_debugging():
+            return True
+        return sys.gettrace() is not None and is_debugged()
 
     def _run_auto(self, test: Any, held: HeldResult, run: Callable[[Any], Any]) -> None:
         before = test.__dict__.copy()
@@ -223,7 +229,10 @@ class TestRuns:
         if not may_run_again:
             held.explain_with(self._home.explain)
         try:
-            self._run_prepared(test, held, run, "savepoint")
+            if self._home.is_ready:
+                run(held)
+            else:
+                self._run_prepared(test, held, run, "savepoint")
         except (KeyboardInterrupt, RunAgain) as error:
             attempt = self._attempt
             if attempt is None or (isinstance(error, KeyboardInterrupt) and not attempt.was_interrupted):
@@ -238,19 +247,27 @@ class TestRuns:
 
     def _leave_attempt(self, test: Any, held: HeldResult) -> None:
         problems = self.end_run(test)
+        attempt = self._attempt
+        if not (problems or held.has_failed or attempt is None or attempt.reason is not None):
+            problems = self._after_test(test, problems, has_failed=False)  # most tests end so
+            if problems:
+                held.add_problems(test, problems)
+            return
         # Somebody has committed past us, and would do so again.
         self._is_broken = any(isinstance(each, IsolationBroken) for each in problems)
-        if held.has_failed and (self._attempt is None or self._is_broken):
+        if held.has_failed and (attempt is None or self._is_broken):
             held.explain_held(self._home.explain)  # that counts, whoever runs it
         problems = [*self._broken_silently(held), *problems]
         held.add_problems(test, problems)
-        if self._attempt is not None:
+        if attempt is not None:
             held.add_problems(test, self._after_test(test, problems, has_failed=held.has_failed))
 
     def _after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> list[Exception]:
-        more: list[Exception] = []
-        self._guarded(more, lambda: self._home.after_test(test, problems, has_failed=has_failed))
-        return more
+        try:
+            self._home.after_test(test, problems, has_failed=has_failed)
+        except Exception as error:
+            return [error]
+        return []
 
     def _run_prepared(self, test: Any, held: HeldResult, run: Callable[[Any], Any], kind: Isolation) -> None:
         """Run the test on the databases that it is to have; that there are none is an error of it."""

@@ -7,7 +7,7 @@ A base class has one private attribute, ``_dbtestcase``: a :class:`NotRunning` u
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import iscoroutinefunction
+from inspect import CO_COROUTINE
 from typing import Any, NoReturn
 
 from dbtestcase.diagnosis import report
@@ -133,16 +133,22 @@ def kind_of(test_class: Any) -> type[RunningClass]:
 
 def run_test(test: Any, result: Any, run: Callable[[Any], Any]) -> None:
     """Run a test; an error of it if its class was not set up."""
+    # A test that uses no database is to cost next to nothing, so nothing is called here that need not be.
     running = type(test).__dict__.get("_dbtestcase")
     if not isinstance(running, RunningClass):
         if not getattr(type(test), "__unittest_skip__", False):
             _let_fail(test)
         run(result)
-    elif iscoroutinefunction(getattr(test, test._testMethodName)) and not running.awaits_tests:
+    elif not running.awaits_tests and _is_coroutine_function(getattr(test, test._testMethodName)):
         _let_fail(test, _not_awaited(test))
         run(result)
     else:
         running.run_test(test, result, run)
+
+
+def _is_coroutine_function(method: Any) -> bool:
+    code = getattr(method, "__code__", None)
+    return code is not None and bool(code.co_flags & CO_COROUTINE)
 
 
 def debug_test(test: Any, debug: Callable[[], Any]) -> None:

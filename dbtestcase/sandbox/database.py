@@ -378,13 +378,13 @@ class SandboxedDatabase:
             return []
         self.has_attempted = True
         left: list[LeftOpen] = []
-        for taken in self.taken:
+        for taken in self.engines.taken:
             if taken.may_be_checked_out:
                 left = left or self.held_connections()
                 for each in self._held():
                     each.give_up()
                 taken.renew_pool()
-            elif taken.may_have_been_waited_for:
+            elif taken.setup.is_async and taken.may_have_been_waited_for:
                 taken.renew_pool()
         self._joined.clear()
         committed = False

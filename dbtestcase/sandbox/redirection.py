@@ -28,6 +28,9 @@ class Redirecting(Database, Protocol):
 class RedirectedEngines:
     """Takes engines over for a database, and gives them back.
 
+    Attributes:
+        taken: Those that are taken over now.
+
     Args:
         kind: Equal for databases that are copies of one template; ``None`` if that is not known.
     """
@@ -36,10 +39,7 @@ class RedirectedEngines:
         self._database = database
         self._kind = kind
         self._taken: dict[sa.Engine, TakenEngine] = {}
-
-    @property
-    def taken(self) -> list[TakenEngine]:
-        return list(self._taken.values())
+        self.taken: list[TakenEngine] = []
 
     def redirect(self, engine: Any, is_shared: bool) -> None:
         """Take an engine over, unless that is done.
@@ -54,6 +54,7 @@ class RedirectedEngines:
             self._adopt(f"{engine.dialect.name}+{engine.dialect.driver}")
         drivername = _async_drivername() if engine.dialect.is_async else self._database.real_url.drivername
         self._taken[engine] = taken = TakenEngine(engine, self._database, drivername, self._kind)
+        self.taken = list(self._taken.values())
         sessions.serve(engine, self._database)
         if is_shared:
             taken.use_shared()
@@ -61,6 +62,7 @@ class RedirectedEngines:
     def restore(self, engine: Any) -> None:
         """Give an engine back exactly as it was."""
         taken = self._taken.pop(root(engine), None)
+        self.taken = list(self._taken.values())
         if taken is not None:
             taken.give_back()
 

@@ -133,7 +133,7 @@ class TakenEngine:
     def may_have_been_waited_for(self) -> bool:
         """Whether somebody may have waited for a connection of the shared pool, which binds it to his event loop."""
         pool = self._shared_pool
-        return self.dialect.is_async and isinstance(pool, QueuePool) and pool.checkedin() >= pool.size()
+        return isinstance(pool, QueuePool) and pool.checkedin() >= pool.size()
 
     def dispose(self) -> None:
         """Close what lies idle in the present pool."""

@@ -65,7 +65,7 @@ class NoteTests(LoggedTests):
     def test_statements_of_the_test_before_are_not_shown(self):
         self.session.execute(text("SELECT 1"))
         self.log.end_test()
-        self.log.begin_test("next")
+        self.log.begin_test(lambda: "next")
         self.session.execute(text("SELECT 2"))
 
         self.assertNotIn("SELECT 1", self.note())
