@@ -50,7 +50,7 @@ class RunningAsyncClass(RunningClass):
         return super().url.set(drivername=self._drivername)
 
     @property
-    def is_untouched(self) -> bool:
+    def has_data_as_made(self) -> bool:
         # Class data are read as attributes, where nothing can be awaited: copies are always made without a query.
         return True
 

@@ -246,7 +246,7 @@ class RunningFlaskClass(RunningClass):
         tables = tables_of(self.extension)
         if tables == self._created or not self._schema_is_of_extension:
             return
-        if self.runs.test is not None and not self.is_untouched:
+        if self.runs.test is not None and not self.runs.is_untouched:
             return  # it may hold locks that we would wait for; the test has made its tables itself
         wanted = plan_of(self._class, self.schema)
         for database in wanted.databases:

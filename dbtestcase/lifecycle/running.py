@@ -132,14 +132,10 @@ class RunningClass:
         return self.main.url
 
     @property
-    def is_untouched(self) -> bool:
-        """Whether the present test has sent nothing yet."""
-        return self.runs.is_untouched
-
-    @property
     def has_data_as_made(self) -> bool:
         """Whether the rows of ``setUpTestData`` are certainly as it left them."""
-        return self.is_untouched and not self.connections.are_of_class  # where tests commit into the class's databases
+        # Of the class's own databases nobody knows: there tests commit.
+        return self.runs.is_untouched and not self.connections.are_of_class
 
     def database(self, name: str | None) -> SandboxedDatabase:
         """Return one of the class's databases, the first one for ``None``.
