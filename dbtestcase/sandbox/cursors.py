@@ -28,12 +28,16 @@ def gated(connection: Any, virtual: Any, options: dict[str, Any]) -> Any:
         virtual: The :class:`~dbtestcase.sandbox.connection.SandboxConnection` that it is asked of.
         options: What ``cursor()`` was called with.
     """
+    return _cursor_of(gated_class, connection, virtual, options)
+
+
+def _cursor_of(class_of: Callable[[type], type], connection: Any, virtual: Any, options: dict[str, Any]) -> Any:
     kind = options.pop("cursor_factory", None) or getattr(connection, "cursor_factory", None) or _default_class()
     if virtual.engine.dialect.driver == "psycopg2":
-        cursor = connection.cursor(cursor_factory=gated_class(kind), **options)
+        cursor = connection.cursor(cursor_factory=class_of(kind), **options)
     else:
         options.setdefault("row_factory", connection.row_factory)
-        cursor = gated_class(kind)(connection, row_factory=options.pop("row_factory"))
+        cursor = class_of(kind)(connection, row_factory=options.pop("row_factory"))
         if "binary" in options:
             cursor.format = int(options["binary"])
     cursor.sandboxed = virtual
@@ -61,9 +65,10 @@ def instead_of_server_side(connection: Any, virtual: Any) -> Any:
     It reads the same rows, since those are a snapshot of when the cursor was opened, and it ends as the other would:
     with its transaction.
     """
-    cursor = connection.cursor()
+    is_async = virtual.engine.dialect.is_async
+    cursor = connection.cursor() if is_async else _cursor_of(_ending_class, connection, virtual, {})
     # Adapters of asynchronous drivers cannot be referred to weakly; they hold nothing on the server.
-    held = (lambda: cursor) if virtual.engine.dialect.is_async else weakref.ref(cursor)
+    held = (lambda: cursor) if is_async else weakref.ref(cursor)
 
     def close() -> None:
         known = held()
@@ -72,10 +77,27 @@ def instead_of_server_side(connection: Any, virtual: Any) -> Any:
         if hasattr(known, "_rows"):  # an adapter of SQLAlchemy's, which would go on as if there were no more rows
             known._rows = _Gone(virtual.engine.dialect.loaded_dbapi.ProgrammingError)
         else:
-            known.close()
+            known.is_gone = True
 
     virtual.database.work_of(virtual).cursors += (close,)
     return cursor
+
+
+@cache
+def _ending_class(kind: type) -> type:
+    """Return a driver's cursor class of which nothing can be read once ``is_gone`` is set."""
+
+    def reading(inner: Callable[..., Any]) -> Callable[..., Any]:
+        def read(self: Any, *args: Any, **options: Any) -> Any:
+            if self.is_gone:
+                rule = "a server-side cursor was read after its transaction had ended"
+                self.sandboxed.database.stop(self.sandboxed, rule)
+            return inner(self, *args, **options)
+
+        return read
+
+    members = {name: reading(getattr(kind, name)) for name in ("fetchone", "fetchmany", "fetchall")}
+    return type(kind.__name__, (kind,), {**members, "is_gone": False})
 
 
 class _Gone:

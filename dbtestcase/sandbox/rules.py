@@ -26,6 +26,7 @@ class Effects:
             advisory locks); "" if none.
         writes: It changes or locks rows.
         alters: It changes the schema or takes locks that even readers of a table wait for.
+        excludes_readers: It waits for whoever has read what it concerns.
         savepoints: It opens or ends a savepoint.
         until_commit: What it did ends at COMMIT, as SET LOCAL does.
         is_plain: It only reads, or only changes rows: the common case.
@@ -36,6 +37,7 @@ class Effects:
     private: str = ""
     writes: bool = False
     alters: bool = False
+    excludes_readers: bool = False
     savepoints: bool = False
     until_commit: bool = False
     is_plain: bool = False
@@ -55,6 +57,9 @@ _REAL = frozenset({
     "abort", "begin", "call", "checkpoint", "cluster", "commit", "discard", "do", "end", "listen", "load", "start",
     "unlisten", "vacuum",
 })  # fmt: skip
+_EXCLUSIVE = frozenset({"alter", "drop", "lock", "refresh", "reindex", "truncate"})
+# What no reader holds a lock on.
+_SHARED_OBJECTS = frozenset({"role", "type", "function", "procedure", "user"})
 # Two words: the second may stand anywhere behind the first.
 _REAL_PAIRS = {
     "alter": {"system", "database", "subscription"},
@@ -66,6 +71,7 @@ _REAL_PAIRS = {
     "set": {"authorization", "role", "characteristics", "transaction", "default_transaction_isolation",
             "default_transaction_read_only", "default_transaction_deferrable", "transaction_isolation",
             "transaction_read_only"},
+    "update": {"pg_settings"},
     "reset": {"authorization", "role"},
     "copy": {"stdin", "stdout"},
 }  # fmt: skip
@@ -74,8 +80,9 @@ _REAL_PAIRS = {
 
 _REAL_NAMES = frozenset({
     "concurrently", "xmin", "xmax", "cmin", "cmax", "pg_locks", "pg_stat_activity", "pg_cursors",
-    "pg_prepared_statements", "pg_prepared_xacts", "pg_stat_database", "pg_stat_user_tables", "pg_stat_all_tables",
+    "pg_prepared_statements", "pg_prepared_xacts",
 })  # fmt: skip
+_REAL_NAME_PREFIXES = ("pg_stat_", "pg_statio_")
 
 # -- functions: what tells transactions and server processes apart, settings that end (or do not end) with a
 # transaction, and what no rollback undoes
@@ -87,7 +94,7 @@ _REAL_CALLS = frozenset({
     "pg_visible_in_snapshot", "pg_xact_commit_timestamp", "pg_xact_status", "set_config", "setval",
 })  # fmt: skip
 _REAL_CALL_PREFIXES = (
-    "dblink", "lo_", "pg_logical_", "pg_replication_", "pg_snapshot_", "pg_stat_get_", "pg_stat_xact_", "txid_",
+    "dblink", "lo_", "pg_copy_", "pg_create_", "pg_drop_", "pg_logical_", "pg_replication_", "pg_snapshot_", "txid_",
 )  # fmt: skip
 _PRIVATE_NAMES = frozenset({"pg_temp", "pg_my_temp_schema", "setseed"})
 _PRIVATE_PREFIXES = ("pg_advisory_", "pg_try_advisory_")
@@ -105,6 +112,8 @@ _HARMLESS = frozenset({
     "pg_sleep_for", "pg_sleep_until", "pg_table_size", "pg_total_relation_size", "random", "random_normal", "system",
     "timeofday", "ts_stat", "uuid_generate_v1", "uuid_generate_v1mc", "uuid_generate_v4", "uuidv4", "uuidv7",
 })  # fmt: skip
+# The one setting in which engines may differ that share a connection.
+_ENGINES_OWN = "application_name"
 # What a SELECT runs without naming it; what else is implicit belongs to statements that write anyway.
 _RUN_BY_READS = ("view", "materialized view", "policy", "operator", "cast")
 # Languages whose bodies are made of SQL's words.
@@ -161,6 +170,8 @@ class Rules:
     def _of_statement(self, statement: Statement) -> Effects:
         verb, words = statement.verb, statement.words
         real = self._real_word(verb, words, statement.calls)
+        if _ENGINES_OWN in statement.text.lower() and (verb == "show" or _reads_settings(words)):
+            real = real or _ENGINES_OWN
         if real:
             return Effects(real=real)
         private = verb if verb in _PRIVATE else _private_word(words)
@@ -174,6 +185,7 @@ class Rules:
             private=private,
             writes=writes or alters,
             alters=alters,
+            excludes_readers=alters and _excludes_readers(verb, words),
             until_commit=_ends_at_commit(verb, words, private),
             is_plain=not (private or alters or verb == "lock"),
             is_query=verb in _QUERIES and not (private or writes or alters),
@@ -220,6 +232,8 @@ class Rules:
         body = statements((function.get("body") or "").replace("'", " "))
         words = [word for each in body for word in each.words]
         real = _real_name(words, {name for each in body for name in each.calls})
+        if _ENGINES_OWN in words and _reads_settings(words):
+            real = real or _ENGINES_OWN
         return Effects(real=real, private=_private_word(words), writes=bool(function.get("volatile")))
 
     def _needs_real(self, implicit: Iterable[Mapping[str, str]]) -> str:
@@ -249,6 +263,7 @@ def _together(effects: list[Effects]) -> Effects:
         private=next((each.private for each in effects if each.private), ""),
         writes=any(each.writes for each in effects),
         alters=any(each.alters for each in effects),
+        excludes_readers=any(each.excludes_readers for each in effects),
         savepoints=any(each.savepoints for each in effects),
         until_commit=any(each.until_commit for each in effects),
         is_plain=all(each.is_plain for each in effects),
@@ -259,10 +274,16 @@ def _real_name(words: Iterable[str], calls: Iterable[str]) -> str:
     for word in words:
         if word in _REAL_NAMES or (word.startswith('"') and word[1:-1] in _REAL_NAMES - {"concurrently"}):
             return word
+        if word.startswith(_REAL_NAME_PREFIXES):
+            return word
     for name in calls:
         if name in _REAL_CALLS or name.startswith(_REAL_CALL_PREFIXES):
             return f"{name}()"
     return ""
+
+
+def _reads_settings(words: Iterable[str]) -> bool:
+    return any(word in ("current_setting", "pg_settings") for word in words)
 
 
 def _private_word(words: Iterable[str]) -> str:
@@ -279,6 +300,14 @@ def _private_word(words: Iterable[str]) -> str:
 def _ends_at_commit(verb: str, words: Iterable[str], private: str) -> bool:
     """Whether state of one connection ends with its transaction."""
     return "xact" in private or (bool(private) and not _UNTIL_COMMIT.get(verb, _NOTHING).isdisjoint(words))
+
+
+def _excludes_readers(verb: str, words: Iterable[str]) -> bool:
+    """Whether a change of the schema takes an ACCESS EXCLUSIVE lock on what somebody may have read."""
+    first = tuple(words)[:4]
+    if verb == "create":
+        return "replace" in first and "view" in first
+    return verb in _EXCLUSIVE and _SHARED_OBJECTS.isdisjoint(first[1:2])
 
 
 def _keeps_readers_waiting(words: Iterable[str]) -> bool:

@@ -174,7 +174,8 @@ class TakenEngine:
         return connection
 
     def _told_of_connect(self, connection: Any, record: Any) -> None:
-        if not self.setup.has_met_server:
+        # A checkout listener of the user's may want what a connect listener has put into the record.
+        if not self.setup.has_met_server or self.setup.state is None:
             self._database.meet_server(connection)
         record.info.update(self.setup.record_info)
 

@@ -176,7 +176,7 @@ class SharedTransaction:
             self.stop("met uncommitted work of another connection", sql, origin, other.wrote)
         if other.savepoints is not None:
             self.stop("came while another connection has savepoints", sql, origin, other.savepoints)
-        if effects.alters:
+        if effects.excludes_readers:
             warnings.warn_explicit(
                 f"{self._class_name}: {sql.strip()[:80]!r} at {origin} needs its tables alone, and a transaction that "
                 f"has only read is still open ({other.last[0].strip()[:80]!r} at {other.last[1]}). Real connections "

@@ -49,6 +49,7 @@ EXPLAIN (ANALYZE, BUFFERS) SELECT 1
 COPY item TO '/tmp/x'
 COPY (SELECT 1) TO PROGRAM 'cat'
 SELECT 1; SELECT 2;
+SELECT application_name FROM client WHERE 'application_name' = application_name
 ;
 SELECT obj_description(1), pg_catalog.pg_get_viewdef(1), pg_catalog.format_type(1, 2), current_setting('a')
 SELECT xmlelement(name foo, xmlattributes(1 AS a)), xmlforest(a, b)
@@ -202,6 +203,11 @@ REAL = {
     "SELECT item.xmin::text FROM item": "xmin",
     "SELECT * FROM pg_locks": "pg_locks",
     "SELECT count(*) FROM pg_catalog.pg_stat_activity": "pg_stat_activity",
+    "SELECT n_tup_ins FROM pg_stat_xact_user_tables": "pg_stat_xact_user_tables",
+    "UPDATE pg_settings SET setting = '1MB' WHERE name = 'work_mem'": "UPDATE PG_SETTINGS",
+    "SHOW application_name": "application_name",
+    "SELECT current_setting('application_name')": "application_name",
+    "SELECT pg_create_physical_replication_slot('x')": "pg_create_physical_replication_slot()",
     "SELECT currval('number')": "currval()",
     "SELECT lastval()": "lastval()",
     "SELECT setval('number', 1)": "setval()",
@@ -233,6 +239,26 @@ class StatementTests(unittest.TestCase):
 
     def test_what_readers_would_wait_for_alters(self) -> None:
         self.check(ALTERS, real="", private="", writes=True, alters=True, is_plain=False)
+
+    def test_only_some_changes_of_the_schema_wait_for_readers(self) -> None:
+        for text in (
+            "ALTER TABLE type ALTER COLUMN n TYPE text",
+            "DROP TABLE IF EXISTS item CASCADE",
+            "TRUNCATE item",
+            "LOCK TABLE item",
+            "REINDEX TABLE item",
+            "CREATE OR REPLACE VIEW few AS SELECT 1",
+        ):
+            self.check([text], alters=True, excludes_readers=True)
+        for text in (
+            "CREATE TABLE view (id int)",
+            "CREATE INDEX ON item (id)",
+            "COMMENT ON TABLE item IS 'x'",
+            "GRANT SELECT ON item TO PUBLIC",
+            "ALTER TYPE mood ADD VALUE 'bad'",
+            "DROP ROLE somebody",
+        ):
+            self.check([text], alters=True, excludes_readers=False)
 
     def test_a_weaker_lock_of_a_table_lets_readers_pass_but_wants_a_transaction(self) -> None:
         texts = ("LOCK TABLE item IN SHARE MODE", "LOCK access IN ROW EXCLUSIVE MODE", "LOCK item IN ACCESS SHARE MODE")
