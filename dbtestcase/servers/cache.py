@@ -76,7 +76,10 @@ def cache_folder() -> Path | None:
     # Under sudo, HOME may be that of somebody who could no longer write to a folder that root made there.
     if os.geteuid() == 0 and _owner(os.path.expanduser("~")) not in (0, None):
         return Path(pwd.getpwuid(0).pw_dir) / ".cache" / "dbtestcase"
-    folder = user_cache_path("dbtestcase", appauthor=False)
+    try:
+        folder = user_cache_path("dbtestcase", appauthor=False)
+    except RuntimeError:  # as newer versions of platformdirs have it
+        return None
     # Without HOME, and without an entry in the list of users, it would be a folder called "~" where we happen to be.
     return folder if folder.is_absolute() and "~" not in folder.parts else None
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -17,7 +19,7 @@ from dbtestcase.servers.directory import InstanceDirectory
 from dbtestcase.servers.environment import hidden_variables
 from dbtestcase.servers.locations import instance_locations
 from dbtestcase.servers.options import ThrowawayPostgres
-from dbtestcase.servers.programs import OLDEST_VERSION
+from dbtestcase.servers.programs import OLDEST_VERSION, Programs
 from dbtestcase.servers.recipe import Recipe
 from dbtestcase.servers.server import Boot, Server
 from dbtestcase.servers.supervisor_client import RequestFailed
@@ -25,6 +27,7 @@ from dbtestcase.servers.supervisor_client import RequestFailed
 __all__ = ["initialize", "stopped_in_order"]
 
 _TIMEOUT = 300.0
+_MEMORY = "dynamic_shared_memory_type"
 # What initdb needs before its cluster is packed.
 _UNPACKED_GUESS = 48 * 1024 * 1024
 # Nobody needs a password on the socket, which only the server's user can reach; over TCP everybody does.
@@ -68,9 +71,7 @@ def initialize(recipe: Recipe) -> Server:
 def _run(recipe: Recipe, directory: InstanceDirectory) -> None:
     programs = recipe.launch.programs
     common = ["--no-data-checksums"] if programs.major >= 18 else []
-    if programs.major >= 16:
-        # In files of the data folder: segments of the default kind outlive an initdb that is killed.
-        common += ["-c", "dynamic_shared_memory_type=mmap"]
+    common += _without_shared_memory(programs, directory)
     common += ["--no-sync", "--wal-segsize=1", "-A", "trust", "-U", "postgres", "-D", str(directory.data_dir)]
     output = ""
     for choice in recipe.options.initdb_arguments(programs.major):
@@ -91,6 +92,31 @@ def _run(recipe: Recipe, directory: InstanceDirectory) -> None:
         + f"{programs.initdb!r} failed with exit status {status}. It said:\n{output.strip()}"
         + ("\nThe locales of this system are listed by 'locale -a'." if asked and "locale" in output else "")
     )
+
+
+def _without_shared_memory(programs: Programs, directory: InstanceDirectory) -> list[str]:
+    """Return the arguments that keep what processes share in files of the data folder.
+
+    The default kind, in /dev/shm, outlives an initdb that is killed, and a container may have hardly any of it.
+    """
+    if programs.major >= 16:
+        return ["-c", f"{_MEMORY}=mmap"]
+    # Older ones take the setting from nowhere but the sample of the configuration file.
+    _, shown = directory.run([programs.initdb, "--show", "-D", str(directory.data_dir)], timeout=_TIMEOUT)
+    found = re.search(r"^share_path=(.+)$", shown, re.MULTILINE)
+    if found is None:
+        return []
+    folder = directory.folder / "share"
+    folder.mkdir()
+    for path in Path(found[1]).iterdir():
+        (folder / path.name).symlink_to(path)
+    sample = folder / "postgresql.conf.sample"
+    text = sample.read_text(encoding="utf-8")
+    sample.unlink()
+    sample.write_text(f"{text}\n{_MEMORY} = mmap\n", encoding="utf-8")
+    for made in (folder, sample):
+        made.chmod(0o755)
+    return ["-L", str(folder)]
 
 
 def _locale_choices(directory: InstanceDirectory) -> list[str]:

@@ -13,11 +13,11 @@ from typing import Any
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.native import Gate, monotonic, new_lock
 from dbtestcase.servers.locations import sweep_locations
-from dbtestcase.servers.supervisor_connection import ChannelLost, Connection
+from dbtestcase.servers.supervisor_connection import CLOSED, ChannelLost, Connection
 
 __all__ = ["Reply", "RequestFailed", "SupervisorClient", "at_end", "current_supervisor"]
 
-_LAST_WAIT = 10.0
+_LAST_WAIT, _SHORT_WAIT = 10.0, 1.0
 # Seconds that the supervisor has for a request of no duration of its own, and beyond that of others.
 _PATIENCE = 30.0
 
@@ -176,7 +176,11 @@ class SupervisorClient:
 
     def refresh(self) -> None:
         """Read what is there, without waiting."""
-        if self.is_alive and self._reading.acquire(False):
+        if not self.is_alive:
+            return
+        if not self._connection.is_intact:
+            self._end(CLOSED)  # even while another thread waits for what will never come
+        elif self._reading.acquire(False):
             try:
                 self._read(0.0)
             finally:
@@ -247,8 +251,13 @@ class SupervisorClient:
 
     def close(self) -> None:
         """Have every server ended and every folder deleted, and wait for that."""
-        self._connection.stop_sending()
         self.is_alive = False
+        if not self._connection.is_intact:
+            # Its end of the channel may stay open for ever: a forked child may have ours too.
+            if not self._connection.wait_for_end(_SHORT_WAIT):
+                self._connection.kill()
+            return
+        self._connection.stop_sending()
         if self._connection.wait_for_end(_LAST_WAIT):
             self._connection.close()
         # Else it works on, and the next run sweeps what it leaves.

@@ -17,7 +17,7 @@ from dbtestcase.native import monotonic, sleep
 from dbtestcase.servers.environment import server_environment
 from dbtestcase.servers.supervisor.channel import Reader, encode
 
-__all__ = ["ChannelLost", "Connection"]
+__all__ = ["CLOSED", "ChannelLost", "Connection"]
 
 _START = "import sys; sys.path.append(sys.argv.pop()); from supervisor.process import main; main()"
 _CHANNEL = 3  # as the supervisor knows it
@@ -25,6 +25,9 @@ _CHANNEL = 3  # as the supervisor knows it
 _LOWEST_DESCRIPTOR = 10
 _LONGEST_SEND = 10.0
 _END_TICK = 0.001
+
+
+CLOSED = "the descriptor of the channel to it was closed, perhaps by os.closerange()"
 
 
 class ChannelLost(Exception):
@@ -98,6 +101,11 @@ class Connection:
         except ValueError as exc:
             raise ChannelLost(f"it said something that cannot be understood ({exc})") from exc
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether nobody has closed our descriptors."""
+        return self._incoming.is_intact and self._outgoing.is_intact
+
     def stop_sending(self) -> None:
         """End the channel in one direction, which tells the supervisor to end."""
         with suppress(OSError, ChannelLost):
@@ -137,16 +145,21 @@ class _Descriptor:
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, _moved(descriptor))
         self._identity = _identity(self._socket.fileno())
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether the descriptor is still that of the channel."""
+        descriptor = self._socket.fileno()
+        return descriptor >= 0 and _identity(descriptor) == self._identity
+
     def socket(self) -> _socket.socket:
         """Return the socket.
 
         Raises:
             ChannelLost: Its descriptor was closed, and may be somebody else's file by now.
         """
-        descriptor = self._socket.fileno()
-        if descriptor < 0 or _identity(descriptor) != self._identity:
+        if not self.is_intact:
             self._socket.detach()
-            raise ChannelLost("the descriptor of the channel to it was closed, perhaps by os.closerange()")
+            raise ChannelLost(CLOSED)
         return self._socket
 
     def close(self) -> None:

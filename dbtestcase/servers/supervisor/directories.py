@@ -47,7 +47,7 @@ class Directories:
 
     def started_by(self, number: int) -> Directory | None:
         """Return the directory in which the request of that number has started something."""
-        return next((each for each in self if each.number == number), None)
+        return next((each for each in self if each.number == number), None) if number else None
 
     def make_plain(self, locations: list[str], mode: int) -> Directory:
         """Make a folder in the first of the locations that takes it.

@@ -35,7 +35,6 @@ class Directory:
         self.kill_at = 0.0
         self.escalate_at = 0.0  # when all processes of a program that was told to end are told so
         self.leftovers_at = 0.0  # when processes that outlive the child are killed
-        self.segments: set[str] = set()  # shared memory that a program which is killed leaves behind
         # Whether and how it can be used again
         self.user: list[int] | None = None
         self.pack: tuple[int, ...] | None = None  # what the data folder was unpacked from

@@ -6,7 +6,7 @@ import os
 import select
 import time
 
-from . import child, pack, segments
+from . import child, pack
 from .directory import Directory, is_ready
 
 TYPE_CHECKING = False
@@ -144,7 +144,6 @@ class Runner:
         if now < directory.escalate_at:
             return
         directory.escalate_at = now + _ESCALATE_AGAIN
-        directory.segments |= segments.mapped_by(directory.child.pid)
         try:
             os.killpg(directory.child.pid, SIGKILL if now > directory.kill_at else SIGTERM)
         except ProcessLookupError:
@@ -176,9 +175,6 @@ class Runner:
             directory.pack = None  # whoever holds the pipe may write there yet
         del self._pipes[ended.pipe]
         os.close(ended.pipe)
-        if directory.segments:
-            segments.remove(directory.segments)
-            directory.segments = set()
         directory.child, directory.request, directory.stop_requests = None, None, []
         if request is not None:
             self._reply_ended(request, ended, directory)
@@ -224,8 +220,7 @@ class Runner:
         """Tell what runs in a directory to end, and kill it if it has not by then."""
         directory.kill_at = kill_at
         if not directory.is_server:
-            # initdb alone at first: it lets the server that it is running finish its step. That one, in its
-            # bootstrap mode, would die of the signal at once and leave its shared memory behind.
+            # initdb alone at first: it lets the server that it is running finish its step.
             signal, directory.escalate_at = SIGTERM, time.monotonic() + _ESCALATE_AFTER
         self._signal(directory, signal)
 
