@@ -29,7 +29,11 @@ class Copies:
         self._originals: dict[str, URL] = {name: each.real_url for name, each in databases.items()}
         # What is opened ahead, or closed later, must not be what a test of a small server lacks.
         self._is_roomy = instance.is_roomy
-        self._supplies = {name: CloneSupply(instance, name, partial(self._connect, name), _close) for name in databases}
+        # What a trigger or a default looks at is not seen in the statements that fire it.
+        alone = any(looks_at_other_sessions(each.rules.always_real) for each in databases.values())
+        self._supplies = {
+            name: CloneSupply(instance, name, partial(self._connect, name), _close, alone=alone) for name in databases
+        }
         self._present: dict[str, str] = {}
         self._is_alone = False
         self._connections: dict[str, int] = {}

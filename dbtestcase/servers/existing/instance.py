@@ -12,10 +12,11 @@ import psycopg2
 
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.databases import BaseInstance, Databases
+from dbtestcase.servers.existing.connections import connect, once_there_is_room
 from dbtestcase.servers.existing.effects import ServerEffects
 from dbtestcase.servers.existing.options import ExistingPostgres
 from dbtestcase.servers.existing.roles import make_role, session_options
-from dbtestcase.servers.existing.server import ExistingServer, connect, once_there_is_room
+from dbtestcase.servers.existing.server import ExistingServer
 from dbtestcase.servers.existing.templates import Template
 
 __all__ = ["ExistingInstance", "Filling"]

@@ -12,9 +12,10 @@ import psycopg2
 
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.contents import EMPTY, Contents
+from dbtestcase.servers.existing.connections import once_there_is_room
 from dbtestcase.servers.existing.instance import ExistingInstance, Filling
 from dbtestcase.servers.existing.options import ExistingPostgres
-from dbtestcase.servers.existing.server import ExistingServer, at_end, once_there_is_room, server_for
+from dbtestcase.servers.existing.server import ExistingServer, at_end, server_for
 from dbtestcase.servers.existing.templates import Template, Templates
 
 __all__ = ["discard_standby", "expect", "start_existing"]
