@@ -66,6 +66,14 @@ class DatabaseTestCase(DatabaseAssertions):
     app_engines: ClassVar[Sequence[Engine]] = ()
     """Engines of the code under test; they point to the class's database while the class runs."""
 
+    app_role: ClassVar[str | None] = None
+    """The role as which ``app_engines`` and other engines of the code under test connect, such as ``"shop_app"``.
+
+    It is no superuser and made before the schema, whose GRANTs and policies can name it; where these give it nothing,
+    it may read and change the rows of all tables. ``engine``, ``url`` and the class data stay the owner's. With
+    ``None`` these engines connect as the owner too, whom neither grants nor row level security bind.
+    """
+
     allow_other_databases: ClassVar[bool] = False
     """Let engines that were declared nowhere connect to other servers; else they raise ``UndeclaredDatabase``."""
 

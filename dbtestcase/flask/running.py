@@ -86,7 +86,8 @@ class RunningFlaskClass(RunningClass):
     @contextmanager
     def class_data_session(self) -> Iterator[Session]:
         app = getattr(self._flask_class, "app", None)
-        if isinstance(app, Flask) and extension_of(app) is not None:
+        # Where the application has a role of its own, class data are the owner's.
+        if isinstance(app, Flask) and extension_of(app) is not None and self._flask_class.app_role is None:
             with app.app_context():
                 session = session_of_context()
                 assert session is not None

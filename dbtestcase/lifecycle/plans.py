@@ -7,9 +7,14 @@ from typing import Any
 from sqlalchemy import URL, make_url
 
 from dbtestcase.schema import SchemaPlan, notes_of, plan
-from dbtestcase.servers import EMPTY, Contents, Databases
+from dbtestcase.servers import EMPTY, Contents, Databases, with_app_role
 
 __all__ = ["contents_of", "plain_url", "plan_of"]
+
+
+_ROLES = (
+    "SELECT rolname FROM pg_roles WHERE oid >= 16384 AND NOT rolsuper"  # the first oid that is not the system's own
+)
 
 
 def plan_of(test_class: Any, schema: Any) -> SchemaPlan:
@@ -21,14 +26,24 @@ def plan_of(test_class: Any, schema: Any) -> SchemaPlan:
     return plan(schema, owner=f"{test_class.__qualname__}.schema", extensions=test_class.postgres.extensions)
 
 
-def contents_of(wanted: SchemaPlan) -> Contents:
-    """Translate a schema's plan into what a cluster is asked to hold."""
-    if wanted.is_empty:
-        return EMPTY
+def contents_of(wanted: SchemaPlan, test_class: Any = None) -> Contents:
+    """Translate a schema's plan into what a cluster is asked to hold.
+
+    Args:
+        test_class: Its ``app_role`` is made before the schema.
+    """
+    contents = EMPTY if wanted.is_empty else _contents_of(wanted)
+    if test_class is None:
+        return contents
+    return with_app_role(contents, test_class.app_role, owner=test_class.__qualname__)
+
+
+def _contents_of(wanted: SchemaPlan) -> Contents:
 
     def prepare(instance: Databases) -> dict[str, Any]:
         wanted.create(lambda database: plain_url(instance, database), instance.create_database)
-        return notes_of(instance.connect, wanted.databases)
+        roles = [name for (name,) in instance.query(_ROLES)]
+        return {**notes_of(instance.connect, wanted.databases), "roles": roles}
 
     return Contents(
         fingerprint=wanted.fingerprint,

@@ -19,6 +19,7 @@ from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.lifecycle import classdata, postmortem, validation
+from dbtestcase.lifecycle.app_role import logging_in, warn_of_superuser
 from dbtestcase.lifecycle.connections import ClassConnections
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.postmortem import PostMortem
@@ -159,6 +160,7 @@ class RunningClass:
         for each in self.databases.values():
             if each is not wanted:
                 each.restore(engine)
+        warn_of_superuser(self._class, self.instance, engine)
         wanted.redirect(engine)
 
     def redirect_application(self) -> None:
@@ -202,7 +204,7 @@ class RunningClass:
             except SchemaError:
                 return  # the class itself will say so, in its own setUpClass
         # A schema that changes until then is seen there too: its plan will want something else than what was booted.
-        expect(following.postgres, contents_of(wanted), owner=following.__qualname__)
+        expect(following.postgres, contents_of(wanted, following), owner=following.__qualname__)
 
     # -- class data
 
@@ -347,7 +349,7 @@ class RunningClass:
 
     def start(self, wanted: SchemaPlan) -> Any:
         """Return the context in which an instance with the class's schema runs."""
-        return running_instance(self._class.postgres, contents_of(wanted), owner=self.name)
+        return running_instance(self._class.postgres, contents_of(wanted, self._class), owner=self.name)
 
     def _take(self, instance: BaseInstance) -> None:
         self.instance = instance
@@ -364,6 +366,7 @@ class RunningClass:
             before_use=self.runs.before_use,
             observer=self.explanations.log,
             locks=self.explanations.locks,
+            as_role=logging_in(lambda: self.instance, self._class.app_role),
             own_commits=(lambda: self.instance.own_commits()) if self.instance.options.tracks_commits else None,
         )
         kind = (self.instance.options, self._plan.token, database)

@@ -10,7 +10,7 @@ from sqlalchemy import URL, Engine
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.lifecycle import postmortem
 from dbtestcase.lifecycle.isolation import check_isolation
-from dbtestcase.servers import ExistingPostgres, ThrowawayPostgres, chosen
+from dbtestcase.servers import ExistingPostgres, ThrowawayPostgres, check_app_role, chosen
 
 __all__ = ["check"]
 
@@ -32,6 +32,7 @@ def check(test_class: Any) -> None:
             )
         raise _wrong(test_class, "postgres", "an object such as ThrowawayPostgres() or ExistingPostgres(url)")
     chosen(postgres)
+    check_app_role(test_class.app_role, test_class.__qualname__)
     if not _holds(test_class.app_engines, _is_engine):
         raise _wrong(test_class, "app_engines", "a list of SQLAlchemy engines, such as [engine]")
     if not _holds(test_class.hidden_columns, lambda name: isinstance(name, str)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import sqlalchemy as sa
+
 from .attempt import Attempt
 from .observer import Observer
 from .real import Locks
@@ -25,6 +27,8 @@ class ClassContext:
         own_commits: Find out at the end of an attempt whether anybody has committed for real; the server must have
             ``track_commit_timestamp`` on. Returns how many statements this library has begun to send there itself,
             and how many of these have ended.
+        as_role: Returns the URL that logs in as the application's role to the database of a URL; ``None`` if it has
+            none.
     """
 
     owner: str
@@ -32,3 +36,4 @@ class ClassContext:
     observer: Observer | None = None
     locks: Locks | None = None
     own_commits: Callable[[], tuple[int, int]] | None = None
+    as_role: Callable[[sa.URL], sa.URL] | None = None

@@ -86,7 +86,7 @@ class SandboxedDatabase:
         self._lock = threading.RLock()
         self._joined: list[weakref.ref[SandboxConnection]] = []
         self.is_copy = False  # of a class's database, for one test
-        self.engines = RedirectedEngines(self, kind)
+        self.engines = RedirectedEngines(self, kind, about.as_role)
         self.register()
         sessions.listen()
         self._locks = about.locks
@@ -120,9 +120,13 @@ class SandboxedDatabase:
         """Let engines be made from the present URL."""
         registry.enter(self, self.real_url)
 
-    def redirect(self, engine: Any) -> None:
-        """Take an engine over, whatever URL it was made for; that one is never connected to."""
-        self.engines.redirect(engine, self._is_shared)
+    def redirect(self, engine: Any, *, is_own: bool = False) -> None:
+        """Take an engine over, whatever URL it was made for; that one is never connected to.
+
+        Args:
+            is_own: It is the class's, and not one of the code under test.
+        """
+        self.engines.redirect(engine, is_shared=self._is_shared, is_own=is_own)
 
     def restore(self, engine: Any) -> None:
         """Give an engine back exactly as it was."""

@@ -34,7 +34,7 @@ class SandboxPlugin(CreateEnginePlugin):
         if self._database is None:
             registry.add_late(engine)
         else:
-            self._database.redirect(engine)
+            self._database.redirect(engine, is_own=True)
 
 
 def unconnected(url: sa.URL) -> Any:

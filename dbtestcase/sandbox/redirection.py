@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -33,19 +33,24 @@ class RedirectedEngines:
 
     Args:
         kind: Equal for databases that are copies of one template; ``None`` if that is not known.
+        as_role: See :class:`~dbtestcase.sandbox.setup.Setup`; for the engines of the code under test.
     """
 
-    def __init__(self, database: Redirecting, kind: Hashable) -> None:
+    def __init__(
+        self, database: Redirecting, kind: Hashable, as_role: Callable[[sa.URL], sa.URL] | None = None
+    ) -> None:
         self._database = database
+        self._as_role = as_role
         self._kind = kind
         self._taken: dict[sa.Engine, TakenEngine] = {}
         self.taken: list[TakenEngine] = []
 
-    def redirect(self, engine: Any, is_shared: bool) -> None:
+    def redirect(self, engine: Any, *, is_shared: bool, is_own: bool) -> None:
         """Take an engine over, unless that is done.
 
         Args:
             is_shared: Its connections are to share the one transaction at once.
+            is_own: It is the class's, and not one of the code under test, which may have a role of its own.
         """
         engine = root(engine)
         if engine in self._taken:
@@ -53,7 +58,8 @@ class RedirectedEngines:
         if is_supported(engine.dialect) and not engine.dialect.is_async and not registry.is_late(engine):
             self._adopt(f"{engine.dialect.name}+{engine.dialect.driver}")
         drivername = _async_drivername() if engine.dialect.is_async else self._database.real_url.drivername
-        self._taken[engine] = taken = TakenEngine(engine, self._database, drivername, self._kind)
+        as_role = None if is_own else self._as_role
+        self._taken[engine] = taken = TakenEngine(engine, self._database, drivername, self._kind, as_role)
         self.taken = list(self._taken.values())
         sessions.serve(engine, self._database)
         if is_shared:
@@ -86,7 +92,7 @@ class RedirectedEngines:
         self.restore(fresh)
         own.dialect, own.pool, own.url = fresh.dialect, fresh.pool, fresh.url
         for each in (own, *late):
-            self.redirect(each, is_shared=False)
+            self.redirect(each, is_shared=False, is_own=each is own)
 
 
 def _async_drivername() -> str:

@@ -41,6 +41,10 @@ class Setup:
         connect_args: What is given to the driver's ``connect()`` whatever the server.
         autocommits: Its connections commit each statement.
         record_info: What its listeners put into the ``info`` of a pool's record.
+
+    Args:
+        as_role: Returns the URL that logs in as the application's role to the database of a URL; ``None`` for whom the
+            URL names.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Setup:
         *,
         first_connect: Callable[[Any, Any], Any] | None,
         user_listeners: Sequence[Callable[[Any, Any], Any]],
+        as_role: Callable[[sa.URL], sa.URL] | None = None,
     ) -> None:
         self._dialect: Any = dialect
         self.connect_args = {
@@ -61,10 +66,17 @@ class Setup:
         self.autocommits = bool(self.connect_args.get("autocommit"))
         self.record_info: dict[Any, Any] = {}
         self._listeners = listeners
+        self._as_role = as_role
         self._first_connect = first_connect
         self._has_user_listeners = bool(user_listeners)
         given = {name: value for name, value in self.connect_args.items() if name not in _WITHOUT_EFFECT}
-        self._fixed: Hashable = (dialect.driver, dialect.is_async, _by_value(given), self._deserializer())
+        self._fixed: Hashable = (
+            dialect.driver,
+            dialect.is_async,
+            _by_value(given),
+            self._deserializer(),
+            as_role is not None,
+        )
         self._learned: Hashable = None if user_listeners else ()
         if user_listeners and dialect.is_async:
             # What these send passes an adapter of SQLAlchemy's: only the same listeners leave the same state.
@@ -97,7 +109,14 @@ class Setup:
     @property
     def may_have_own_state(self) -> bool:
         """Whether its connections may be different from those of a plain engine."""
-        return self._has_user_listeners or any(name not in _WITHOUT_EFFECT for name in self.connect_args)
+        if self._has_user_listeners or self._as_role is not None:
+            return True
+        return any(name not in _WITHOUT_EFFECT for name in self.connect_args)
+
+    @property
+    def has_role(self) -> bool:
+        """Whether its connections are of the application's own role."""
+        return self._as_role is not None
 
     def connect(self, url: sa.URL) -> Any:
         """Open a connection of the driver to a database; nothing prepares it yet."""
@@ -106,8 +125,11 @@ class Setup:
 
     def arguments(self, url: sa.URL) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return what the driver's ``connect()`` is called with."""
-        positional, named = self._dialect.create_connect_args(url)
-        return tuple(positional), {**named, **self.connect_args}
+        positional, named = self._dialect.create_connect_args(url if self._as_role is None else self._as_role(url))
+        merged = {**named, **self.connect_args}
+        if "options" in named and "options" in self.connect_args:
+            merged["options"] = f"{self.connect_args['options']} {named['options']}"
+        return tuple(positional), merged
 
     def connects_like(self, other: Setup, url: sa.URL) -> bool:
         """Whether a connection that this opened is what the other would have opened."""

@@ -137,7 +137,7 @@ class SharedConnection:
             self._replace(connection)
         else:
             rule = "an engine whose connections are set up otherwise than those in use needs its own"
-            self._database.stop(connection, rule)
+            self._database.stop(connection, rule, of_class=setup.has_role or present.has_role)
 
     def _open_here_or_stop(self, connection: SandboxConnection) -> None:
         """Let the present event loop have the physical connection if the other one has not used it in this test."""

@@ -72,7 +72,14 @@ class TakenEngine:
         setup: How the engine prepares its connections.
     """
 
-    def __init__(self, engine: sa.Engine, database: Database, drivername: str, kind: Hashable) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        database: Database,
+        drivername: str,
+        kind: Hashable,
+        as_role: Callable[[sa.URL], sa.URL] | None = None,
+    ) -> None:
         self.engine = engine
         self._database = database
         self._kind = kind
@@ -92,6 +99,7 @@ class TakenEngine:
             [first_connect if first_connect is not None and _is_first_connect(each) else each for each in listeners],
             first_connect=first_connect,
             user_listeners=[each for each in listeners if not _is_sqlalchemys(each)],
+            as_role=as_role,
         )
         self._shared_pool: Pool | None = None
         self._put_gates_up()
