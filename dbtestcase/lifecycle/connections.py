@@ -43,6 +43,7 @@ class ClassConnections:
         self._databases = databases
         self._instance: BaseInstance
         self.are_shared = False
+        self._is_address_known = False
         self._copies: Copies | None = None
 
     def begin(self, instance: BaseInstance) -> None:
@@ -55,6 +56,13 @@ class ClassConnections:
     def are_to_copies(self) -> bool:
         """Whether they are real ones to private copies."""
         return self._copies is not None and bool(self._copies.names)
+
+    @property
+    def were_used(self) -> bool:
+        """Whether anybody has used one of the databases, or knows an address of it."""
+        return self._is_address_known or any(
+            each.has_attempted or each.real.were_any for each in self._databases.values()
+        )
 
     def use_ready_connection(self) -> None:
         """Hand over the connection that was opened when the instance answered."""
@@ -160,6 +168,7 @@ class ClassConnections:
 
     def address_given(self, database: str) -> str:
         """Note that somebody gets the address of a database; return the name of its present copy, or its own."""
+        self._is_address_known = True
         if self._copies is None or not self._copies.names:
             self.sequences.are_as_prepared = False
             return database

@@ -20,6 +20,7 @@ from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.lifecycle import classdata, postmortem, validation
 from dbtestcase.lifecycle.connections import ClassConnections
+from dbtestcase.lifecycle.names import coroutine_tests
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.postmortem import PostMortem
 from dbtestcase.lifecycle.test_runs import TestRuns
@@ -41,6 +42,7 @@ class RunningClass:
         runs: Runs its tests.
         connections: What those to its databases are at present.
         awaits_tests: Whether a test may be a coroutine function.
+        coroutines: Names of methods that are coroutine functions where nobody awaits them.
     """
 
     awaits_tests = False
@@ -48,6 +50,7 @@ class RunningClass:
     def __init__(self, test_class: Any) -> None:
         validation.check(test_class)
         self.name = test_class.__qualname__
+        self.coroutines = frozenset[str]() if self.awaits_tests else coroutine_tests(test_class)
         self.databases: dict[str, SandboxedDatabase] = {}
         self.always_real = ""
         self.runs = TestRuns(self)
@@ -68,6 +71,7 @@ class RunningClass:
         self._is_reported = report.is_wanted()
         self._prepares_tests = type(self).begin_test is not RunningClass.begin_test
         self._told: list[BaseException] = []
+        self._guard: other_databases.Guard | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -83,10 +87,7 @@ class RunningClass:
             sandbox.activate(self.databases)
             undo.callback(sandbox.deactivate)
             if self._class.allow_other_databases is not True:
-                other_databases.forbid_other_databases(
-                    self.name, lambda host, port, database: self.instance.is_ours(host, port, database)
-                )
-                undo.callback(other_databases.allow_other_databases, self.name)
+                self._forbid_other_databases(undo)
             self._undo = undo.pop_all()
         return self
 
@@ -193,7 +194,12 @@ class RunningClass:
         return self.connections.address_given(database)
 
     def expect(self, following: Any, kind: type[RunningClass]) -> None:
-        """Boot the instance of the class that comes next, in the background."""
+        """Boot the instance of the class that comes next, in the background.
+
+        Raises:
+            DBTestCaseError: That class cannot be what it says.
+        """
+        validation.check(following)
         wanted = self._plan
         schema = kind.schema_of(following)
         if schema is not self.schema or following.postgres.extensions != self._class.postgres.extensions:
@@ -372,6 +378,26 @@ class RunningClass:
         added.connects = self.instance.patiently
         undo.callback(added.close)
         self.databases[database] = added
+
+    def _forbid_other_databases(self, undo: ExitStack) -> None:
+        self._guard = other_databases.Guard(
+            self.name,
+            lambda host, port, database: self.instance.is_ours(host, port, database),
+            lambda: {each.engine.url for database in self.databases.values() for each in database.taken},
+            self._class.allow_other_databases or (),
+        )
+        other_databases.forbid_other_databases(self._guard)
+        undo.callback(other_databases.allow_other_databases, self.name)
+
+    def check_use(self) -> None:
+        """See, once the tests have run, whether they have used the class's database.
+
+        Raises:
+            UndeclaredDatabase: Nobody has used it, and somebody another one.
+        """
+        error = self._guard.unused() if self._guard is not None else None
+        if error is not None and not self.connections.were_used:
+            raise error
 
     def _replace_instance(self) -> None:
         """Go on with a fresh instance: a test has changed this one for good, or the server did not survive it."""
