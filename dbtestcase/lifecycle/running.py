@@ -24,7 +24,7 @@ from dbtestcase.lifecycle.names import coroutine_tests
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.postmortem import PostMortem
 from dbtestcase.lifecycle.test_runs import TestRuns
-from dbtestcase.sandbox import ClassContext, LeftOpen, Rules, SandboxedDatabase, other_databases
+from dbtestcase.sandbox import ClassContext, LeftOpen, Rules, SandboxedDatabase
 from dbtestcase.schema import SchemaPlan
 from dbtestcase.servers import BaseInstance, expect, running_instance
 
@@ -71,7 +71,6 @@ class RunningClass:
         self._is_reported = report.is_wanted()
         self._prepares_tests = type(self).begin_test is not RunningClass.begin_test
         self._told: list[BaseException] = []
-        self._guard: other_databases.Guard | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -87,7 +86,7 @@ class RunningClass:
             sandbox.activate(self.databases)
             undo.callback(sandbox.deactivate)
             if self._class.allow_other_databases is not True:
-                self._forbid_other_databases(undo)
+                undo.enter_context(self.connections.forbidding_others(self._class.allow_other_databases or ()))
             self._undo = undo.pop_all()
         return self
 
@@ -378,26 +377,6 @@ class RunningClass:
         added.connects = self.instance.patiently
         undo.callback(added.close)
         self.databases[database] = added
-
-    def _forbid_other_databases(self, undo: ExitStack) -> None:
-        self._guard = other_databases.Guard(
-            self.name,
-            lambda host, port, database: self.instance.is_ours(host, port, database),
-            lambda: {each.engine.url for database in self.databases.values() for each in database.taken},
-            self._class.allow_other_databases or (),
-        )
-        other_databases.forbid_other_databases(self._guard)
-        undo.callback(other_databases.allow_other_databases, self.name)
-
-    def check_use(self) -> None:
-        """See, once the tests have run, whether they have used the class's database.
-
-        Raises:
-            UndeclaredDatabase: Nobody has used it, and somebody another one.
-        """
-        error = self._guard.unused() if self._guard is not None else None
-        if error is not None and not self.connections.were_used:
-            raise error
 
     def _replace_instance(self) -> None:
         """Go on with a fresh instance: a test has changed this one for good, or the server did not survive it."""

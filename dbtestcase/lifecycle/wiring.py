@@ -141,7 +141,7 @@ def set_up(test_class: Any, is_ours: Callable[[type], bool]) -> None:
         # The reader needs the sentence and the place in his own code, not our frames.
         raise error.with_traceback(None) from error.__cause__
     test_class.addClassCleanup(_forget, test_class)
-    test_class.addClassCleanup(running.check_use)
+    test_class.addClassCleanup(running.connections.check_use)
     test_class._dbtestcase = running
     test_class.instance, test_class.engine, test_class.url = running.instance, running.engine, running.url
     running.redirect_application()

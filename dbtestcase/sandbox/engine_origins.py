@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
 
 from dbtestcase.frames import UNKNOWN, Origin, user_origin
 
@@ -13,18 +14,17 @@ __all__ = ["made_at", "url_of", "watch_engines"]
 
 # By dialect: it belongs to one engine, where a pool may be replaced.
 _known: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[sa.Engine], Origin]] = weakref.WeakKeyDictionary()
-_make = sa.Engine.__init__
+_created = Dialect.engine_created.__func__  # type: ignore[attr-defined]
 
 
 def watch_engines() -> None:
-    """Begin to note where engines are made; there is no event for it."""
+    """Begin to note where engines are made; there is no event for it but this hook of their dialects."""
 
-    def make(engine: sa.Engine, *args: Any, **options: Any) -> None:
-        _make(engine, *args, **options)
+    def engine_created(dialect: type[Dialect], engine: sa.Engine) -> None:
+        _created(dialect, engine)
         _known[engine.dialect] = weakref.ref(engine), user_origin()
 
-    make.__wrapped__ = _make  # type: ignore[attr-defined]
-    sa.Engine.__init__ = make  # type: ignore[assignment,method-assign]
+    Dialect.engine_created = classmethod(engine_created)  # type: ignore[assignment,method-assign]
 
 
 def made_at(dialect: Any) -> Origin:
