@@ -9,7 +9,7 @@ from typing import Any, NoReturn, overload
 
 from sqlalchemy import Connection, Engine, NestedTransaction
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session
 
 from dbtestcase.diagnosis import loads, queries, rows, states
 from dbtestcase.diagnosis.rows import Entity, RowSearch
@@ -203,6 +203,8 @@ def _fail_on_rows(test: unittest.TestCase, msg: Any, problem: str) -> NoReturn:
 
 def _session_of(test: unittest.TestCase) -> Session:
     session: Any = test.session  # type: ignore[attr-defined]
+    if isinstance(session, scoped_session):
+        session = session()
     return getattr(session, "sync_session", session)  # type: ignore[no-any-return]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Collection, Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 from sqlalchemy import URL, Engine
@@ -150,7 +149,7 @@ class DatabaseTestCase(DatabaseAssertions):
         engine: Engine = wiring.running_class(cls).engine_for(database)
         return engine
 
-    @cached_property
+    @wiring.SessionOfTest
     def session(self) -> Session:
         """The test's session; made at first use, closed after the test."""
         session: Session = wiring.running_class(type(self)).session_for_test()

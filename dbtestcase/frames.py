@@ -77,6 +77,12 @@ def _folders_of_layers() -> Iterator[str]:
             yield os.path.dirname(os.path.abspath(file)) + os.sep
 
 
+def is_installed(filename: str) -> bool:
+    """Whether a file belongs to an installed package."""
+    path = os.path.abspath(filename)
+    return any(folder in path for folder in _INSTALLED)
+
+
 def user_origin(frame: FrameType | None = None) -> Origin:
     """Return the nearest caller outside this library, SQLAlchemy, Flask, the drivers and the standard library."""
     origin = _users(frame if frame is not None else sys._getframe(1))

@@ -6,7 +6,8 @@ databases; in an attempt they share one transaction; in a test on copies they ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 from psycopg2.errors import ObjectInUse
 from sqlalchemy import URL
@@ -16,7 +17,7 @@ from dbtestcase.errors import IsolationBroken
 from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.copies import Copies
 from dbtestcase.lifecycle.sequences import ClassSequences
-from dbtestcase.sandbox import LeftOpen, SandboxedDatabase
+from dbtestcase.sandbox import LeftOpen, SandboxedDatabase, other_databases
 from dbtestcase.servers import BaseInstance
 
 __all__ = ["ClassConnections"]
@@ -43,7 +44,9 @@ class ClassConnections:
         self._databases = databases
         self._instance: BaseInstance
         self.are_shared = False
+        self._is_address_known = False
         self._copies: Copies | None = None
+        self._guard: other_databases.Guard | None = None
 
     def begin(self, instance: BaseInstance) -> None:
         """Begin with an instance, whose databases nobody has used yet."""
@@ -55,6 +58,42 @@ class ClassConnections:
     def are_to_copies(self) -> bool:
         """Whether they are real ones to private copies."""
         return self._copies is not None and bool(self._copies.names)
+
+    @property
+    def were_used(self) -> bool:
+        """Whether anybody has used one of the databases, or knows an address of it."""
+        return self._is_address_known or any(
+            each.has_attempted or each.real.were_any for each in self._databases.values()
+        )
+
+    @contextmanager
+    def forbidding_others(self, allowed: Collection[str | URL]) -> Iterator[None]:
+        """Refuse, while the block runs, connections of other engines to servers that are not the class's.
+
+        Args:
+            allowed: Hosts or URLs that may be connected to all the same.
+        """
+        self._guard = other_databases.Guard(
+            self._name,
+            lambda host, port, database: self._instance.is_ours(host, port, database),
+            lambda: {each.engine.url for database in self._databases.values() for each in database.taken},
+            allowed,
+        )
+        other_databases.forbid_other_databases(self._guard)
+        try:
+            yield
+        finally:
+            other_databases.allow_other_databases(self._name)
+
+    def check_use(self) -> None:
+        """See, once the tests have run, whether they have used the class's database.
+
+        Raises:
+            UndeclaredDatabase: Nobody has used it, and somebody another one.
+        """
+        error = self._guard.unused() if self._guard is not None else None
+        if error is not None and not self.were_used:
+            raise error
 
     def use_ready_connection(self) -> None:
         """Hand over the connection that was opened when the instance answered."""
@@ -160,6 +199,7 @@ class ClassConnections:
 
     def address_given(self, database: str) -> str:
         """Note that somebody gets the address of a database; return the name of its present copy, or its own."""
+        self._is_address_known = True
         if self._copies is None or not self._copies.names:
             self.sequences.are_as_prepared = False
             return database

@@ -55,6 +55,11 @@ def check_isolation(test_class: type) -> None:
     _check(getattr(test_class, "isolation", None), f"{test_class.__qualname__}.isolation")
 
 
+def is_isolation(value: Any) -> bool:
+    """Whether a value says how a test is isolated."""
+    return isinstance(value, str) and value in _VALUES
+
+
 def _check(value: Any, where: str) -> None:
-    if value not in _VALUES:
+    if not is_isolation(value):
         raise DBTestCaseError(f"{where} is {value!r}; it can be 'auto', 'savepoint', 'clone' or 'class'.")

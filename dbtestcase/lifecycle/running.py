@@ -21,10 +21,11 @@ from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.lifecycle import classdata, postmortem, validation
 from dbtestcase.lifecycle.app_role import logging_in, warn_of_superuser
 from dbtestcase.lifecycle.connections import ClassConnections
+from dbtestcase.lifecycle.names import coroutine_tests
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.postmortem import PostMortem
 from dbtestcase.lifecycle.test_runs import TestRuns
-from dbtestcase.sandbox import ClassContext, LeftOpen, Rules, SandboxedDatabase, other_databases
+from dbtestcase.sandbox import ClassContext, LeftOpen, Rules, SandboxedDatabase
 from dbtestcase.schema import SchemaPlan
 from dbtestcase.servers import BaseInstance, expect, running_instance
 
@@ -42,6 +43,7 @@ class RunningClass:
         runs: Runs its tests.
         connections: What those to its databases are at present.
         awaits_tests: Whether a test may be a coroutine function.
+        coroutines: Names of methods that are coroutine functions where nobody awaits them.
     """
 
     awaits_tests = False
@@ -49,6 +51,7 @@ class RunningClass:
     def __init__(self, test_class: Any) -> None:
         validation.check(test_class)
         self.name = test_class.__qualname__
+        self.coroutines = frozenset[str]() if self.awaits_tests else coroutine_tests(test_class)
         self.databases: dict[str, SandboxedDatabase] = {}
         self.always_real = ""
         self.runs = TestRuns(self)
@@ -84,10 +87,7 @@ class RunningClass:
             sandbox.activate(self.databases)
             undo.callback(sandbox.deactivate)
             if self._class.allow_other_databases is not True:
-                other_databases.forbid_other_databases(
-                    self.name, lambda host, port, database: self.instance.is_ours(host, port, database)
-                )
-                undo.callback(other_databases.allow_other_databases, self.name)
+                undo.enter_context(self.connections.forbidding_others(self._class.allow_other_databases or ()))
             self._undo = undo.pop_all()
         return self
 
@@ -195,7 +195,12 @@ class RunningClass:
         return self.connections.address_given(database)
 
     def expect(self, following: Any, kind: type[RunningClass]) -> None:
-        """Boot the instance of the class that comes next, in the background."""
+        """Boot the instance of the class that comes next, in the background.
+
+        Raises:
+            DBTestCaseError: That class cannot be what it says.
+        """
+        validation.check(following)
         wanted = self._plan
         schema = kind.schema_of(following)
         if schema is not self.schema or following.postgres.extensions != self._class.postgres.extensions:

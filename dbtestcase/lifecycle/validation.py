@@ -10,6 +10,7 @@ from sqlalchemy import URL, Engine
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.lifecycle import postmortem
 from dbtestcase.lifecycle.isolation import check_isolation
+from dbtestcase.lifecycle.names import check_names
 from dbtestcase.servers import ExistingPostgres, ThrowawayPostgres, check_app_role, chosen
 
 __all__ = ["check"]
@@ -22,6 +23,7 @@ def check(test_class: Any) -> None:
         DBTestCaseError: One has a value of a kind that it cannot have.
     """
     postmortem.is_wanted()
+    check_names(test_class)
     check_isolation(test_class)
     postgres = test_class.postgres
     if not isinstance(postgres, ThrowawayPostgres | ExistingPostgres):
@@ -40,10 +42,12 @@ def check(test_class: Any) -> None:
     lock_wait = test_class.lock_wait
     if isinstance(lock_wait, bool) or not isinstance(lock_wait, int | float) or not lock_wait >= 0:
         raise _wrong(test_class, "lock_wait", "a number of seconds, or 0 to wait for ever")
-    for name in ("allow_other_databases", "restart_identities"):
-        # A text such as "no", from the environment say, would be true.
-        if not isinstance(getattr(test_class, name), bool):
-            raise _wrong(test_class, name, "True or False")
+    # A text such as "no", from the environment say, would be true.
+    if not isinstance(test_class.restart_identities, bool):
+        raise _wrong(test_class, "restart_identities", "True or False")
+    allowed = test_class.allow_other_databases
+    if not isinstance(allowed, bool) and not _holds(allowed, lambda each: isinstance(each, str | URL)):
+        raise _wrong(test_class, "allow_other_databases", "True, False or a list of hosts or URLs")
 
 
 def _holds(value: object, fits: Any) -> bool:

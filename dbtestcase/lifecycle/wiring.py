@@ -7,16 +7,19 @@ A base class has one private attribute, ``_dbtestcase``: a :class:`NotRunning` u
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import CO_COROUTINE
-from typing import Any, NoReturn
+from contextlib import suppress
+from functools import cached_property
+from typing import Any, NoReturn, TypeVar
 
 from dbtestcase.diagnosis import report
 from dbtestcase.errors import DBTestCaseError
-from dbtestcase.lifecycle import schedule
+from dbtestcase.frames import user_origin
+from dbtestcase.lifecycle import classes, schedule
 from dbtestcase.lifecycle.running import RunningClass
 
 __all__ = [
     "NotRunning",
+    "SessionOfTest",
     "SetByClass",
     "debug_test",
     "end_tests",
@@ -28,6 +31,7 @@ __all__ = [
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
 
+_Session = TypeVar("_Session")
 _SET_BY_CLASS = ("instance", "engine", "url")
 
 
@@ -61,6 +65,25 @@ class SetByClass:
             later.tell()
         # Runners such as nose2 look at every name of a class.
         return later
+
+
+class SessionOfTest(cached_property[_Session]):
+    """The test's session; an attribute of the user's that is called so, and is no session, is told."""
+
+    def __set__(self, test: Any, value: Any) -> None:
+        if value is not None and not (hasattr(value, "execute") and hasattr(value, "commit")):
+            name = type(test).__qualname__
+            raise DBTestCaseError(
+                f"{name}: self.session is set to {type(value).__name__} object at {user_origin()}, but 'session' is "
+                "the test's Session of SQLAlchemy.\nGive that attribute another name."
+            )
+        test.__dict__["session"] = value
+
+    def __delete__(self, test: Any) -> None:
+        try:
+            del test.__dict__["session"]
+        except KeyError:
+            raise AttributeError("session") from None
 
 
 class _Later:
@@ -106,6 +129,8 @@ def set_up(test_class: Any, is_ours: Callable[[type], bool]) -> None:
     Args:
         is_ours: Whether a class that comes later in the run is one that needs a server too.
     """
+    classes.begin(test_class)
+    test_class.addClassCleanup(classes.end, test_class)
     # Class cleanups, not tearDownClass: unittest skips tearDownClass when setUpClass raises, and the server would
     # outlive the class.
     test_class.addClassCleanup(schedule.finish, test_class)
@@ -116,6 +141,7 @@ def set_up(test_class: Any, is_ours: Callable[[type], bool]) -> None:
         # The reader needs the sentence and the place in his own code, not our frames.
         raise error.with_traceback(None) from error.__cause__
     test_class.addClassCleanup(_forget, test_class)
+    test_class.addClassCleanup(running.connections.check_use)
     test_class._dbtestcase = running
     test_class.instance, test_class.engine, test_class.url = running.instance, running.engine, running.url
     running.redirect_application()
@@ -123,7 +149,9 @@ def set_up(test_class: Any, is_ours: Callable[[type], bool]) -> None:
         running.make_class_data()
     following = schedule.after(test_class)
     if following is not None and is_ours(following):
-        running.expect(following, kind_of(following))
+        # A mistake of that class is its own: it will be told there.
+        with suppress(Exception):
+            running.expect(following, kind_of(following))
 
 
 def kind_of(test_class: Any) -> type[RunningClass]:
@@ -139,16 +167,11 @@ def run_test(test: Any, result: Any, run: Callable[[Any], Any]) -> None:
         if not getattr(type(test), "__unittest_skip__", False):
             _let_fail(test)
         run(result)
-    elif not running.awaits_tests and _is_coroutine_function(getattr(test, test._testMethodName)):
+    elif running.coroutines and test._testMethodName in running.coroutines:
         _let_fail(test, _not_awaited(test))
         run(result)
     else:
         running.run_test(test, result, run)
-
-
-def _is_coroutine_function(method: Any) -> bool:
-    code = getattr(method, "__code__", None)
-    return code is not None and bool(code.co_flags & CO_COROUTINE)
 
 
 def debug_test(test: Any, debug: Callable[[], Any]) -> None:

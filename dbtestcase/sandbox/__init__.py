@@ -9,6 +9,7 @@ from .ahead import MOST, ConnectionsAhead
 from .attempt import Attempt, Reason, RunAgain, TasksOfTest
 from .context import ClassContext
 from .database import SandboxedDatabase
+from .engine_origins import watch_engines as _watch_engines
 from .real import LeftOpen, RealConnection
 from .registry import URL, activate, deactivate
 from .rules import Rules
@@ -30,4 +31,6 @@ __all__ = [
     "deactivate",
 ]
 
-del _plugin
+_watch_engines()
+
+del _plugin, _watch_engines

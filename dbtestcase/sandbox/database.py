@@ -349,6 +349,16 @@ class SandboxedDatabase:
                 outcome = "COMMIT" if keep else "ROLLBACK"
                 self.observer.transaction_ended(work.label, usual_origin((outcome, work.last[0])), outcome)
 
+    def need_real(self, rule: str) -> None:
+        """End the attempt, if there is one, because of something that no connection has to do with.
+
+        Raises:
+            RunAgain: There is one; see :meth:`Attempt.stop`.
+        """
+        attempt = self._before_use() if self._is_shared else None
+        if attempt is not None:
+            attempt.stop(Reason(rule, "", user_origin()))
+
     def stop(self, connection: SandboxConnection, rule: str, *, of_class: bool = False) -> NoReturn:
         """End the attempt because of something other than a statement.
 

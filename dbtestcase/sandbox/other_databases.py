@@ -2,12 +2,14 @@
 
 It watches the ``do_connect`` event of all engines, and what their pools hand out that was opened before the class. New
 connections of engines with a ``creator`` of their own, and drivers that are called without SQLAlchemy, are not seen.
+Files and databases in memory (SQLite) may be used beside the class's database, but not in place of it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -15,29 +17,96 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
 from dbtestcase.errors import UndeclaredDatabase
-from dbtestcase.frames import user_origin
+from dbtestcase.frames import UNKNOWN, Origin, is_installed, user_origin
+
+from .engine_origins import made_at, url_of
+
+__all__ = ["Guard", "allow_other_databases", "forbid_other_databases"]
 
 # Dialects whose database is a file or memory.
 _SERVERLESS = frozenset({"sqlite", "duckdb", "access"})
+_MOST_SHOWN = 3
 
-_guards: dict[str, _Guard] = {}
+_guards: dict[str, Guard] = {}
 _is_listening = False
 
 
-class _Guard(NamedTuple):
-    is_ours: Callable[[str, str, str], bool]
-    since: float
+class _Connection(NamedTuple):
+    """Where an engine has connected to something that is not ours."""
+
+    url: str
+    made: Origin
+    used: Origin
 
 
-def forbid_other_databases(owner: str, is_ours: Callable[[str, str, str], bool]) -> None:
-    """Begin to refuse connections to servers that are not ours.
+@dataclass
+class Guard:
+    """What one running test class forbids.
 
     Args:
         owner: The name of the test class.
         is_ours: Called with host, port and database; says whether this is one of the class's.
+        redirected: Returns the URLs for which its redirected engines were made.
+        allowed: Hosts, or URLs, of servers that may be connected to; for a database without a server its URL.
     """
+
+    owner: str
+    is_ours: Callable[[str, str, str], bool]
+    redirected: Callable[[], Collection[sa.URL]]
+    allowed: Collection[str | sa.URL] = ()
+    since: float = field(default_factory=time.time)
+    elsewhere: list[_Connection] = field(default_factory=list)
+
+    def allows(self, host: str, port: str, database: str) -> bool:
+        """Whether a server may be connected to."""
+        return self.is_ours(host, port, database) or any(
+            host == each if isinstance(each, str) and "://" not in each else _names(each, host, port, database)
+            for each in self.allowed
+        )
+
+    def note(self, dialect: sa.Dialect, named: str) -> None:
+        """Note that an engine uses a file, or a database in memory.
+
+        Raises:
+            UndeclaredDatabase: It is the one for which a redirected engine was made.
+        """
+        url = url_of(dialect)
+        if url is not None and any(sa.make_url(each) == url for each in self.allowed if "://" in str(each)):
+            return
+        if url is not None and url.database and url in self.redirected():
+            raise self.refusal(dialect, f"an engine tried to connect to {named}, from the URL of a redirected engine,")
+        if len(self.elsewhere) < _MOST_SHOWN:
+            self.elsewhere.append(_Connection(named, made_at(dialect), user_origin()))
+
+    def refusal(self, dialect: sa.Dialect, what: str, done: str = "connected to") -> UndeclaredDatabase:
+        """Return the error for an engine that is not one of the class's."""
+        made = made_at(dialect)
+        where = f" The engine was made at {made}." if made is not UNKNOWN else ""
+        return UndeclaredDatabase(
+            f"{what} at {user_origin()}, which is not the database of {self.owner}. It has not been {done}.{where}\n"
+            f"What to do: {_remedy(self.owner, made)} If {self.owner} is meant to talk to that database, set "
+            "allow_other_databases = True, or to a list of hosts or URLs."
+        )
+
+    def unused(self) -> UndeclaredDatabase | None:
+        """Return the error for a class whose own database nobody has used, if another one was used in its place."""
+        if not self.elsewhere:
+            return None
+        lines = "".join(
+            f"\n  - {each.url} at {each.used}" + (f", engine made at {each.made}" if each.made is not UNKNOWN else "")
+            for each in self.elsewhere
+        )
+        return UndeclaredDatabase(
+            f"{self.owner}: nobody used the class's database. The code under test used another one:{lines}\n"
+            f"What to do: {_remedy(self.owner, self.elsewhere[0].made)} If {self.owner} is meant to use that database "
+            "only, set allow_other_databases = True."
+        )
+
+
+def forbid_other_databases(guard: Guard) -> None:
+    """Begin to refuse connections to servers that are not ours."""
     global _is_listening
-    _guards[owner] = _Guard(is_ours, time.time())
+    _guards[guard.owner] = guard
     if not _is_listening:
         _is_listening = True
         event.listen(sa.Engine, "do_connect", _before_connect, insert=True)
@@ -49,39 +118,76 @@ def allow_other_databases(owner: str) -> None:
     _guards.pop(owner, None)
 
 
+def _last() -> Guard:
+    return next(reversed(_guards.values()))
+
+
 def _before_connect(dialect: sa.Dialect, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
-    if not _guards or dialect.name in _SERVERLESS:
+    if not _guards:
+        return
+    if dialect.name in _SERVERLESS:
+        _last().note(dialect, _serverless(dialect, arguments))
         return
     host = str(parameters.get("host") or parameters.get("hostaddr") or "")
     port = str(parameters.get("port") or "5432")
     database = str(parameters.get("dbname") or parameters.get("database") or "")
-    if not _is_one_of_ours(host, port, database):
-        raise _refusal(f"an engine tried to connect to {_named(dialect, host, port, parameters)}", "connected to")
+    if not _is_allowed(host, port, database):
+        named = _named(dialect, host, port, parameters)
+        raise _last().refusal(dialect, f"an engine tried to connect to {named}")
 
 
 def _before_use(connection: Any, record: Any, fairy: Any) -> None:
-    if not _guards or record.starttime >= next(reversed(_guards.values())).since:
+    if not _guards or record.starttime >= _last().since:
+        return
+    dialect = fairy._pool._dialect
+    if getattr(dialect, "name", "") in _SERVERLESS:
+        _last().note(dialect, _serverless(dialect))
         return
     # What the drivers of PostgreSQL tell; others are not asked.
     info = getattr(connection, "info", None)
     host, port = getattr(info, "host", None), str(getattr(info, "port", ""))
     database = getattr(info, "dbname", "")
-    if host and not _is_one_of_ours(host, port, database):
+    if host and not _is_allowed(host, port, database):
         named = f"database {database!r} of the server at {host!r}"
-        raise _refusal(f"an engine tried to use a connection, opened before the class, to the {named}", "used")
+        raise _last().refusal(
+            dialect, f"an engine tried to use a connection, opened before the class, to the {named}", "used"
+        )
 
 
-def _is_one_of_ours(host: str, port: str, database: str) -> bool:
-    return any(guard.is_ours(host, port, database) for guard in _guards.values())
+def _is_allowed(host: str, port: str, database: str) -> bool:
+    return any(guard.allows(host, port, database) for guard in _guards.values())
 
 
-def _refusal(what: str, done: str) -> UndeclaredDatabase:
-    owner = next(reversed(_guards))
-    return UndeclaredDatabase(
-        f"{what} at {user_origin()}, which is not the database of {owner}. It has not been {done}.\n"
-        f"Add the engine to {owner}.app_engines, or call cls.redirect_engine(engine) where it is made later, and it "
-        f"uses the class's database. If {owner} is meant to talk to that server, set allow_other_databases = True."
+def _names(url: str | sa.URL, host: str, port: str, database: str) -> bool:
+    """Whether a URL names this server, and this database of it if it names one."""
+    wanted = sa.make_url(url)
+    known = wanted.host or wanted.query.get("host") or ""
+    return host == known and str(wanted.port or 5432) == port and wanted.database in (None, "", database)
+
+
+def _remedy(owner: str, made: Origin) -> str:
+    """Say how an engine that was made there comes to use the class's database."""
+    configure = (
+        "give the code that makes it the URL dbtestcase.URL, in its configuration for tests or as the variable that it "
+        "reads"
     )
+    if made is UNKNOWN:
+        return f"add the engine to {owner}.app_engines, or {configure}."
+    if is_installed(made.filename) or made.filename.endswith("env.py"):
+        return f"{configure}: an engine that is made there cannot be named in {owner}.app_engines."
+    if made.function == "<module>":
+        return f"add the engine to {owner}.app_engines."
+    return (
+        f"add the engine to {owner}.app_engines if it is there before the class, call cls.redirect_engine(engine) "
+        f"where it is made later, or {configure}."
+    )
+
+
+def _serverless(dialect: sa.Dialect, arguments: Any = ()) -> str:
+    url = url_of(dialect)
+    if url is not None:
+        return repr(url.render_as_string())
+    return repr(f"{dialect.name}:///{arguments[0]}") if arguments else f"a database of {dialect.name}"
 
 
 def _named(dialect: sa.Dialect, host: str, port: str, parameters: dict[str, Any]) -> str:

@@ -19,18 +19,28 @@ class SandboxPlugin(CreateEnginePlugin):
     def __init__(self, url: sa.URL, kwargs: dict[str, Any]) -> None:
         super().__init__(url, kwargs)
         self.url = url
+        neighbour = registry.beside(url)
+        self._is_beside = neighbour is not None
+        if neighbour is not None:
+            # Nothing is undone in a database that is none of the class's.
+            neighbour.need_real("makes an engine for another database of the class's server")
+            return
         # Resolved here: a URL whose class is over is an error where the engine is made.
         self._database = registry.find(url)
         # The engine's own pool serves while no class is running; it must not connect anywhere.
         kwargs["creator"] = unconnected(url)
 
     def update_url(self, url: sa.URL) -> sa.URL:
+        if self._is_beside:
+            return url.difference_update_query(["plugin"])
         # SQLAlchemy takes the plugin out. An engine that somebody makes from `engine.url` is to be isolated as well.
         return url.difference_update_query([registry.SUFFIX]).update_query_dict(
             {"plugin": registry.PLUGIN}, append=True
         )
 
     def engine_created(self, engine: sa.Engine) -> None:
+        if self._is_beside:
+            return
         if self._database is None:
             registry.add_late(engine)
         else:

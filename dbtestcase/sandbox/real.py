@@ -71,6 +71,8 @@ class RealConnection:
     # SQLAlchemy is at work on it: what cursors send now is not the user's, or is observed already.
     is_inside: bool = True
     has_sent: bool = False  # in the present transaction
+    # The ORM session that began a transaction on it last.
+    session: Callable[[], Any] | None = None
     cursors: dict[int, tuple[weakref.ref[Any], Origin]] = field(default_factory=dict)
 
     @property
@@ -115,6 +117,13 @@ class RealConnection:
             self.native.pgconn.exec_(b"COMMIT")
         else:
             loops.wait_for(self.loop, self.native.execute, "COMMIT")
+
+    def release_from_session(self) -> None:
+        """Let a session that holds it, and has only read, go on with another connection when it is used again."""
+        session = None if self.session is None else self.session()
+        if session is not None and self.is_held and not self.is_async:
+            with suppress(Exception):
+                session.rollback()
 
     def open_cursors(self) -> list[Any]:
         """Return the raw cursors that the user's code has left open, with the lines that opened them."""
@@ -161,6 +170,11 @@ class RealConnections:
     @property
     def are_any(self) -> bool:
         return bool(self._open)
+
+    @property
+    def were_any(self) -> bool:
+        """Whether there has ever been one."""
+        return self._count > 0
 
     def add(self, connection: Any, dialect: Any, pool: Any, record: Any) -> None:
         """Take note of a connection that was opened for a pool."""
@@ -284,6 +298,8 @@ class RealConnections:
                     self._closed.add(each.connection)
                 if label or lines:
                     left.append(LeftOpen(label, each.origin, each.pid, changed, lines))
+                if checks_changes and not changed:
+                    each.release_from_session()
             each.close()
         return left
 

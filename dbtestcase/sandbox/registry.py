@@ -30,6 +30,8 @@ class Database(Protocol):
 
     def restore(self, engine: Any) -> None: ...
 
+    def need_real(self, rule: str) -> None: ...
+
 
 _by_address: weakref.WeakValueDictionary[tuple[str, str, str], Database] = weakref.WeakValueDictionary()
 _running: dict[str, Database] = {}
@@ -75,6 +77,17 @@ def find(url: sa.URL) -> Database | None:
             "For another process or program, ask for self.external_url within the test."
         )
     return database
+
+
+def beside(url: sa.URL) -> Database | None:
+    """Return a database of a running class on the server that a URL names, if the URL names another one there.
+
+    A program that makes databases of its own begins with the address of the one that it knows.
+    """
+    host, port, database = address(url)
+    if names_running_class(url) or (host, port, database) in _by_address:
+        return None
+    return next((found for key, found in _by_address.items() if key[:2] == (host, port)), None)
 
 
 def activate(databases: Mapping[str, Database]) -> None:

@@ -57,5 +57,10 @@ def _began(session: Session, transaction: Any, connection: sa.Connection) -> Non
         return
     known = _databases.get(root(connection.engine))
     database = known() if known is not None else None
-    if database is not None and database.is_copy:
+    if database is None:
+        return
+    if database.is_copy:
         database.sessions.note(session)
+    opened = database.real.get(dbapi_connection)
+    if opened is not None:
+        opened.session = weakref.ref(session)

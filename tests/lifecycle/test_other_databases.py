@@ -1,0 +1,211 @@
+"""A class whose code connects elsewhere is told: which engine, made where, and what can be done about it there."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import textwrap
+import unittest
+from pathlib import Path
+from unittest import mock
+
+from sqlalchemy import create_engine, text
+
+import dbtestcase
+from dbtestcase import DatabaseTestCase, errors
+from tests.support import Base, Customer, problems, run_case
+
+
+class ShopTestCase(DatabaseTestCase):
+    schema = Base
+
+
+class NotUsedTests(unittest.TestCase):
+    def setUp(self):
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.url = f"sqlite:///{self.folder}/developer.sqlite"
+
+    def test_a_file_used_in_place_of_the_class_s_database_is_an_error_of_the_class(self):
+        url = self.url
+
+        class Shop(ShopTestCase):
+            def test_it(self):
+                with create_engine(url).begin() as connection:
+                    connection.execute(text("CREATE TABLE customer (id integer)"))
+
+        result = run_case(Shop)
+
+        self.assertEqual(len(result.errors), 1)
+        for words in (
+            "nobody used the class's database", "developer.sqlite", "engine made at", "test_other_databases",
+            "Shop.app_engines", "redirect_engine", "dbtestcase.URL", "allow_other_databases = True",
+        ):  # fmt: skip
+            self.assertIn(words, problems(result)[0])
+
+    def test_so_is_one_that_was_connected_before_the_class(self):
+        engine = create_engine(self.url)
+        self.addCleanup(engine.dispose)
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+        class Shop(ShopTestCase):
+            def test_it(self):
+                with engine.connect() as connection:
+                    connection.execute(text("SELECT 1"))
+
+        self.assertIn("nobody used the class's database", problems(run_case(Shop))[0])
+
+    def test_a_class_that_uses_its_own_database_as_well_may_use_files(self):
+        url = self.url
+
+        class Shop(ShopTestCase):
+            def test_1(self):
+                create_engine(url).connect().close()
+
+            def test_2(self):
+                self.assertRowCount(Customer, 0)
+
+        class Given(ShopTestCase):
+            @classmethod
+            def setUpTestData(cls, session):
+                session.add(Customer(name="Ada"))
+
+            def test_1(self):
+                create_engine(url).connect().close()
+
+        class Asking(ShopTestCase):
+            def test_1(self):
+                create_engine(url).connect().close()
+                self.assertTrue(self.external_url)
+
+        self.assertEqual(problems(run_case(Shop, Given, Asking)), [])
+
+    def test_one_that_says_so_may_use_files_only(self):
+        url = self.url
+
+        class Shop(ShopTestCase):
+            allow_other_databases = True
+
+            def test_it(self):
+                create_engine(url).connect().close()
+
+        class Listed(Shop):
+            allow_other_databases = [url]
+
+        self.assertEqual(problems(run_case(Shop, Listed)), [])
+
+    def test_the_file_of_a_redirected_engine_is_refused_to_other_engines(self):
+        app_engine = create_engine(self.url)
+        url = self.url
+
+        class Shop(ShopTestCase):
+            app_engines = [app_engine]
+
+            def test_it(self):
+                with app_engine.begin() as connection:
+                    connection.execute(text("INSERT INTO customer (name) VALUES ('Ada')"))
+                create_engine(url).connect()
+
+        result = run_case(Shop)
+
+        self.assertEqual(len(result.errors), 1)
+        for words in ("UndeclaredDatabase", "URL of a redirected engine", "engine was made at"):
+            self.assertIn(words, problems(result)[0])
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+
+class RemedyTests(unittest.TestCase):
+    def told(self, engine_of, **attributes) -> str:
+        def test_it(self):
+            with self.assertRaises(errors.UndeclaredDatabase) as caught:
+                engine_of().connect()
+            messages.append(str(caught.exception))
+
+        messages: list[str] = []
+        shop = type("Shop", (ShopTestCase,), {"test_it": test_it, **attributes})
+        self.assertEqual(problems(run_case(shop)), [])
+        return messages[0]
+
+    def module(self, path: Path) -> object:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            textwrap.dedent(
+                """
+                from sqlalchemy import create_engine
+                engine = create_engine("postgresql+psycopg2://somebody:secret@127.0.0.1:1/production")
+                """
+            )
+        )
+        name = path.stem
+        with mock.patch.object(sys, "path", [str(path.parent), *sys.path]):
+            self.addCleanup(sys.modules.pop, name, None)
+            return __import__(name)
+
+    def test_an_engine_of_a_module_can_be_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            module = self.module(Path(folder, "shop_of_remedies.py"))
+            told = self.told(lambda: module.engine)
+
+        self.assertRegex(told, r"The engine was made at .*shop_of_remedies.py:3 in <module>")
+        self.assertIn("What to do: add the engine to Shop.app_engines. If", told)
+        self.assertNotIn("secret", told)
+
+    def test_one_of_a_library_cannot(self):
+        with tempfile.TemporaryDirectory() as folder:
+            module = self.module(Path(folder, "site-packages", "library_of_remedies.py"))
+            told = self.told(lambda: module.engine)
+
+        self.assertIn("dbtestcase.URL", told)
+        self.assertIn("cannot be named in Shop.app_engines", told)
+
+    def test_one_that_is_made_in_a_function_can_be_redirected_there(self):
+        told = self.told(lambda: create_engine("postgresql+psycopg2://somebody:secret@127.0.0.1:1/production"))
+
+        self.assertIn("cls.redirect_engine(engine)", told)
+        self.assertIn("test_other_databases.py", told)
+
+
+class AllowedTests(unittest.TestCase):
+    def test_a_list_of_hosts_or_urls(self):
+        listed = create_engine("postgresql+psycopg2://somebody@127.0.0.1:1/elsewhere")
+        other = create_engine("postgresql+psycopg2://somebody@127.0.0.1:2/elsewhere")
+        for allowed, others in (
+            (["127.0.0.1"], "Connection refused"),
+            (["postgresql://127.0.0.1:1/elsewhere"], "not the database of"),
+            (["postgresql://127.0.0.1:1"], "not the database of"),
+            (["postgresql://127.0.0.1:1/another", "::1"], None),
+        ):
+            with self.subTest(allowed):
+
+                def test_it(self, others=others):
+                    with self.assertRaisesRegex(Exception, "Connection refused" if others else "not the database of"):
+                        listed.connect()
+                    with self.assertRaisesRegex(Exception, others or "not the database of"):
+                        other.connect()
+
+                shop = type("Shop", (ShopTestCase,), {"allow_other_databases": allowed, "test_it": test_it})
+
+                self.assertEqual(problems(run_case(shop)), [])
+
+    def test_another_database_of_the_class_s_server_is_reached_from_a_copy(self):
+        class Shop(ShopTestCase):
+            def test_it(self):
+                url = self.engine.url.set(database="postgres")
+                with create_engine(url).connect() as connection:
+                    self.assertEqual(connection.scalar(text("SELECT current_database()")), "postgres")
+                self.assertNotEqual(self.engine.url.database, "test")
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_engines_made_from_our_url_are_ours(self):
+        engine = create_engine(dbtestcase.URL)
+
+        class Shop(ShopTestCase):
+            def test_it(self):
+                engine.connect().close()
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
