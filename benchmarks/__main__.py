@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import alone, class_setup, clones, environment, existing, per_test, schema_cost, suite
+from benchmarks import alone, asynchronous, class_setup, clones, environment, existing, per_test, schema_cost, suite
 from benchmarks.harness import Harness
 from benchmarks.plan import Group
 from benchmarks.report import Report
@@ -27,6 +27,7 @@ GROUPS: dict[str, Callable[[Path], Group]] = {
     "classes": lambda _: class_setup.CLASSES,
     "alone": lambda _: alone.ALONE,
     "tests": lambda _: per_test.TESTS,
+    "asyncio": lambda _: asynchronous.ASYNCIO,
     "suite": lambda _: suite.group(),
     "schema": schema_cost.group,
     "clones": lambda _: clones.CLONES,

@@ -341,6 +341,9 @@ class SharedTransaction:
         """Undo it all; return what ``ask``, sent in the same round trip, tells, ``None`` without it."""
         if not self.has_begun:
             return None
+        if self.physical.loop is not None and not (self.owner is not None and self.owner.failed):
+            # This connection is closed now, which undoes it all.
+            return self.physical.ask(ask) if ask else None
         if ask:
             return self.physical.ask(f"ROLLBACK; {ask}")
         self.physical.send("ROLLBACK")
