@@ -53,7 +53,7 @@ class SharedConnection:
         self.physical: Physical | None = None
         self._database = database
         self._setup: Setup | None = None
-        self._same_state: set[int] = set()  # ids of the setups that fit
+        self._same_state: set[Setup] = set()
         self._is_opening = False
         self._ready: Any = None
         self._lock = threading.RLock()
@@ -62,7 +62,7 @@ class SharedConnection:
         """Return the physical connection for one that shares it, opened if there is none."""
         known = self.physical
         taken = connection.engine
-        if known is not None and id(taken.setup) in self._same_state and (known.loop is None or known.serves_here):
+        if known is not None and taken.setup in self._same_state and (known.loop is None or known.serves_here):
             return known
         with self._lock:
             self._database.check_attempt(connection)
@@ -73,7 +73,7 @@ class SharedConnection:
             try:
                 if self.physical is None:
                     self._open(connection)
-                elif id(taken.setup) not in self._same_state:
+                elif taken.setup not in self._same_state:
                     self._share_or_stop(connection)
                 elif not self.physical.serves_here:
                     self._open_here_or_stop(connection)
@@ -93,20 +93,25 @@ class SharedConnection:
             if ready is not None:
                 ready.close()
             fresh = self._database.connects(partial(setup.connect, self._database.real_url))
-        setup.prepare(fresh, self._database.rules)
-        opened = physical(fresh, taken.dialect)
+        try:
+            setup.prepare(fresh, self._database.rules)
+            opened = physical(fresh, taken.dialect)
+        except taken.dialect.loaded_dbapi.Error:
+            # Nobody else closes it, and while it is there no copy of the database can be made.
+            fresh.close()
+            self._database.stop(connection, "the engine's connect listeners fail, or leave a transaction open")
         if setup.may_have_own_state:
             self._check_modes(opened, connection)
         self.physical, self._setup = opened, setup
-        self._same_state = {id(setup)}
+        self._same_state = {setup}
         for other in self._database.taken:
             if other.setup is not setup and other.setup.state is not None and other.setup.state == setup.state:
                 other.setup.register(fresh)
-                self._same_state.add(id(other.setup))
+                self._same_state.add(other.setup)
 
     def _check_modes(self, opened: Physical, connection: SandboxConnection) -> None:
         """Let go of a connection whose transactions are of a kind that one transaction cannot stand for."""
-        level, read_only = opened.ask(_MODES).split()
+        level, read_only = opened.ask(_MODES).lower().split()  # a type of the user's may change texts
         if level != "read-committed" or read_only != "off":
             opened.hang_up()
             rule = f"the engine's connections begin {_MODE_WORDS[read_only != 'off']} transactions"
@@ -132,7 +137,7 @@ class SharedConnection:
                 own.close()
         if setup.state == present.state:
             setup.register(self.physical.connection)
-            self._same_state.add(id(setup))
+            self._same_state.add(setup)
         elif not self._database.has_spoken:
             self._replace(connection)
         else:

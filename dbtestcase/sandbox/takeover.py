@@ -30,8 +30,10 @@ __all__ = ["TakenEngine", "is_supported", "root"]
 
 # In production the code under test has the pool to itself; here the test's own sessions hold connections as well.
 _CONNECTIONS_OF_THE_TEST = 5
-_OWN_LISTENERS = ("create_engine.<locals>.", "DefaultDialect._builtin_onconnect.<locals>.")
-_SHARED_LEVELS = ("READ COMMITTED", "READ UNCOMMITTED")
+# What SQLAlchemy and this module listen with.
+_OWN_LISTENERS = (
+    "create_engine.<locals>.", "DefaultDialect._builtin_onconnect.<locals>.", "TakenEngine.", "RealConnections.",
+)  # fmt: skip
 _MODES = ("set_isolation_level", "reset_isolation_level", "get_isolation_level", "set_readonly", "set_deferrable")
 _POOL_EVENTS = ("connect", "checkout", "checkin", "reset", "invalidate", "soft_invalidate", "close")
 
@@ -90,9 +92,15 @@ class TakenEngine:
         self._keep_adapters()
         self.dialect: Any = engine.dialect
         self._has_asked = False
+        self.setup = self._read_setup()
+        self._shared_pool: Pool | None = None
+        self._put_gates_up()
+        self.use_real()
+
+    def _read_setup(self) -> Setup:
         listeners = list(_listeners(self._template, "connect"))
         first_connect = next((self._once(each) for each in listeners if _is_first_connect(each)), None)
-        self.setup = Setup(
+        return Setup(
             self.dialect,
             _connect_args(self._template),
             # The order is SQLAlchemy's: its own come first.
@@ -101,14 +109,12 @@ class TakenEngine:
             user_listeners=[each for each in listeners if not _is_sqlalchemys(each)],
             as_role=as_role,
         )
-        self._shared_pool: Pool | None = None
-        self._put_gates_up()
-        self.use_real()
 
     # -- pools
 
     def use_shared(self) -> None:
         """Give connections that share the one transaction."""
+        self._keep_added_listeners()
         if self._shared_pool is None:
             pool = self._derived_pool(self._shared_connection)
             _listeners(pool, "connect").clear()
@@ -120,6 +126,7 @@ class TakenEngine:
 
     def use_real(self) -> None:
         """Give real connections to the database as it is at present."""
+        self._keep_added_listeners()
         self._shared_pool = None  # whoever holds a connection of it keeps that one, and starves nobody
         self.engine.pool = pool = self._derived_pool(self._real_connection)
         real = self._database.real
@@ -160,19 +167,50 @@ class TakenEngine:
 
     def _once(self, first_connect: Any) -> Callable[[Any, Any], None]:
         """Return SQLAlchemy's listener for a first connection, without its memory, which is the original pool's."""
-        ask = answered_once(self.engine.dialect, self._kind, _inner(first_connect))
+        inner = _inner(first_connect)
+        ask = answered_once(self.engine.dialect, None if self._may_have_own_state() else self._kind, inner)
 
         def listener(connection: Any, record: Any) -> None:
             if not self._has_asked:
-                ask(connection, record)
+                (inner if self._may_have_own_state() else ask)(connection, record)
                 self._has_asked = True
 
         return listener
+
+    def _may_have_own_state(self) -> bool:
+        """Whether a server may answer its connections otherwise: they may have another search_path."""
+        listeners = (*_listeners(self._template, "connect"), *_listeners(self.engine.pool, "connect"))
+        return "options" in _connect_args(self._template) or not all(map(_is_sqlalchemys, listeners))
+
+    def _keep_added_listeners(self) -> bool:
+        """Let listeners that were added to the present pool be the engine's own, as they would be without us.
+
+        Returns:
+            Whether its connections are prepared otherwise by that.
+        """
+        is_prepared_otherwise = False
+        for name in _POOL_EVENTS:
+            known, present = _listeners(self._template, name), list(_listeners(self.engine.pool, name))
+            added = [each for each in present if each not in known and not _is_sqlalchemys(each)]
+            for each in added:
+                if each is present[0]:  # event.listen(..., insert=True)
+                    known.appendleft(each)
+                else:
+                    known.append(each)
+            if added and name == "connect":
+                is_prepared_otherwise = True
+                self._has_asked = False
+                self.setup = self._read_setup()
+        return is_prepared_otherwise
 
     def _real_connection(self, record: Any) -> Any:
         return self._database.real_connection(self, record)
 
     def _shared_connection(self, record: Any) -> Any:
+        if self._keep_added_listeners():
+            listeners = _listeners(self.engine.pool, "connect")
+            listeners.clear()
+            listeners.append(self._told_of_connect)
         connection = SandboxConnection(self._database, self, record)
         level = getattr(self.dialect, "_on_connect_isolation_level", None)
         if level:
@@ -253,13 +291,7 @@ class TakenEngine:
         state["do_execute"], state["do_executemany"] = gate("do_execute"), gate("do_executemany")
         state["do_execute_no_params"] = without_parameters
         state["get_driver_connection"] = driver_connection
-        for name in (
-            "set_isolation_level",
-            "reset_isolation_level",
-            "get_isolation_level",
-            "set_readonly",
-            "set_deferrable",
-        ):
+        for name in _MODES:
             if hasattr(kind, name):
                 state[name] = mode(name)
 
@@ -286,7 +318,7 @@ class TakenEngine:
 
     def _set_level(self, connection: SandboxConnection, level: str) -> None:
         level = level.replace("_", " ").upper()
-        if level != "AUTOCOMMIT" and level not in _SHARED_LEVELS:
+        if level not in ("AUTOCOMMIT", "READ COMMITTED"):
             self._database.stop(connection, f"the isolation level {level} needs real connections")
         connection.autocommits = level == "AUTOCOMMIT"
 
@@ -295,6 +327,7 @@ class TakenEngine:
     def give_back(self) -> None:
         """Make the engine exactly what it was."""
         engine = self.engine
+        self._keep_added_listeners()
         ours, engine.pool = engine.pool, self._original_pool
         if not engine.dialect.is_async:
             ours.dispose()

@@ -41,7 +41,7 @@ class EngineTests(unittest.TestCase):
                 app_engines = [engine]
 
                 def test_it(self) -> None:
-                    calls.append("run")  # noqa: B023
+                    calls.append("run")
                     with self.app_engines[0].begin() as connection:
                         connection.execute(Customer.__table__.insert(), {"name": "Ada"})
 
