@@ -16,8 +16,10 @@ __all__ = ["States", "present_states", "restoring_sql", "states"]
 States = dict[str, Sequence[Any]]
 """By the sequence's qualified name, as SQL writes it: its ``last_value`` and ``is_called``."""
 
-_NAMES = "SELECT format('%I.%I', schemaname, sequencename) FROM pg_sequences ORDER BY 1"
-_PRESENT = "SELECT format('%I.%I', schemaname, sequencename), last_value, start_value FROM pg_sequences ORDER BY 1"
+# Those of temporary tables are gone with the connection that made them.
+_OURS = "pg_sequences WHERE schemaname !~ '^pg_temp_' ORDER BY 1"
+_NAMES = f"SELECT format('%I.%I', schemaname, sequencename) FROM {_OURS}"
+_PRESENT = f"SELECT format('%I.%I', schemaname, sequencename), last_value, start_value FROM {_OURS}"
 
 
 def states(connection: Any) -> States:

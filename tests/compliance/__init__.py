@@ -1,4 +1,4 @@
-"""SQLAlchemy's own compliance suite for dialects, run plain and through the sandbox.
+"""SQLAlchemy's own compliance suite for dialects, run plain and isolated as tests are by default.
 
 ::
 
@@ -7,9 +7,9 @@
     python -m tests.compliance --quick             # the modules in which transactions and cursors matter
     python -m tests.compliance -k JSONTest         # what pytest's -k selects
 
-A test that passes on real connections has to pass on the virtual ones of the sandbox, and to leave nothing behind. What
-cannot be given is listed in ``differences.py``, with the reason. The command fails if a test fails only through the
-sandbox and is not listed, or is listed and passes.
+A test that passes plain has to pass isolated, in one transaction or by running twice, and to leave nothing behind. What
+cannot be given is listed in ``differences.py``, with the reason. The command fails if a test fails only isolated and is
+not listed, or is listed and passes.
 
 These are no unit tests: discovery does not find them, and they need pytest, which the suite is written for.
 """

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import sqlalchemy
 
 from .differences import reason_for
-from .suite_runs import Outcome, SuiteFailed, run_suite
+from .suite_runs import Outcome, SuiteFailed, SuiteRun, run_suite
 
 
 @dataclass
 class Comparison:
-    """What the sandbox made of the tests that pass on real connections, as names."""
+    """What isolation made of the tests that pass on real connections, as names."""
 
     passed_plain: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
@@ -29,7 +29,7 @@ class Comparison:
 
 
 def compare(plain: Mapping[str, Outcome], sandboxed: Mapping[str, Outcome]) -> Comparison:
-    """Sort the tests that pass plain by what became of them through the sandbox."""
+    """Sort the tests that pass plain by what became of them isolated."""
     found = Comparison(passed_plain=[test for test, outcome in plain.items() if outcome.outcome == "passed"])
     for test in found.passed_plain:
         has_passed = test in sandboxed and sandboxed[test].outcome == "passed"
@@ -40,22 +40,23 @@ def compare(plain: Mapping[str, Outcome], sandboxed: Mapping[str, Outcome]) -> C
     return found
 
 
-def report(found: Comparison, plain: Mapping[str, Outcome], sandboxed: Mapping[str, Outcome]) -> None:
+def report(found: Comparison, plain: Mapping[str, Outcome], run: SuiteRun) -> None:
     """Print the numbers, then whatever needs somebody's attention."""
     failed_plain = [test for test, outcome in plain.items() if outcome.outcome == "failed"]
     for title, tests in (
         ("passed plain", found.passed_plain),
-        ("of them passed through the sandbox", [*found.passed, *found.listed_but_passing]),
-        ("failed only through the sandbox, listed", found.listed),
-        ("failed only through the sandbox, NOT listed", found.not_listed),
+        ("of them passed isolated", [*found.passed, *found.listed_but_passing]),
+        ("failed only isolated, listed", found.listed),
+        ("failed only isolated, NOT listed", found.not_listed),
         ("listed, but passing", found.listed_but_passing),
         ("failed plain", failed_plain),
     ):
         print(f"{len(tests):6}  {title}")
+    print(f"{len(run.ran_twice):6}  ran twice")
     for reason, tests in _by_reason(found.listed).items():
         print(f"\nlisted ({len(tests)}): {reason}.")
-    _print_tests("failed only through the sandbox and not listed in differences.py", found.not_listed, sandboxed)
-    _print_tests("listed in differences.py, but passing", found.listed_but_passing, sandboxed)
+    _print_tests("failed only isolated and not listed in differences.py", found.not_listed, run.outcomes)
+    _print_tests("listed in differences.py, but passing", found.listed_but_passing, run.outcomes)
     _print_tests("failed plain", failed_plain, plain)
 
 
@@ -82,13 +83,13 @@ def main() -> int:
     options = vars(parser.parse_args())
     print(f"SQLAlchemy {sqlalchemy.__version__}, {options['driver']}", flush=True)
     try:
-        plain = run_suite(through_sandbox=False, **options)
-        sandboxed = run_suite(through_sandbox=True, **options)
+        plain = run_suite(isolated=False, **options).outcomes
+        run = run_suite(isolated=True, **options)
     except SuiteFailed as error:
         print(error, file=sys.stderr)
         return 2
-    found = compare(plain, sandboxed)
-    report(found, plain, sandboxed)
+    found = compare(plain, run.outcomes)
+    report(found, plain, run)
     return 0 if found.is_as_expected else 1
 
 

@@ -1,4 +1,4 @@
-"""One run of the suite, plain or through the sandbox, on a throwaway instance of its own."""
+"""One run of the suite, plain or isolated, on throwaway instances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from dbtestcase.servers import Instance, ThrowawayPostgres, running_instance
 
-__all__ = ["Outcome", "SuiteFailed", "run_suite"]
+__all__ = ["Outcome", "SuiteFailed", "SuiteRun", "run_suite"]
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ class SuiteFailed(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a test ended: "passed", "failed", "skipped", or "warned" if it passed and the sandbox warned."""
+    """How a test ended: "passed", "failed" or "skipped"."""
 
     outcome: str
     text: str
@@ -52,8 +52,21 @@ class Outcome:
         return lines[0][:200]
 
 
-def run_suite(*, driver: str, through_sandbox: bool, quick: bool, select: str | None) -> dict[str, Outcome]:
-    """Run the suite and return how each test ended, by its name.
+@dataclass(frozen=True)
+class SuiteRun:
+    """What a run came to.
+
+    Attributes:
+        outcomes: How each test ended, by its name.
+        ran_twice: Why tests ran twice, one reason for each.
+    """
+
+    outcomes: dict[str, Outcome]
+    ran_twice: list[str]
+
+
+def run_suite(*, driver: str, isolated: bool, quick: bool, select: str | None) -> SuiteRun:
+    """Run the suite and return how each test ended.
 
     Raises:
         SuiteFailed: pytest ended without having run the tests.
@@ -70,12 +83,12 @@ def run_suite(*, driver: str, through_sandbox: bool, quick: bool, select: str | 
         options = [
             f"--compliance-url={instance.url().replace('+psycopg2', f'+{driver}')}",
             f"--compliance-outcomes={outcomes}",
-            *(["--compliance-sandbox"] if through_sandbox else []),
+            *([f"--compliance-driver={driver}"] if isolated else []),
             *(["-k", select] if select else []),
         ]
         _pytest(folder, options)
         found = json.loads(outcomes.read_text(encoding="utf-8"))
-    return {test: Outcome(**outcome) for test, outcome in found.items()}
+    return SuiteRun({test: Outcome(**outcome) for test, outcome in found["outcomes"].items()}, found["ran_twice"])
 
 
 def _create_schemas(instance: Instance) -> None:
@@ -88,7 +101,7 @@ def _pytest(folder: Path, options: Sequence[str]) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "--quiet", "--tb=short", "--assert=plain", f"--rootdir={folder}"),
-            *("-p", "no:cacheprovider", "-p", "tests.compliance.plugin", *options),
+            *("-p", "no:cacheprovider", "-p", "no:logging", "-p", "tests.compliance.plugin", *options),
         ],
         cwd=folder,
         # Other plugins that happen to be installed have no business here.
