@@ -85,6 +85,7 @@ class TakenEngine:
         self.engine = engine
         self._database = database
         self._kind = kind
+        self._as_role = as_role
         self._original_pool, self._original_dialect = engine.pool, engine.dialect
         self._original_state = dict(vars(engine.dialect))
         self._options: list[OptionEngine] = []
@@ -107,7 +108,7 @@ class TakenEngine:
             [first_connect if first_connect is not None and _is_first_connect(each) else each for each in listeners],
             first_connect=first_connect,
             user_listeners=[each for each in listeners if not _is_sqlalchemys(each)],
-            as_role=as_role,
+            as_role=self._as_role,
         )
 
     # -- pools
@@ -180,7 +181,8 @@ class TakenEngine:
     def _may_have_own_state(self) -> bool:
         """Whether a server may answer its connections otherwise: they may have another search_path."""
         listeners = (*_listeners(self._template, "connect"), *_listeners(self.engine.pool, "connect"))
-        return "options" in _connect_args(self._template) or not all(map(_is_sqlalchemys, listeners))
+        has_options = self._as_role is not None or "options" in _connect_args(self._template)
+        return has_options or not all(map(_is_sqlalchemys, listeners))
 
     def _keep_added_listeners(self) -> bool:
         """Let listeners that were added to the present pool be the engine's own, as they would be without us.
