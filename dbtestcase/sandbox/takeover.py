@@ -93,6 +93,7 @@ class TakenEngine:
         self._keep_adapters()
         self.dialect: Any = engine.dialect
         self._has_asked = False
+        self._as_role = as_role
         self.setup = self._read_setup()
         self._shared_pool: Pool | None = None
         self._put_gates_up()
