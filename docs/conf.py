@@ -24,10 +24,13 @@ napoleon_numpy_docstring = False
 
 # Names of other projects: their documentation is not fetched.
 nitpick_ignore_regex = [
-    ("py:.*", r"(sqlalchemy|flask|werkzeug|unittest|collections|contextlib|pathlib|typing|types|testing)(\..*)?"),
     (
         "py:.*",
-        r"(os\.PathLike|SchemaLike|Isolation|PostgresOptions|BaseInstance|dbtestcase\.lifecycle\.isolation\.Test)",
+        r"(sqlalchemy|flask|werkzeug|unittest|collections|contextlib|pathlib|typing|types|testing|threading)(\..*)?",
+    ),
+    (
+        "py:.*",
+        r"(os\.PathLike|SchemaLike|Isolation|PostgresOptions|BaseInstance|dbtestcase\.lifecycle\.isolation\.Test|dbtestcase\.frames\.Origin)",
     ),  # names of types only
     ("py:.*", r"(Engine|AsyncEngine|AsyncSession|Session|Connection|MetaData|Flask|FlaskClient|Path|TestResult|Any)"),
 ]

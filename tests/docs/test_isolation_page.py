@@ -168,7 +168,7 @@ class PictureTests(DatabaseTestCase):
     def test_2_is_what_the_server_was_sent(self) -> None:
         picture = next(each.code for each in blocks(PAGE) if each.argument == "a picture")
         shown = re.findall(r"\b(BEGIN|INSERT|SAVEPOINT dbt\d|SELECT|ROLLBACK TO dbt\d|ROLLBACK)(?=\s|$)",
-                           "\n".join(line[46:] for line in picture.splitlines()))  # fmt: skip
+                           "\n".join(line[31:] for line in picture.splitlines()))  # fmt: skip
         log = self.instance.read_bootlog().rpartition("LOG:  statement: BEGIN\n")[2]
         sent = ["BEGIN", *(line.strip(";") for line in re.findall(r"LOG:  statement: (.*)", log))]
         words = [each if "SAVEPOINT" in each or " TO " in each else each.partition(" ")[0] for each in sent]
