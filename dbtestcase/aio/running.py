@@ -62,7 +62,7 @@ class RunningAsyncClass(RunningClass):
         return engine
 
     def session_for_test(self) -> AsyncSession:
-        return AsyncSession(self.engine, expire_on_commit=False)
+        return AsyncSession(self.engine_for(None), expire_on_commit=False)
 
     def present_session(self, test: Any) -> Session | None:
         session = test.__dict__.get("session")

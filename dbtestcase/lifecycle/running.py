@@ -6,10 +6,12 @@ its users' namespace, carries a single attribute.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
+import psycopg2
 from sqlalchemy import URL
 from sqlalchemy.orm import Session
 
@@ -41,6 +43,7 @@ class RunningClass:
         explanations: What the present test sent, and what is known of its failures.
         always_real: Why its tests begin on copies; "" if they begin in the one transaction.
         runs: Runs its tests.
+        prepares_tests: Something is done before each test.
         connections: What those to its databases are at present.
         awaits_tests: Whether a test may be a coroutine function.
         coroutines: Names of methods that are coroutine functions where nobody awaits them.
@@ -70,7 +73,7 @@ class RunningClass:
         self._plan: SchemaPlan
         self._class_error: BaseException | None = None
         self._is_reported = report.is_wanted()
-        self._prepares_tests = type(self).begin_test is not RunningClass.begin_test
+        self.prepares_tests = type(self).begin_test is not RunningClass.begin_test
         self._told: list[BaseException] = []
 
     def __enter__(self) -> Self:
@@ -117,11 +120,6 @@ class RunningClass:
     def main(self) -> SandboxedDatabase:
         """The first database."""
         return next(iter(self.databases.values()))
-
-    @property
-    def engine(self) -> Any:
-        """The engine of the first database, as tests know it."""
-        return self.engine_for(None)
 
     def engine_for(self, database: str | None) -> Any:
         """Return the engine of one of the databases, as tests know it."""
@@ -237,11 +235,6 @@ class RunningClass:
         else:
             self.runs.run(test, result, run)
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether an attempt needs no preparing: connections are shared, and nothing is done for each test."""
-        return self.connections.are_shared and not self._prepares_tests
-
     def begin_test(self, test: Any) -> None:
         """Make ready for a run of a test; most of that waits for its first use of a database."""
         states.begin_test()  # a test before may have used sessions, and no database
@@ -253,13 +246,13 @@ class RunningClass:
 
     def use_shared(self) -> None:
         """Let connections share one transaction from now on."""
-        left = self.connections.use_shared()
+        left = self._on_living_server(self.connections.use_shared)
         if left:
             self.warn_left_open(left, when="before the first test")
 
     def use_copies(self) -> None:
         """Give the test private copies of the class's databases."""
-        self.warn_left_open(self.connections.use_copies(), when="before the first test")
+        self.warn_left_open(self._on_living_server(self.connections.use_copies), when="before the first test")
         self._class.url = self.url
 
     def leave_copies(self) -> list[LeftOpen]:
@@ -304,7 +297,7 @@ class RunningClass:
 
     def session_for_test(self) -> Any:
         """Return a new session on the class's engine."""
-        return Session(self.engine)
+        return Session(self.engine_for(None))
 
     def warn_left_open(self, left: list[LeftOpen], *, when: str) -> None:
         """Warn of connections and cursors that somebody has kept, and that were closed."""
@@ -380,6 +373,23 @@ class RunningClass:
         added.connects = self.instance.patiently
         undo.callback(added.close)
         self.databases[database] = added
+
+    def _on_living_server(self, use: Callable[[], list[LeftOpen]]) -> list[LeftOpen]:
+        """Do something that a test begins with; if the server has ended since the test before, on a fresh one."""
+        try:
+            return use()
+        except psycopg2.Error:
+            if self.instance.is_alive() and self.instance.answers():
+                raise
+        warnings.warn(
+            f"{self.name}: the server has ended between two tests, which lost what it held; a fresh one with the "
+            "class's schema and data takes its place.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        with self.runs.between_tests():
+            self._replace_instance()
+        return use()
 
     def _replace_instance(self) -> None:
         """Go on with a fresh instance: a test has changed this one for good, or the server did not survive it."""

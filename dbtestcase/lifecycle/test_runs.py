@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.orm import session as all_sessions
 
@@ -24,56 +24,17 @@ from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import IsolationBroken, LockWait
 from dbtestcase.frames import user_origin
 from dbtestcase.lifecycle import schedule
-from dbtestcase.lifecycle.connections import ClassConnections
+from dbtestcase.lifecycle.class_of_tests import ClassOfTests
 from dbtestcase.lifecycle.held import HeldResult, is_debugged
 from dbtestcase.lifecycle.isolation import Isolation, isolation_of
-from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, SandboxedDatabase, TasksOfTest
+from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, TasksOfTest
 
-__all__ = ["ClassOfTests", "TestRuns"]
+__all__ = ["TestRuns"]
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
 
 # After so many tests of a class ran twice, the rest of it begins on copies.
 _MANY = 3
-
-
-class ClassOfTests(Protocol):
-    """The running class, as far as running its tests concerns it."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def databases(self) -> Mapping[str, SandboxedDatabase]: ...
-
-    @property
-    def always_real(self) -> str: ...
-
-    @property
-    def connections(self) -> ClassConnections: ...
-
-    @property
-    def is_ready(self) -> bool: ...
-
-    def begin_test(self, test: Any) -> None: ...
-
-    def leave_test(self, test: Any) -> None: ...
-
-    def has_left_nothing(self, test: Any) -> bool: ...
-
-    def explain(self, test: Any, error: BaseException) -> bool: ...
-
-    def first_use(self, test: Any, *, is_attempt: bool) -> None: ...
-
-    def use_shared(self) -> None: ...
-
-    def use_copies(self) -> None: ...
-
-    def leave_copies(self) -> list[LeftOpen]: ...
-
-    def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None: ...
-
-    def warn_left_open(self, left: list[LeftOpen], *, when: str) -> None: ...
 
 
 class TestRuns:
@@ -105,6 +66,15 @@ class TestRuns:
     def is_untouched(self) -> bool:
         """Whether the present test has used no database yet."""
         return not self._has_used_database
+
+    @contextmanager
+    def between_tests(self) -> Iterator[None]:
+        """Let what is done in the block be no part of the test that is about to begin."""
+        test, self._test = self._test, None
+        try:
+            yield
+        finally:
+            self._test, self._attempt, self._has_used_database = test, None, False
 
     # -- told by whoever uses a database
 
@@ -229,7 +199,7 @@ class TestRuns:
         if not may_run_again:
             held.explain_with(self._home.explain)
         try:
-            if self._home.is_ready:
+            if self._home.connections.are_shared and not self._home.prepares_tests:
                 run(held)
             else:
                 self._run_prepared(test, held, run, "savepoint")

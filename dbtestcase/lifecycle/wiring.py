@@ -143,7 +143,7 @@ def set_up(test_class: Any, is_ours: Callable[[type], bool]) -> None:
     test_class.addClassCleanup(_forget, test_class)
     test_class.addClassCleanup(running.connections.check_use)
     test_class._dbtestcase = running
-    test_class.instance, test_class.engine, test_class.url = running.instance, running.engine, running.url
+    test_class.instance, test_class.engine, test_class.url = running.instance, running.engine_for(None), running.url
     running.redirect_application()
     with report.span("data", test_class.__qualname__):
         running.make_class_data()
