@@ -189,6 +189,8 @@ class ClassConnections:
         for database in self._databases.values():
             database.register()
             database.expect_commits()
+            database.use_shared()  # what is sent between two tests would be committed for real
+        self.are_shared = True
         return left
 
     def forget_copies(self) -> None:

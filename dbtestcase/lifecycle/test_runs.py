@@ -35,6 +35,7 @@ __unittest = True  # unittest leaves frames of modules with this name out of the
 
 # After so many tests of a class ran twice, the rest of it begins on copies.
 _MANY = 3
+_HAS_MONITORING = hasattr(sys, "monitoring")
 
 
 class TestRuns:
@@ -172,7 +173,8 @@ class TestRuns:
     def _begins_on_copies(self) -> bool:
         if self._ran_twice >= _MANY or self._home.always_real or schedule.is_debugging():
             return True
-        return sys.gettrace() is not None and is_debugged()
+        # From CPython 3.12 on, debuggers may do without a trace function.
+        return (sys.gettrace() is not None or _HAS_MONITORING) and is_debugged()
 
     def _run_auto(self, test: Any, held: HeldResult, run: Callable[[Any], Any]) -> None:
         before = test.__dict__.copy()

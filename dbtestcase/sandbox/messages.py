@@ -10,8 +10,11 @@ __all__ = ["class_is_over", "foreign_commit", "stale_connection"]
 def stale_connection(owner: str) -> IsolationBroken:
     """Return the error for a connection that outlived its test."""
     return IsolationBroken(
-        f"{owner}: a connection of an earlier test, or of an attempt that is over, was used; its work is undone. Let "
-        "the code under test get its connection from the engine each time, and end its threads before the test ends."
+        f"{owner}: the database was used while no test was running, or through a connection of a test that is over; "
+        "such work belongs to no test.\n"
+        "Let the code under test get its connection from the engine each time, and end its threads before the test "
+        "ends. A fixture of pytest that uses the database runs before the test begins: do that in setUp, or in "
+        "setUpTestData for all tests."
     )
 
 

@@ -211,6 +211,19 @@ class RunnerTests(unittest.TestCase):
         self.assertEqual(done.stdout.count("torn down"), 2)
         self.assertNotIn("ran twice", done.stdout)
 
+    def test_a_pytest_fixture_that_uses_the_database_is_told_to_be_a_set_up(self):
+        self.write(
+            FIXTURES.replace(
+                "        monkeypatch.setattr",
+                "        self.session.connection().exec_driver_sql('SELECT 1')\n        monkeypatch.setattr",
+            )
+            + "    test_again = test_it\n"
+        )
+
+        done = self.run_module("pytest", "-p", "no:cacheprovider", "test_it.py")
+
+        self.assertIn("A fixture of pytest that uses the database runs before the test begins", done.stdout)
+
     @unittest.skipUnless(is_installed("xdist"), "pytest-xdist is not installed")
     def test_pytest_xdist(self):
         done = self.run_module("pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadscope")

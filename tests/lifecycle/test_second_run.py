@@ -12,9 +12,11 @@ from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from sqlalchemy import create_engine, func, select, text
+from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres, isolate
+from dbtestcase.errors import IsolationBroken
 from tests.support import Base, Customer, problems, run_case
 
 
@@ -603,6 +605,33 @@ class WholeClassTests(unittest.TestCase):
         self.assertEqual(problems(run_case(Shop)), [])
         runs = [Shop.calls.count(f"test_{number}") for number in range(1, 6)]
         self.assertEqual(runs, [2, 2, 2, 1, 1])
+
+    def test_between_two_tests_nobody_writes_for_real(self):
+        class Shop(ShopTestCase):
+            def run(self, result=None):
+                super().run(result)
+                try:
+                    with self.engine.begin() as connection:
+                        connection.execute(Customer.__table__.insert(), {"name": "written between two tests"})
+                except (IsolationBroken, StatementError) as error:
+                    self.calls.append("refused" if "no test was running" in str(error) else str(error))
+
+            def test_1_in_the_one_transaction(self):
+                self.assertRowCount(Customer, 0)
+
+            @isolate("clone")
+            def test_2_on_a_copy(self):
+                self.assertRowCount(Customer, 0)
+
+            def test_3_runs_twice(self):
+                self.assertRowCount(Customer, 0)
+                self.need_real_connections()
+
+            def test_4_in_the_one_transaction(self):
+                self.assertRowCount(Customer, 0)
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertEqual(Shop.calls.count("refused"), 4)
 
     def test_a_single_test_may_be_marked(self):
         class Shop(ShopTestCase):
