@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
@@ -20,6 +20,9 @@ from dbtestcase.lifecycle.isolation import Isolation
 from dbtestcase.lifecycle.running import RunningClass
 from dbtestcase.schema import SchemaLike
 from dbtestcase.servers import DEFAULT, BaseInstance, PostgresOptions
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["DatabaseTestCase"]
 
@@ -62,8 +65,8 @@ class DatabaseTestCase(DatabaseAssertions):
     * ``"class"``: on the class's database itself. Tests see what earlier ones committed; it is gone with the class.
     """
 
-    app_engines: ClassVar[Sequence[Engine]] = ()
-    """Engines of the code under test; they point to the class's database while the class runs."""
+    app_engines: ClassVar[Sequence[Engine | AsyncEngine]] = ()
+    """Engines of the code under test, of both kinds; they point to the class's database while the class runs."""
 
     app_role: ClassVar[str | None] = None
     """The role as which ``app_engines`` and other engines of the code under test connect, such as ``"shop_app"``.
@@ -73,8 +76,11 @@ class DatabaseTestCase(DatabaseAssertions):
     ``None`` these engines connect as the owner too, whom neither grants nor row level security bind.
     """
 
-    allow_other_databases: ClassVar[bool] = False
-    """Let engines that were declared nowhere connect to other servers; else they raise ``UndeclaredDatabase``."""
+    allow_other_databases: ClassVar[bool | Collection[str | URL]] = False
+    """Let engines that were declared nowhere connect to other servers, or to a list of hosts or URLs.
+
+    Else they raise ``UndeclaredDatabase``.
+    """
 
     restart_identities: ClassVar[bool] = False
     """Let generated keys start at the same value in every test."""

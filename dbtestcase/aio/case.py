@@ -6,10 +6,8 @@ What it adds to :class:`~dbtestcase.DatabaseTestCase` is in :mod:`dbtestcase.aio
 from __future__ import annotations
 
 import unittest
-from collections.abc import Sequence
 from typing import ClassVar
 
-from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from dbtestcase.aio.assertions import AsyncDatabaseAssertions
@@ -34,9 +32,6 @@ class AsyncDatabaseTestCase(AsyncDatabaseAssertions, DatabaseTestCase, unittest.
 
     Assertions on rows and on the schema are awaited; a test that forgets to do so is an error.
     """
-
-    app_engines: ClassVar[Sequence[AsyncEngine | Engine]] = ()  # type: ignore[assignment]
-    """Engines of the code under test, asynchronous and synchronous ones."""
 
     engine: ClassVar[AsyncEngine]  # type: ignore[assignment]
     """An ``AsyncEngine`` of the class's database.

@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, make_url, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import dbtestcase.errors
-from dbtestcase import URL, AlembicMigrations, DatabaseTestCase, ThrowawayPostgres, errors, isolate
+from dbtestcase import (
+    URL,
+    AlembicMigrations,
+    DatabaseTestCase,
+    ExistingPostgres,
+    ThrowawayPostgres,
+    errors,
+    isolate,
+)
+from dbtestcase.aio import AsyncDatabaseTestCase
 from dbtestcase.errors import (
     DBTestCaseError,
     IsolationBroken,
@@ -49,7 +59,8 @@ class Everything(DatabaseTestCase):
     )
     isolation = "savepoint"
     app_engines = [engine]
-    allow_other_databases = False
+    app_role = "shop_app"
+    allow_other_databases = ["db.example.com", make_url("postgresql://db.example.org/shop")]
     restart_identities = True
     hidden_columns = ["iban"]
     lock_wait = 0.5
@@ -124,6 +135,54 @@ class InOrder(DatabaseTestCase):
 class Copies(DatabaseTestCase):
     schema = Path("schema.sql")
     isolation = "clone"
+
+
+class OnAServer(DatabaseTestCase):
+    postgres = ExistingPostgres("postgresql://tester@db.example.com/postgres", extensions=["citext"])
+    allow_other_databases = True
+
+
+class Sorted(DatabaseTestCase):
+    postgres = ThrowawayPostgres(locale_provider="icu", icu_locale="en-US", encoding="UTF8", tcp=True)
+
+    def test_address(self) -> None:
+        url: str = self.instance.url()
+        self.assertTrue(url)
+
+
+async_engine = create_async_engine("postgresql+asyncpg://production.invalid/shop")
+
+
+class Asynchronous(AsyncDatabaseTestCase):
+    schema = Base
+    app_engines = [async_engine, engine]
+
+    ada: Customer
+
+    @classmethod
+    def setUpTestData(cls, session: Session) -> None:
+        cls.ada = Customer(name="Ada")
+        session.add(cls.ada)
+
+    async def asyncSetUp(self) -> None:
+        self.session.add(Customer(name="Grace"))
+        await self.session.commit()
+
+    async def test_what_is_there(self) -> None:
+        main: AsyncEngine = self.engine
+        session: AsyncSession = self.session
+        other: AsyncEngine = self.engine_for("audit")
+        address: str = self.external_url
+        async with self.assertNumQueries(1) as queries, self.assertNoRepeatedQueries():
+            await session.scalars(select(Customer))
+        with self.capture_queries() as captured:
+            await session.flush()
+        await self.assertRowExists(Customer, name="Ada")
+        await self.assertRowAbsent(Customer, "still there", name="Alan")
+        await self.assertRowCount(Customer, 2, msg="two")
+        await self.assertSchemaMatches(Base)
+        self.assertPersistent(self.ada)
+        self.assertTrue(main and other and address and queries and captured)
 
 
 ALL: list[type[DBTestCaseError]] = [
