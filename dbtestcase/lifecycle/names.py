@@ -39,7 +39,8 @@ def check_names(test_class: type) -> None:
     _check_hook(test_class)
     for base in _users_classes(test_class):
         for name in ("setUp", "tearDown"):
-            if inspect.iscoroutinefunction(vars(base).get(name)):
+            hook = vars(base).get(name)
+            if issubclass(type(hook), FunctionType) and inspect.iscoroutinefunction(hook):
                 raise DBTestCaseError(
                     f"{base.__qualname__}.{name} is a coroutine function, which nobody awaits.\nDerive "
                     f"{base.__qualname__} from dbtestcase.aio.AsyncDatabaseTestCase and call it async{name[0].upper()}"
@@ -65,7 +66,8 @@ def coroutine_tests(test_class: type) -> frozenset[str]:
         name
         for base in _users_classes(test_class)
         for name, value in vars(base).items()
-        if inspect.iscoroutinefunction(value)
+        # Its type is asked first: a proxy may have nothing behind it.
+        if issubclass(type(value), FunctionType) and inspect.iscoroutinefunction(value)
     )
 
 
