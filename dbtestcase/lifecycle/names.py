@@ -155,6 +155,11 @@ def _check_hook(test_class: type) -> None:
     where = f"{test_class.__qualname__}.{name}"
     if inspect.isfunction(hook):
         raise DBTestCaseError(f"{where} is no class method. {wanted}")
+    if inspect.iscoroutinefunction(getattr(test_class, name)):
+        raise DBTestCaseError(
+            f"{where} is a coroutine function, which nobody awaits; its session is an ordinary one, in asynchronous "
+            f"classes too. {wanted}"
+        )
     try:
         inspect.signature(getattr(test_class, name)).bind(None)
     except TypeError:

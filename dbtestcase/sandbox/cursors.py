@@ -19,6 +19,8 @@ _NEED_REAL = ("callproc", "copy", "stream")
 # psycopg2's for COPY; what each does to the table.
 _COPY = {"copy_from": "COPY FROM", "copy_to": "COPY TO", "copy_expert": ""}
 
+_READ_TOO_LATE = "a server-side cursor was read after its transaction had ended"
+
 
 def gated(connection: Any, virtual: Any, options: dict[str, Any]) -> Any:
     """Return a cursor for the user's own statements.
@@ -75,7 +77,7 @@ def instead_of_server_side(connection: Any, virtual: Any) -> Any:
         if known is None:
             return
         if hasattr(known, "_rows"):  # an adapter of SQLAlchemy's, which would go on as if there were no more rows
-            known._rows = _Gone(virtual.engine.dialect.loaded_dbapi.ProgrammingError)
+            known._rows = _Gone(virtual)
         else:
             known.is_gone = True
 
@@ -90,8 +92,7 @@ def _ending_class(kind: type) -> type:
     def reading(inner: Callable[..., Any]) -> Callable[..., Any]:
         def read(self: Any, *args: Any, **options: Any) -> Any:
             if self.is_gone:
-                rule = "a server-side cursor was read after its transaction had ended"
-                self.sandboxed.database.stop(self.sandboxed, rule)
+                self.sandboxed.database.stop(self.sandboxed, _READ_TOO_LATE)
             return inner(self, *args, **options)
 
         return read
@@ -103,11 +104,11 @@ def _ending_class(kind: type) -> type:
 class _Gone:
     """The rows of a cursor whose transaction is over."""
 
-    def __init__(self, error: type[Exception]) -> None:
-        self._error = error
+    def __init__(self, virtual: Any) -> None:
+        self._virtual = virtual
 
     def _raise(self) -> Any:
-        raise self._error("the server-side cursor is gone: its transaction is over")
+        self._virtual.database.stop(self._virtual, _READ_TOO_LATE)
 
     def __len__(self) -> int:
         return int(self._raise())

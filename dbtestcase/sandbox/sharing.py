@@ -54,6 +54,7 @@ class SharedConnection:
         self._database = database
         self._setup: Setup | None = None
         self._same_state: set[Setup] = set()
+        self._are_modes_known = False  # of connections without state of their own
         self._is_opening = False
         self._ready: Any = None
         self._lock = threading.RLock()
@@ -100,8 +101,8 @@ class SharedConnection:
             # Nobody else closes it, and while it is there no copy of the database can be made.
             fresh.close()
             self._database.stop(connection, "the engine's connect listeners fail, or leave a transaction open")
-        if setup.may_have_own_state:
-            self._check_modes(opened, connection)
+        if setup.may_have_own_state or not self._are_modes_known:
+            self._check_modes(opened, connection, of_class=not setup.may_have_own_state)
         self.physical, self._setup = opened, setup
         self._same_state = {setup}
         for other in self._database.taken:
@@ -109,13 +110,18 @@ class SharedConnection:
                 other.setup.register(fresh)
                 self._same_state.add(other.setup)
 
-    def _check_modes(self, opened: Physical, connection: SandboxConnection) -> None:
-        """Let go of a connection whose transactions are of a kind that one transaction cannot stand for."""
+    def _check_modes(self, opened: Physical, connection: SandboxConnection, *, of_class: bool) -> None:
+        """Let go of a connection whose transactions are of a kind that one transaction cannot stand for.
+
+        Its engine may say so, but so may the server's settings and those of the schema's database and roles.
+        """
         level, read_only = opened.ask(_MODES).lower().split()  # a type of the user's may change texts
         if level != "read-committed" or read_only != "off":
             opened.hang_up()
             rule = f"the engine's connections begin {_MODE_WORDS[read_only != 'off']} transactions"
-            self._database.stop(connection, rule)
+            self._database.stop(connection, rule, of_class=of_class)
+        if of_class:
+            self._are_modes_known = True
 
     def _share_or_stop(self, connection: SandboxConnection) -> None:
         """Let an engine share the physical connection of another one if it leaves its connections in the same state."""

@@ -35,6 +35,7 @@ _OWN_LISTENERS = (
     "create_engine.<locals>.", "DefaultDialect._builtin_onconnect.<locals>.", "TakenEngine.", "RealConnections.",
 )  # fmt: skip
 _MODES = ("set_isolation_level", "reset_isolation_level", "get_isolation_level", "set_readonly", "set_deferrable")
+_PAST_THE_GATE = ("do_execute", "do_executemany", "do_execute_no_params")
 _POOL_EVENTS = ("connect", "checkout", "checkin", "reset", "invalidate", "soft_invalidate", "close")
 
 
@@ -215,6 +216,9 @@ class TakenEngine:
             listeners.clear()
             listeners.append(self._told_of_connect)
         connection = SandboxConnection(self._database, self, record)
+        if any(getattr(self.dialect.dispatch, name) for name in _PAST_THE_GATE):
+            # These are given the driver's cursor, and may send what they like.
+            self._database.stop(connection, "the engine has listeners for do_execute", of_class=True)
         level = getattr(self.dialect, "_on_connect_isolation_level", None)
         if level:
             self._set_level(connection, level)
@@ -309,7 +313,7 @@ class TakenEngine:
 
     def _change_mode(self, connection: SandboxConnection, name: str, value: Any = None) -> Any:
         if name == "get_isolation_level":
-            return "AUTOCOMMIT" if connection.autocommits else "READ COMMITTED"
+            return "READ COMMITTED"  # what a server says of a connection that commits each statement as well
         if name == "set_isolation_level":
             return self._set_level(connection, value)
         if name == "reset_isolation_level":

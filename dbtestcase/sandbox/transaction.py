@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dbtestcase.errors import IsolationWarning
-from dbtestcase.frames import UNKNOWN, Origin
+from dbtestcase.frames import UNKNOWN, Origin, user_origin
 
 from .attempt import Attempt, Reason
 from .drivers import Physical
@@ -198,14 +198,14 @@ class SharedTransaction:
         if self.owner is work:
             return
         if not self.has_begun:
-            self.physical.send("BEGIN")
+            self._send("BEGIN")
             self.has_begun = True
         elif self.owner is not None and self.owner.failed:
             self._undo()
         elif self._is_dirty:
             release = f"RELEASE dbt{self._savepoint}; " if self._is_held else ""
             self._savepoint += 1
-            self.physical.send(f"{release}SAVEPOINT dbt{self._savepoint}")
+            self._send(f"{release}SAVEPOINT dbt{self._savepoint}")
             self._is_held = True
             self._is_dirty = self._has_altered_since = False
         self.owner = work
@@ -213,7 +213,7 @@ class SharedTransaction:
     def hold(self, work: Work) -> None:
         """Let a savepoint of the code under test lie above one of ours, which takes it along when it is released."""
         if not (self._is_held or work.failed):
-            self.physical.send(f"SAVEPOINT dbt{self._savepoint}")
+            self._send(f"SAVEPOINT dbt{self._savepoint}")
             self._is_held = True
 
     def sent(self, work: Work, effects: Effects, sql: str, origin: Origin, autocommits: bool) -> None:
@@ -305,11 +305,23 @@ class SharedTransaction:
             self.stop("has changed the schema and was rolled back, under statements that the driver has prepared",
                       *(self.owner.last if self.owner is not None else ("", UNKNOWN)))  # fmt: skip
         if self._savepoint:
-            self.physical.send(f"ROLLBACK TO dbt{self._savepoint}")
+            self._send(f"ROLLBACK TO dbt{self._savepoint}")
         else:
-            self.physical.send("ROLLBACK; BEGIN")
+            self._send("ROLLBACK; BEGIN")
             self._is_held = False
         self._is_dirty = False
+
+    def _send(self, sql: str) -> None:
+        """Send a text of ours.
+
+        Raises:
+            RunAgain: It was refused. The server may have hung up, because of a timeout say, which is the business of
+                the code under test's next statement on real connections.
+        """
+        try:
+            self.physical.send(sql)
+        except Exception as error:
+            self.stop(f"the transaction could not go on ({type(error).__name__})", "", user_origin())
 
     def _leave(self, work: Work) -> None:
         self._open.discard(work)
@@ -333,7 +345,7 @@ class SharedTransaction:
         finally:
             cursor.close()
         if deferred:
-            self.physical.send(f"SET CONSTRAINTS {deferred} DEFERRED")
+            self._send(f"SET CONSTRAINTS {deferred} DEFERRED")
 
     # -- the end of the test
 

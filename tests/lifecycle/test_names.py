@@ -174,8 +174,12 @@ class HookTests(unittest.TestCase):
         def instance_method(self, session):
             pass
 
+        async def coroutine_function(cls, session):
+            pass
+
         for hook, words in (
             (instance_method, "no class method"),
+            (classmethod(coroutine_function), "is a coroutine function, which nobody awaits"),
             (classmethod(lambda cls: None), "has to take one argument, the session"),
             (classmethod(lambda cls, session, more: None), "has to take one argument, the session"),
         ):

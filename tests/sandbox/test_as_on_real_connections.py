@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import unittest
 import warnings
+from contextlib import suppress
+from time import sleep
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event, text
 from sqlalchemy.exc import DisconnectionError, ProgrammingError
 
-from dbtestcase import DatabaseTestCase
+from dbtestcase import DatabaseTestCase, ThrowawayPostgres
 from tests.support import Base, Customer, problems, run_case
 
 DRIVERS = ("psycopg2", "psycopg")
@@ -77,6 +79,89 @@ class EngineTests(unittest.TestCase):
                         self.assertNotEqual(other.scalar(text("SHOW work_mem")), "1234kB")
 
         self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_a_listener_that_sends_statements_itself_commits_nothing_into_the_class_s_database(self) -> None:
+        for driver in DRIVERS:
+            engine = app_engine(driver)
+
+            @event.listens_for(engine, "do_execute")
+            def send(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+                cursor.execute(statement, parameters)
+                return True
+
+            class Shop(DatabaseTestCase):
+                schema = Base
+                app_engines = [engine]
+
+                def test_1_it_is_isolated(self) -> None:
+                    with self.app_engines[0].connect() as one, self.engine.connect() as other:
+                        one.execute(Customer.__table__.insert(), {"name": "Ada"})
+                        self.assertEqual(other.scalar(text("SELECT count(*) FROM customer")), 0)
+                        one.commit()
+                        self.assertEqual(other.scalar(text("SELECT count(*) FROM customer")), 1)
+
+                def test_2_nothing_is_left(self) -> None:
+                    self.assertRowCount(Customer, 0)
+
+            with self.subTest(driver):
+                self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_the_isolation_level_in_autocommit_is_what_the_server_says(self) -> None:
+        levels = []
+
+        class Shop(DatabaseTestCase):
+            def test_it(self) -> None:
+                with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    levels.append(connection.get_isolation_level())
+
+        class OnCopies(Shop):
+            isolation = "clone"
+
+        self.assertEqual(problems(run_case(Shop, OnCopies)), [])
+        self.assertEqual(levels[0], levels[1])
+
+    def test_transactions_are_of_the_kind_that_the_schema_gives_to_its_database(self) -> None:
+        def snapshots(connection: sa.Connection) -> None:
+            name = connection.scalar(text("SELECT quote_ident(current_database())"))
+            connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"))
+            Base.metadata.create_all(connection)
+
+        class Shop(DatabaseTestCase):
+            schema = snapshots
+
+            def test_1_a_snapshot_stays(self) -> None:
+                with self.engine.connect() as one, self.engine.begin() as other:
+                    self.assertEqual(one.scalar(text("SELECT count(*) FROM customer")), 0)
+                    other.execute(Customer.__table__.insert(), {"name": "Ada"})
+                    other.commit()
+                    self.assertEqual(one.scalar(text("SELECT count(*) FROM customer")), 0)
+
+            test_2_in_each_test = test_1_a_snapshot_stays
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+
+class TimeoutTests(unittest.TestCase):
+    def test_what_idles_between_two_transactions_is_not_ended(self) -> None:
+        for driver in DRIVERS:
+
+            class Shop(DatabaseTestCase):
+                schema = Base
+                postgres = ThrowawayPostgres(settings={"idle_in_transaction_session_timeout": "100ms"})
+                app_engines = [app_engine(driver)]
+
+                def test_it(self) -> None:
+                    with self.app_engines[0].connect() as connection:
+                        connection.execute(Customer.__table__.insert(), {"name": "Ada"})
+                        connection.commit()
+                        sleep(0.3)
+                        with suppress(Exception):
+                            connection.execute(Customer.__table__.insert(), {"name": "Grace"})
+                            connection.commit()
+                    self.assertRowCount(Customer, 2)
+
+            with self.subTest(driver):
+                self.assertEqual(problems(run_case(Shop)), [])
 
 
 class CursorTests(unittest.TestCase):
