@@ -22,7 +22,7 @@ def upgrade() -> None:
     op.create_table(
         "loan",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("tool_id", sa.ForeignKey("tool.id"), nullable=False),
+        sa.Column("tool_id", sa.Integer, sa.ForeignKey("tool.id"), nullable=False),
         sa.Column("borrower", sa.String, nullable=False),
         sa.Column("begun", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
         sa.Column("ended", sa.DateTime(timezone=True)),
