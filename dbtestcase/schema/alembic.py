@@ -6,6 +6,7 @@ Alembic is imported only when they run.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import os
 import sys
@@ -171,7 +172,8 @@ def _config(migrations: AlembicMigrations, project: Project, url: URL) -> Config
 def _url_for(project: Project, url: URL) -> URL:
     source = (project.scripts / "env.py").read_text(encoding="utf-8", errors="replace")
     if "async_engine_from_config" in source or "create_async_engine" in source:
-        return plain_url(url).set(drivername="postgresql+psycopg")
+        driver = "asyncpg" if importlib.util.find_spec("psycopg") is None else "psycopg"
+        return plain_url(url).set(drivername=f"postgresql+{driver}")
     return plain_url(url)
 
 
