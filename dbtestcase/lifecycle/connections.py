@@ -22,6 +22,8 @@ from dbtestcase.servers import BaseInstance
 
 __all__ = ["ClassConnections"]
 
+__unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+
 
 class ClassConnections:
     """Changes what the connections of a running class are.

@@ -179,7 +179,7 @@ class _Interruption:
         self._is_cancelled = False
         self._has_raised = False
         self.has_signalled = False
-        _after(_BOUND, self._interrupt)
+        self._timer = _after(_BOUND, self._interrupt)
 
     def _interrupt(self) -> None:
         with self._lock:
@@ -187,7 +187,7 @@ class _Interruption:
                 return
             if self._tasks is None or not self._tasks.cancel():
                 self._interrupt_thread()
-        _after(_BETWEEN, self._interrupt)
+            self._timer = _after(_BETWEEN, self._interrupt)
 
     def _interrupt_thread(self) -> None:
         # A wait without a timeout sees no exception of another thread's, but a signal ends it.
@@ -209,6 +209,7 @@ class _Interruption:
             try:
                 with self._lock:
                     self._is_cancelled = True
+                    self._timer.cancel()
                 for _ in range(_CHECKS):
                     pass  # what was raised already arrives here
                 return
@@ -219,9 +220,10 @@ class _Interruption:
                     raise
 
 
-def _after(seconds: float, act: Callable[[], None]) -> None:
+def _after(seconds: float, act: Callable[[], None]) -> threading.Timer:
     timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.name = "dbtestcase end of an attempt"
     with suppress(RuntimeError):  # no thread can be started: the test goes on for as long as it likes
         timer.start()
+    return timer

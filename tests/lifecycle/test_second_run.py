@@ -535,6 +535,18 @@ class ThreadTests(unittest.TestCase):
         self.assertEqual(problems(run_case(Shop)), [])
         self.assertEqual(Shop.calls, ["OperationalError", "passed"])
 
+    def test_no_thread_of_ours_outlives_the_first_run(self):
+        class Shop(ShopTestCase):
+            def test_it(self):
+                for thread in threading.enumerate():
+                    if "attempt" in thread.name:
+                        thread.join(1)
+                        self.assertFalse(thread.is_alive())
+                self.need_real_connections()
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertEqual(Shop.calls, ["passed"])
+
     def test_workers_that_hand_over_exceptions_do_not_hang_the_test(self):
         class Shop(ShopTestCase):
             def test_it(self):
