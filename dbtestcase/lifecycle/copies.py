@@ -119,7 +119,7 @@ class Copies:
     def _connect(self, name: str, copy: str) -> ConnectionsAhead | None:
         if not self._is_roomy:
             return None
-        return self._databases[name].open_ahead(self._originals[name].set(database=copy))
+        return ConnectionsAhead(self._originals[name].set(database=copy), self._databases[name].habits.expected())
 
 
 def _close_all(connections: list[RealConnection]) -> None:

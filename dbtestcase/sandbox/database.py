@@ -68,6 +68,7 @@ class SandboxedDatabase:
         self.sessions = SessionsOfTest()
         self.shared: SharedTransaction | None = None
         self.real = RealConnections(rules, lambda: self.observer, about.locks)
+        self.execute_real = self.real.execute
         self.habits = Habits()
         self.needs_fresh_database = False
         # Whether a test has worked here in the one transaction.
@@ -182,16 +183,6 @@ class SandboxedDatabase:
         self.real.add(connection, taken.dialect, taken.engine.pool, record)
         return connection
 
-    def open_ahead(self, url: sa.URL) -> ConnectionsAhead:
-        """Open the connections to another database that the next test will probably ask for; in any thread."""
-        return ConnectionsAhead(url, self.habits.expected())
-
-    def execute_real(
-        self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], how: How = "one"
-    ) -> Any:
-        """Send a statement on a real connection."""
-        return self.real.execute(connection, cursor, sql, parameters, send)
-
     def leave_real(self, *, checks_changes: bool = False) -> list[LeftOpen]:
         """Close all real connections; return those that somebody still held."""
         if self._ahead is not None:
@@ -233,8 +224,7 @@ class SandboxedDatabase:
         work = connection.work
         if shared is not None and work is not None and work.shared is shared and not shared.attempt.is_over:
             return work
-        attempt = self.attempt_of(connection)
-        if attempt is None:
+        if (attempt := self.attempt_of(connection)) is None:
             raise stale_connection(self.owner)
         if self.shared is None or self.shared.attempt is not attempt:
             opened = self.physical_for(connection)
@@ -301,7 +291,7 @@ class SandboxedDatabase:
                     if observer is not None:
                         observer.statement_finished(work.label, -1, error)
                     if isinstance(error, Exception):
-                        self._raise_lock_wait(shared, work, error)
+                        self._raise_if_blocked(shared, error)
                         shared.refused(work, error, sql, origin, autocommits)
                     elif not (isinstance(error, CancelledError) or shared.physical.in_transaction()):
                         shared.stop("was interrupted", sql, origin)
@@ -317,15 +307,11 @@ class SandboxedDatabase:
                 shared.busy = None
             return result
 
-    def _raise_lock_wait(self, shared: SharedTransaction, work: Work, error: Exception) -> None:
-        """Raise if a statement was cancelled because somebody outside holds a lock that it needs.
-
-        Raises:
-            LockWait: It was; real connections would have waited as well.
-        """
+    def _raise_if_blocked(self, shared: SharedTransaction, error: Exception) -> None:
+        """Raise :class:`LockWait` if a statement was cancelled because somebody outside holds a lock that it needs."""
         scene = self._locks.scene_of(shared.physical.pid) if self._locks is not None else None
         if scene is not None:
-            work.failed, shared.sole = True, None
+            shared.block()
             raise LockWait(scene) from error
 
     def _present_statement(self) -> tuple[int, object] | None:

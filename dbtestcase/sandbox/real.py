@@ -217,7 +217,9 @@ class RealConnections:
         if known is not None:
             known.is_inside = True
 
-    def execute(self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any]) -> Any:
+    def execute(
+        self, connection: Any, cursor: Any, sql: Any, parameters: Any, send: Callable[[], Any], how: str = "one"
+    ) -> Any:
         """Send a statement of the user's, observed and watched."""
         known = self.get(connection)
         if known is None or known.is_inside:

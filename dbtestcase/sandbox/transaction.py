@@ -268,6 +268,11 @@ class SharedTransaction:
             work.failed = True
             self.sole = None
 
+    def block(self) -> None:
+        """The statement that is being carried out was cancelled: real connections would have waited as well."""
+        if self.busy is not None:
+            self.busy.failed, self.sole = True, None
+
     # -- the end of a connection's transaction
 
     def end(self, work: Work, *, keep: bool) -> None:
