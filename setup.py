@@ -3,23 +3,25 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from setuptools import setup
 
 ROOT = Path(__file__).parent
 
 
-def description() -> str:
+def description(readme: str, project: dict[str, Any]) -> str:
     """Return the README with links that work elsewhere: into the repository, if its address is known, else none."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     source = project.get("urls", {}).get("Source", "").rstrip("/")
     pages = f"{source}/blob/v{project['version']}" if source else ""
-    text = re.sub(r"<!-- .*? -->\n", "", (ROOT / "README.md").read_text())
     return re.sub(
         r"\[([^\]]+)\]\((?!\w+://)([^)]+)\)",
         lambda link: f"[{link[1]}]({pages}/{link[2]})" if pages else link[1],
-        text,
+        re.sub(r"<!-- .*? -->\n", "", readme),
     )
 
 
-setup(long_description=description(), long_description_content_type="text/markdown")
+if __name__ == "__main__":
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = description((ROOT / "README.md").read_text(), metadata)
+    setup(long_description=text, long_description_content_type="text/markdown")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -40,6 +41,16 @@ class ReadmeTests(unittest.TestCase):
 
         self.assertGreaterEqual(set(extras), named)
         self.assertIn("embedded", named)
+
+    def test_on_a_package_index_its_links_lead_into_the_repository_or_are_none(self) -> None:
+        description = runpy.run_path(str(ROOT / "setup.py"))["description"]
+        known = {"version": "1.2.3", "urls": {"Source": "https://example.org/dbtestcase/"}}
+
+        self.assertIn(
+            "[Tutorial](https://example.org/dbtestcase/blob/v1.2.3/docs/tutorial.md)", description(README, known)
+        )
+        self.assertIn("| Tutorial:", description(README, {"version": "1.2.3"}))
+        self.assertNotIn("<!--", description(README, known))
 
     def test_importing_the_package_starts_nothing(self) -> None:
         code = (

@@ -107,6 +107,8 @@ def check_bare(python: Path) -> None:
     folder = python.parent  # not here, where the package would be that of the checkout
     told = run(python, "-c", "import dbtestcase.flask", folder=folder, succeeds=False)
     expect("pip install 'dbtestcase[flask]'" in told, "importing dbtestcase.flask says what to install")
+    told = run(python, "-c", "import dbtestcase.aio", folder=folder, succeeds=False)
+    expect("pip install 'dbtestcase[asyncio]'" in told, "so does importing dbtestcase.aio")
     told = run(python, "-c", _WITHOUT_SYSTEM, "doctor", folder=folder, succeeds=False)
     expect("pip install 'dbtestcase[embedded]'" in told, "without any server programs, it says what to install")
     told = run(python, "-m", "dbtestcase", "--version", folder=folder)

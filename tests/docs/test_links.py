@@ -38,6 +38,12 @@ class LinkTests(unittest.TestCase):
                         self.assertIn(anchor, anchors(target))
         self.assertGreater(count, 30)
 
+    def test_every_link_has_a_text(self) -> None:
+        # Sphinx would fill it in; a repository's own view of the page shows nothing.
+        for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+            with self.subTest(document=document.name):
+                self.assertNotIn("[](", document.read_text())
+
     def test_a_heading_becomes_an_anchor(self) -> None:
         self.assertIn("why-did-my-test-run-twice", anchors(ROOT / "docs" / "isolation.md"))
 
