@@ -74,7 +74,6 @@ class Explanations:
         """
         self.log.begin_test(name)
         self._known_columns.clear()
-        states.begin_test()
 
     def cease(self) -> None:
         """The test is over: what happens to its objects now is the library's own clearing up."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy.orm import session as all_sessions
 
-from dbtestcase.diagnosis import messages, report
+from dbtestcase.diagnosis import messages, report, states
 from dbtestcase.diagnosis.leftovers import ThreadWatch
 from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import IsolationBroken, LockWait
@@ -202,6 +202,7 @@ class TestRuns:
             held.explain_with(self._home.explain)
         try:
             if self._home.connections.are_shared and not self._home.prepares_tests:
+                states.begin_test()  # all that the other way would do
                 run(held)
             else:
                 self._run_prepared(test, held, run, "savepoint")
