@@ -23,6 +23,7 @@ from dbtestcase.servers import BaseInstance
 __all__ = ["ClassConnections"]
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+_END_BUSY = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY(%s) AND state = 'active'"
 
 
 class ClassConnections:
@@ -170,6 +171,9 @@ class ClassConnections:
             for database in self._databases.values():
                 database.hang_up()
                 database.expect_commits()
+                if database.given_up:
+                    self._instance.query(_END_BUSY, (database.given_up,))
+                    database.given_up.clear()
             try:
                 self._existing_copies().begin_test(following=schedule.begin_test(self._class))
             except ObjectInUse as error:

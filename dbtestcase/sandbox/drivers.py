@@ -25,6 +25,7 @@ _IN_TRANSACTION = (2, 3)  # libpq's PQTRANS_INTRANS and PQTRANS_INERROR
 _IN_ERROR = 3
 _ACTIVE = 1
 _PATIENCE = 2.0  # seconds; longest wait for a statement that was cancelled
+_ACTIVE = 1  # PQTRANS_ACTIVE
 _DONE = (1, 2)  # libpq's PGRES_COMMAND_OK and PGRES_TUPLES_OK
 
 SUPPORTED = ("psycopg2", "psycopg", "asyncpg")
@@ -147,6 +148,8 @@ def _over_libpq(connection: Any, native: Any, hang_up: Callable[[], Any]) -> Phy
     """
 
     def run(sql: str) -> Any:
+        if native.transaction_status == _ACTIVE:
+            raise IsolationBroken(f"{sql!r} would have to wait for a statement that was given up.")
         result = native.exec_(sql.encode())
         if result.status not in _DONE:
             raise IsolationBroken(f"PostgreSQL refused {sql!r}: {result.error_message.decode(errors='replace')}")
