@@ -171,9 +171,10 @@ class ClassConnections:
             for database in self._databases.values():
                 database.hang_up()
                 database.expect_commits()
-                if database.given_up:
-                    self._instance.query(_END_BUSY, (database.given_up,))
-                    database.given_up.clear()
+                given_up = database.connection.given_up
+                if given_up:
+                    self._instance.query(_END_BUSY, (given_up,))
+                    given_up.clear()
             try:
                 self._existing_copies().begin_test(following=schedule.begin_test(self._class))
             except ObjectInUse as error:

@@ -85,8 +85,6 @@ class SandboxedDatabase:
         self._is_closed = False
         self._ahead: ConnectionsAhead | None = None
         self._lock = threading.RLock()
-        # Server processes that may go on with a statement which nobody waits for any more.
-        self.given_up: list[int] = []
         self._joined: list[weakref.ref[SandboxConnection]] = []
         self.is_copy = False  # of a class's database, for one test
         self.engines = RedirectedEngines(self, kind, about.as_role)
@@ -303,8 +301,7 @@ class SandboxedDatabase:
                 shared.sent(work, effects, sql, origin, autocommits)
             except CancelledError:
                 # It goes on its way: who cancelled the task, a timeout say, waits for it.
-                shared.attempt.spoil(Reason("was cancelled", sql, origin))
-                self.given_up.append(shared.physical.pid)
+                self.connection.give_up(shared, Reason("was cancelled", sql, origin))
                 raise
             finally:
                 shared.busy = None

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Protocol
 
 import sqlalchemy as sa
 
+from .attempt import Reason
 from .connection import Engine, SandboxConnection
 from .drivers import Physical, physical
 from .rules import Rules
@@ -47,10 +48,12 @@ class SharedConnection:
 
     Attributes:
         physical: ``None`` if none is open.
+        given_up: Server processes that may go on with a statement which nobody waits for any more.
     """
 
     def __init__(self, database: Sharing) -> None:
         self.physical: Physical | None = None
+        self.given_up: list[int] = []
         self._database = database
         self._setup: Setup | None = None
         self._same_state: set[Setup] = set()
@@ -182,6 +185,11 @@ class SharedConnection:
             return False
         self.physical.send(sql)
         return True
+
+    def give_up(self, shared: SharedTransaction, reason: Reason) -> None:
+        """End the attempt of whoever has cancelled a statement."""
+        shared.attempt.spoil(reason)
+        self.given_up.append(shared.physical.pid)
 
     def hang_up(self) -> None:
         """Close the physical connection."""
