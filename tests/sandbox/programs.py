@@ -198,7 +198,9 @@ MANY = ("MANY", "COPY IN", "COPY OUT")
 STREAMS = ("STREAM", "NEXT", "STREAM END")
 OBJECTS = ("ADD", "GET", "CHANGE", "REMOVE", "FLUSH", "EXPIRE", "QUERY")
 POOL = ("INVALIDATE", "DISPOSE", "DETACH", "PING")
-DRIVER = ("AUTOCOMMIT ON", "AUTOCOMMIT OFF", "WITH", "NAMED", "COMPOSED", "CALLPROC", "CLOSED", "STATUS")
+DRIVER = ("WITH", "COMPOSED", "CLOSED")
+# What the driver's own connection does and one transaction never carries; as rare as NEEDS_REAL.
+DRIVER_NEEDS_REAL = ("AUTOCOMMIT ON", "AUTOCOMMIT OFF", "NAMED", "CALLPROC", "STATUS")
 # Which groups of kinds an actor of each way of connecting understands, beside statements.
 UNDERSTOOD = {
     "core": (*SAVEPOINTS, *NESTED, *MANY, *STREAMS, *POOL),
@@ -207,7 +209,7 @@ UNDERSTOOD = {
 }
 _RARE = frozenset({
     "null", "update all", "delete items", "join", "select note", "upsert", "syntax", "unknown", "value", "swap",
-    "DISPOSE", "INVALIDATE", "DETACH", "NAMED", "CALLPROC", "STATUS", "AUTOCOMMIT ON", "AUTOCOMMIT OFF",
+    "DISPOSE", "INVALIDATE", "DETACH",
 })  # fmt: skip
 _ARGUMENTS = {"MANY": "iiii", "COPY IN": "ii", "ADD": "is", "GET": "i", "CHANGE": "in", "REMOVE": "i"}
 ENGINES = ("plain", "plain", "plain", "other", "null", "auto", "serial", "optioned", "listening", "prepared")
@@ -269,7 +271,7 @@ def random_program(dice: random.Random, *, connections: int = 0, raw: bool = Fal
         if set(more) & {"use temp", "select temp", "fetch", "execute", "set", "declare", "temp drop", "temp delete"}:
             more += ["temp", "declare", "prepare", "execute", "fetch", "show"]
         if dice.random() < (0.05 if connections == 1 else 0.2):
-            more += dice.sample([*sorted(NEEDS_REAL), *MODES], 2)
+            more += dice.sample([*sorted(NEEDS_REAL), *MODES, *DRIVER_NEEDS_REAL], 2)
     # Some take turns, as a test and the code under test do: one goes on until its transaction ends.
     is_polite = dice.random() < 0.5
     steps: list[Step] = []

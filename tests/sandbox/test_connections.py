@@ -168,6 +168,19 @@ class CursorTests(SandboxTests):
 
                 self.assertIn("server-side cursor was read after its transaction had ended", reasons["test_rows"])
 
+    def test_only_a_query_is_for_a_server_side_cursor(self) -> None:
+        engine = application_engine()
+
+        class Shop(Items):
+            app_engines = [engine]
+
+            def test_update(self) -> None:
+                streaming = engine.connect().execution_options(stream_results=True)
+                with streaming as connection, self.assertRaisesRegex(sa.exc.ProgrammingError, "syntax error"):
+                    connection.exec_driver_sql("UPDATE item SET n = 1")
+
+        self.assertIn("server-side cursor", self.run_twice_or_not(Shop)["test_update"])
+
     def test_what_keeps_a_connection_busy_runs_on_real_connections(self) -> None:
         engine = application_engine()
 
@@ -317,6 +330,66 @@ class ConnectionTests(SandboxTests):
 
         self.assertIn("ended the transaction", reasons["test_1"])
         self.assertEqual(list(reasons), ["test_1"])
+
+    def test_a_savepoint_ends_with_its_transaction(self) -> None:
+        engine = application_engine()
+
+        class Shop(Items):
+            app_engines = [engine]
+
+            def test_rollback_to_it(self) -> None:
+                with engine.connect() as connection:
+                    connection.execute(sa.text("INSERT INTO item VALUES (1)"))
+                    connection.execute(sa.text("SAVEPOINT a"))
+                    connection.commit()
+                    with self.assertRaisesRegex(sa.exc.InternalError, 'savepoint "a" does not exist'):
+                        connection.execute(sa.text("ROLLBACK TO a"))
+                self.assertEqual(count(engine), 1)
+
+        self.assertEqual(self.run_twice_or_not(Shop), {})
+
+    def test_what_one_transaction_cannot_tell_apart_runs_on_real_connections(self) -> None:
+        engine = application_engine()
+
+        class Shop(Items):
+            app_engines = [engine]
+
+            def test_savepoints(self) -> None:
+                with engine.connect() as connection, engine.connect() as other, connection.begin_nested():
+                    other.execute(sa.text("SELECT 1"))
+
+            def test_setting_until_commit(self) -> None:
+                with engine.connect() as connection:
+                    connection.execute(sa.text("SET LOCAL work_mem = '1MB'"))
+                    connection.commit()
+                    self.assertEqual(connection.scalar(sa.text("SHOW work_mem")), "4MB")
+
+            def test_failed(self) -> None:
+                with engine.connect() as connection:
+                    with self.assertRaises(sa.exc.DataError):
+                        connection.execute(sa.text("SELECT 1 / 0"))
+                    self.assertEqual(count(engine), 0)
+                    with self.assertRaisesRegex(sa.exc.InternalError, "current transaction is aborted"):
+                        connection.execute(sa.text("SELECT 1"))
+
+        reasons = self.run_twice_or_not(Shop)
+
+        self.assertIn("another connection has savepoints", reasons["test_savepoints"])
+        self.assertIn("COMMIT that ends set", reasons["test_setting_until_commit"])
+        self.assertIn("failed transaction", reasons["test_failed"])
+
+    def test_many_statements_in_autocommit_are_many_transactions(self) -> None:
+        engine = application_engine(isolation_level="AUTOCOMMIT")
+
+        class Shop(Items):
+            app_engines = [engine]
+
+            def test_second_fails(self) -> None:
+                with engine.connect() as connection, self.assertRaises(sa.exc.IntegrityError):
+                    connection.exec_driver_sql("INSERT INTO item VALUES (%s)", [(1,), (1,)])
+                self.assertEqual(count(engine), 1)
+
+        self.assertEqual(list(self.run_twice_or_not(Shop)), ["test_second_fails"])
 
     def test_two_threads_share_the_transaction(self) -> None:
         engine = application_engine()

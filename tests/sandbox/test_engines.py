@@ -189,10 +189,15 @@ class EngineTests(unittest.TestCase):
 
     def test_other_isolation_levels_run_on_real_connections(self) -> None:
         engine = application_engine(isolation_level="REPEATABLE READ")
+        reading = application_engine(connect_args={"options": "-c default_transaction_read_only=on"})
         plain = application_engine()
 
         class Shop(Items):
-            app_engines = [engine, plain]
+            app_engines = [engine, plain, reading]
+
+            def test_by_option(self) -> None:
+                with reading.connect() as connection, self.assertRaises(sa.exc.InternalError):
+                    connection.execute(sa.text("INSERT INTO item VALUES (1)"))
 
             def test_of_the_engine(self) -> None:
                 with engine.connect() as connection:
@@ -208,6 +213,7 @@ class EngineTests(unittest.TestCase):
         reasons = self.run_twice_or_not(Shop)
 
         self.assertIn("the isolation level REPEATABLE READ needs real connections", reasons["test_of_the_engine"])
+        self.assertIn("READ ONLY transactions", reasons["test_by_option"])
         self.assertIn("readonly transactions need real connections", reasons["test_read_only"])
 
     def test_what_connections_are_given_is_there(self) -> None:
