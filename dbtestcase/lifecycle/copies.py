@@ -35,6 +35,7 @@ class Copies:
             name: CloneSupply(instance, name, partial(self._connect, name), _close, alone=alone) for name in databases
         }
         self._present: dict[str, str] = {}
+        self._ahead: list[ConnectionsAhead | None] = []
         self._is_alone = False
         self._connections: dict[str, int] = {}
         # Whether the server is as it was before the last test, outside of its copies.
@@ -49,9 +50,11 @@ class Copies:
             following: How many tests will want copies after this one, as far as is known.
         """
         self._is_alone = False
+        self._ahead.clear()
         for name, supply in self._supplies.items():
             copy = supply.take(following=following)
             self._present[name] = copy.name
+            self._ahead.append(copy.connections)
             self._databases[name].use_real(self._originals[name].set(database=copy.name), copy.connections)
             self._databases[name].is_copy = True
 
@@ -98,6 +101,10 @@ class Copies:
             return
         if reason and looks_at_other_sessions(f"{reason} {sql}"):
             self.be_alone()
+        if reason.startswith("ALTER"):
+            # They have begun with what was set before.
+            for ahead in self._ahead:
+                _close(ahead)
         self._state.before_statement(sql)
 
     def _restore_shared_state(self, used: list[str]) -> bool:

@@ -29,7 +29,7 @@ _SAME_FOR_ALL = frozenset({
     "adapters", "broken", "connection", "cursor_factory", "encoding", "row_factory", "server_version", "string_types",
     "binary_types", "dbapi",
 })  # fmt: skip
-_OWN = frozenset({"autocommits", "database", "engine", "is_closed", "record", "work"})
+_OWN = frozenset({"autocommits", "database", "engine", "is_closed", "is_given_up", "record", "work"})
 
 
 How = Literal["one", "many", "copy"]
@@ -79,13 +79,14 @@ class SandboxConnection:
         record: Refers to the pool's record of it.
     """
 
-    __slots__ = ("__weakref__", "autocommits", "database", "engine", "is_closed", "record", "work")
+    __slots__ = ("__weakref__", "autocommits", "database", "engine", "is_closed", "is_given_up", "record", "work")
 
     database: Gate
     engine: Engine
     work: Work | None
     autocommits: bool
     is_closed: bool
+    is_given_up: bool
     record: Any
 
     def __init__(self, database: Gate, engine: Engine, record: Any) -> None:
@@ -94,6 +95,7 @@ class SandboxConnection:
         self.work = None
         self.autocommits = False
         self.is_closed = False
+        self.is_given_up = False
         self.record = weakref.ref(record)
 
     def join(self, work: Work) -> None:
@@ -110,7 +112,7 @@ class SandboxConnection:
 
     def give_up(self) -> None:
         """Be of no use any more to whoever still holds it."""
-        self.is_closed = True
+        self.is_closed = self.is_given_up = True
         record = self.record()
         if self.engine.dialect.is_async and loops.in_greenlet() and record is not None:
             record.invalidate()  # or SQLAlchemy complains as well, when it is thrown away
@@ -120,6 +122,8 @@ class SandboxConnection:
         self.database.end(self, keep=True)
 
     def rollback(self) -> None:
+        if self.is_given_up:
+            return  # nothing is left of it; SQLAlchemy, which so puts back what nobody closed, would log an error
         self.check_open()
         self.database.end(self, keep=False)
 

@@ -58,6 +58,8 @@ _REAL = frozenset({
     "unlisten", "vacuum",
 })  # fmt: skip
 _EXCLUSIVE = frozenset({"alter", "drop", "lock", "refresh", "reindex", "truncate"})
+_SETTINGS = frozenset({"set", "reset"})
+_ROLES = frozenset({"role", "user"})
 # What no reader holds a lock on.
 _SHARED_OBJECTS = frozenset({"role", "type", "function", "procedure", "user"})
 # Two words: the second may stand anywhere behind the first.
@@ -199,7 +201,7 @@ class Rules:
             for word in words:
                 if word in seconds:
                     return f"{verb} {word}".upper()
-        if verb == "alter" and "set" in words and "role" in words:
+        if verb == "alter" and not _SETTINGS.isdisjoint(words) and not _ROLES.isdisjoint(tuple(words)[1:2]):
             return "ALTER ROLE SET"
         if verb == "create" and "view" in words and not self._volatile.isdisjoint(calls):
             return "CREATE VIEW with a volatile function"

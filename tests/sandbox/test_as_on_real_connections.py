@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import unittest
 import warnings
@@ -120,6 +121,28 @@ class EngineTests(unittest.TestCase):
         self.assertEqual(problems(run_case(Shop, OnCopies)), [])
         self.assertEqual(levels[0], levels[1])
 
+    def test_a_connection_that_is_opened_after_a_setting_of_its_role_was_changed_begins_with_it(self) -> None:
+        class Shop(DatabaseTestCase):
+            isolation = "clone"
+
+            def test_1_uses_two_connections(self) -> None:
+                with self.engine.connect() as one, self.engine.connect() as other:
+                    one.execute(text("SELECT 1"))
+                    other.execute(text("SELECT 1"))
+
+            def test_2_changes_the_setting(self) -> None:
+                with self.engine.begin() as connection:
+                    connection.execute(text("ALTER USER CURRENT_USER SET work_mem = '11MB'"))
+                self.engine.dispose()
+                with self.engine.connect() as connection:
+                    self.assertEqual(connection.scalar(text("SHOW work_mem")), "11MB")
+
+            def test_3_it_is_as_before(self) -> None:
+                with self.engine.connect() as connection:
+                    self.assertNotEqual(connection.scalar(text("SHOW work_mem")), "11MB")
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
     def test_transactions_are_of_the_kind_that_the_schema_gives_to_its_database(self) -> None:
         def snapshots(connection: sa.Connection) -> None:
             name = connection.scalar(text("SELECT quote_ident(current_database())"))
@@ -139,6 +162,23 @@ class EngineTests(unittest.TestCase):
             test_2_in_each_test = test_1_a_snapshot_stays
 
         self.assertEqual(problems(run_case(Shop)), [])
+
+
+class LeftOpenTests(unittest.TestCase):
+    def test_what_a_failed_test_has_left_open_is_thrown_away_without_an_error_in_the_log(self) -> None:
+        for driver in DRIVERS:
+
+            class Shop(DatabaseTestCase):
+                app_engines = [app_engine(driver)]
+
+                def test_it(self) -> None:
+                    connection = self.app_engines[0].connect()
+                    connection.execute(text("SELECT 1"))
+                    self.fail("while it is open")
+
+            with self.subTest(driver), self.assertNoLogs("sqlalchemy", level="ERROR"):
+                self.assertEqual(len(run_case(Shop).failures), 1)
+                gc.collect()
 
 
 class TimeoutTests(unittest.TestCase):

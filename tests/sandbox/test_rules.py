@@ -169,6 +169,7 @@ REAL = {
     "ALTER SYSTEM SET work_mem = '1MB'": "ALTER SYSTEM",
     "ALTER DATABASE test SET timezone = 'UTC'": "ALTER DATABASE",
     "ALTER ROLE somebody SET timezone = 'UTC'": "ALTER ROLE SET",
+    "ALTER USER CURRENT_USER RESET ALL": "ALTER ROLE SET",
     "CREATE INDEX CONCURRENTLY ON item (id)": "concurrently",
     "DROP INDEX CONCURRENTLY few": "concurrently",
     "REINDEX TABLE CONCURRENTLY item": "concurrently",
