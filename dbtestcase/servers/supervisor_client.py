@@ -18,8 +18,9 @@ from dbtestcase.servers.supervisor_connection import CLOSED, ChannelLost, Connec
 __all__ = ["Reply", "RequestFailed", "SupervisorClient", "at_end", "current_supervisor"]
 
 _LAST_WAIT, _SHORT_WAIT = 10.0, 1.0
-# Seconds that the supervisor has for a request of no duration of its own, and beyond that of others.
-_PATIENCE = 30.0
+# Seconds that the supervisor has for a request of no duration of its own, and beyond that of others; and after which,
+# when it has said nothing, it is asked whether it is there.
+_PATIENCE, _SILENCE = 15.0, 5.0
 
 
 class RequestFailed(Exception):
@@ -61,8 +62,11 @@ class Reply:
             RequestFailed: The request could not be carried out.
             PostgresNotReady: The supervisor is dead, or says nothing.
         """
-        if not self._supervisor.wait_for(self, self._seconds):
-            self._supervisor.give_up(f"it has not answered for {self._seconds:g} seconds")
+        deadline = monotonic() + self._seconds
+        while not self._supervisor.wait_for(self, min(_SILENCE, max(0.0, deadline - monotonic()))):
+            # It may be busy with what was asked for; but it always has time to say so.
+            if monotonic() >= deadline or not self._supervisor.answers():
+                self._supervisor.give_up("it does not answer")
         if self.problem is not None:
             raise self.problem
         assert self.message is not None
@@ -114,6 +118,10 @@ class SupervisorClient:
     def request(self, do: str, **details: Any) -> Reply:
         """Send a request and return at once; the reply comes later."""
         reply = Reply(self, details.get("timeout", 0.0) + _PATIENCE)
+        self._send_request(do, reply, details)
+        return reply
+
+    def _send_request(self, do: str, reply: Reply, details: dict[str, Any]) -> None:
         with self._lock:
             if self.is_alive:
                 self._number += 1
@@ -122,7 +130,6 @@ class SupervisorClient:
         self._send(do, reply.number, details)
         if not reply.number:
             reply.fail(self._gone())
-        return reply
 
     def notify(self, do: str, **details: Any) -> None:
         """Send a request that is not replied to."""
@@ -220,6 +227,12 @@ class SupervisorClient:
         with self._lock:
             end = self._ends.setdefault(number, Reply(self, 0.0))
         end.arrive({"status": status})
+
+    def answers(self) -> bool:
+        """Return whether it says something when it is asked to."""
+        reply = Reply(self, _PATIENCE)
+        self._send_request("ping", reply, {})
+        return self.wait_for(reply, _PATIENCE) and reply.problem is None
 
     # Its end
 

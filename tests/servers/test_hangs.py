@@ -39,13 +39,37 @@ class SupervisorTests(ScratchTestCase):
 
         with (
             mock.patch.object(supervisor_client, "_PATIENCE", 0.5),
-            self.assertRaisesRegex(PostgresNotReady, f"process {supervisor.supervisor_pid}.*has not answered"),
+            self.assertRaisesRegex(PostgresNotReady, f"process {supervisor.supervisor_pid}.*does not answer"),
         ):
             supervisor.request("folder", locations=[str(self.location)], mode=0o700).wait()
 
         self.assertLess(time.monotonic() - begun, 5)
         self.assertFalse(psutil.pid_exists(supervisor.supervisor_pid))
         self.assertNextInstanceWorks()
+
+    def test_one_that_goes_silent_during_a_boot_is_not_waited_for_as_long_as_for_a_boot(self):
+        supervisor = current_supervisor()
+        with (
+            mock.patch.multiple(supervisor_client, _PATIENCE=0.5, _SILENCE=0.2),
+            self.assertRaisesRegex(PostgresNotReady, "does not answer"),
+        ):
+            path = supervisor.request("folder", locations=[str(self.location)], mode=0o700).wait()["path"]
+            run = {"argv": ["/bin/sleep", "600"], "env": {}, "user": None, "log": "log", "timeout": 600.0}
+            reply = supervisor.request("run", folder=path, **run)
+            self.assertTrue(supervisor.answers())
+            os.kill(supervisor.supervisor_pid, signal.SIGSTOP)
+            reply.wait()
+
+        self.assertNextInstanceWorks()
+
+    def test_one_that_is_busy_is_waited_for(self):
+        supervisor = current_supervisor()
+        with mock.patch.object(supervisor_client, "_SILENCE", 0.05):
+            path = supervisor.request("folder", locations=[str(self.location)], mode=0o700).wait()["path"]
+            run = {"argv": ["/bin/sleep", "0.5"], "env": {}, "user": None, "log": "log", "timeout": 600.0}
+
+            self.assertEqual(supervisor.request("run", folder=path, **run).wait()["status"], 0)
+        supervisor.request("end", folder=path, signal=3, timeout=1.0).wait()
 
     def test_one_that_says_nonsense_is_named(self):
         supervisor = current_supervisor()

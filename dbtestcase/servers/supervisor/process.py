@@ -2,6 +2,7 @@
 
 Requests are dicts with ``do`` and ``id``; each is replied to once, when it is done, with the same ``id``:
 
+* ``ping``: nothing, to see whether somebody is there
 * ``make``: a folder in the first of ``locations`` that takes it, with another for the socket if the path is too long
   for one -> ``path``, ``short``
 * ``folder``: a plain folder in the first of ``locations`` that takes it -> ``path``
@@ -60,6 +61,7 @@ class Supervisor:
         if self._parent_fd is not None:
             self._poll.register(self._parent_fd, select.POLLIN)
         self._requests = {
+            "ping": self._replies.reply,
             "make": self._make,
             "folder": self._make_folder,
             "run": self._run,
