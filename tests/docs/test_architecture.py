@@ -46,7 +46,7 @@ class Way:
     """Notes our files that are on the stack of this thread when a function is called, while it is a profiler.
 
     Args:
-        from_within: A function whose own calls are noted, too.
+        from_within: A function; all that is called on its behalf is noted too.
     """
 
     def __init__(self, *functions: Callable[..., Any], from_within: Callable[..., Any] | None = None) -> None:
@@ -55,10 +55,13 @@ class Way:
         self.files: list[str] = []
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
-        above = frame.f_back
-        is_called_by_it = above is not None and above.f_code is self._caller
-        if event == "call" and (frame.f_code in self._codes or is_called_by_it):
+        if event == "call" and (frame.f_code in self._codes or self._is_within(frame)):
             self.files += [name for name in files_on(frame) if name not in self.files]
+
+    def _is_within(self, frame: FrameType | None) -> bool:
+        while frame is not None and frame.f_code is not self._caller:
+            frame = frame.f_back
+        return frame is not None
 
     def __enter__(self) -> Way:
         sys.setprofile(self)
