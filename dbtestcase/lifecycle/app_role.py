@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,7 @@ def warn_of_superuser(test_class: Any, instance: BaseInstance, engine: Any) -> N
         f"{name}: {problem}, but here its engines connect as the owner of the database, whom neither grants nor "
         f"policies bind.\nWhat to do: set app_role = {user!r} on {name}: the role as which these engines connect.",
         UserWarning,
-        origin.filename if origin is not UNKNOWN else "<unknown>",
-        origin.line,
+        # The application may have made its engine in a library's code: the class is then the place to look.
+        getattr(sys.modules.get(test_class.__module__), "__file__", "") if origin is UNKNOWN else origin.filename,
+        max(origin.line, 1),
     )
