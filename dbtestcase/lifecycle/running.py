@@ -284,9 +284,14 @@ class RunningClass:
         """A run of a test is over and undone: see whether the next can begin on what is there."""
         if not self.runs.is_untouched:
             self.explanations.end_test()
-        is_spoilt = self._post_mortem is not None or self.connections.is_server_lost(has_failed or bool(problems))
+        is_spoilt = self._post_mortem is not None
+        # What has just undone the test needs not be asked whether it lives.
+        has_answered = not (has_failed or problems)
         for database in self.databases.values():
             is_spoilt = is_spoilt or database.needs_fresh_database
+            has_answered = has_answered and database.physical is not None
+        if not (is_spoilt or has_answered):
+            is_spoilt = self.connections.is_server_lost(has_failed or bool(problems))
         if is_spoilt:
             self._replace_instance()
 
