@@ -97,12 +97,7 @@ class TestRuns:
             if not self._has_used_database and self._test is not None:
                 self._has_used_database = True
                 if self._may_attempt:
-                    self._attempt = Attempt(
-                        self._test.id(),
-                        self._home.name,
-                        may_run_again=self._may_run_again,
-                        tasks=self.tasks,
-                    )
+                    self._attempt = Attempt(self._home.name, may_run_again=self._may_run_again, tasks=self.tasks)
                     self._attempt.thread = self._thread
                 self._home.first_use(self._test, is_attempt=self._may_attempt)
             attempt = self._attempt

@@ -77,24 +77,21 @@ class Attempt:
     """One run of one test in the one transaction.
 
     Args:
-        name: The test's id.
-        owner: The name of its class.
+        owner: The name of the test's class.
         may_run_again: False if the class or test says ``isolation = "savepoint"``: what would make it run again is
             then an error at the statement.
         tasks: The tasks of an asynchronous test.
     """
 
-    __slots__ = ("_interruption", "is_over", "may_run_again", "name", "owner", "reason", "tasks", "thread")
+    reason: Reason | None = None
+    is_over = False
+    _interruption: _Interruption | None = None
 
-    def __init__(self, name: str, owner: str, *, may_run_again: bool = True, tasks: TasksOfTest | None = None) -> None:
-        self.name = name
+    def __init__(self, owner: str, *, may_run_again: bool = True, tasks: TasksOfTest | None = None) -> None:
         self.owner = owner
         self.may_run_again = may_run_again
-        self.reason: Reason | None = None
-        self.is_over = False
         self.thread = get_ident()
         self.tasks = tasks
-        self._interruption: _Interruption | None = None
 
     def stop(self, reason: Reason, error: Callable[[str], Exception] | None = None) -> NoReturn:
         """End the attempt, for good.

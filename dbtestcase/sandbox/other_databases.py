@@ -19,6 +19,7 @@ from sqlalchemy.pool import Pool
 from dbtestcase.errors import UndeclaredDatabase
 from dbtestcase.frames import UNKNOWN, Origin, is_installed, user_origin
 
+from .connection import SandboxConnection
 from .engine_origins import made_at, url_of
 
 __all__ = ["Guard", "allow_other_databases", "forbid_other_databases"]
@@ -137,7 +138,7 @@ def _before_connect(dialect: sa.Dialect, record: Any, arguments: Any, parameters
 
 
 def _before_use(connection: Any, record: Any, fairy: Any) -> None:
-    if not _guards or record.starttime >= _last().since:
+    if type(connection) is SandboxConnection or not _guards or record.starttime >= _last().since:
         return
     dialect = fairy._pool._dialect
     if getattr(dialect, "name", "") in _SERVERLESS:

@@ -27,7 +27,7 @@ class SessionsOfTest:
     def close(self) -> None:
         """Close them; their transactions are undone anyway, and a fault of one must not stop the others."""
         for session in self._sessions:
-            if session.in_transaction() or session.identity_map or session.new:
+            if session.in_transaction() or session.identity_map or session._new:
                 with suppress(Exception):
                     session.close()
         self._sessions.clear()
