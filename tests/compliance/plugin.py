@@ -25,10 +25,13 @@ import dbtestcase
 from dbtestcase import DatabaseTestCase, isolate
 from dbtestcase.diagnosis import report
 
-_TABLES = r"""
-    SELECT count(*), coalesce(sum(n_live_tup), 0) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-    LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
-    WHERE relkind IN ('r', 'S', 'v') AND nspname !~ '^(pg_|information_schema$)'
+# Each table with its rows, counted; statistics come late.
+_ROWS = r"""
+    SELECT format('%I.%I', nspname, relname),
+        (xpath('/row/c/text()', query_to_xml(format('SELECT count(*) AS c FROM %I.%I', nspname, relname),
+                                             false, true, '')))[1]::text
+    FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+    WHERE relkind = 'r' AND nspname !~ '^(pg_|information_schema$)' ORDER BY 1
 """
 _DATABASE_IN_CLASS_NAME = re.compile(r"_postgresql\+.*?(?=::)")
 
@@ -111,8 +114,8 @@ class Isolated:
     def _committed(self) -> Any:
         """Return what others see of the class's database."""
         with self._home.instance.connect("test") as connection, connection.cursor() as cursor:
-            cursor.execute(_TABLES)
-            return cursor.fetchone()
+            cursor.execute(_ROWS)
+            return cursor.fetchall()
 
 
 _isolated: Isolated | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -390,7 +391,7 @@ class CompiledTests(DatabaseTestCase):
         inspector = sa.inspect(self.engine)
 
         for name in [name for name in dir(inspector) if name.startswith(("get_multi_", "get_schema_names"))]:
-            with self.subTest(name):
+            with self.subTest(name), suppress(NotImplementedError):  # get_multi_table_options, before 2.1
                 getattr(inspector, name)()
         self.assertTrue(inspector.has_table("customer") and not inspector.has_table("nowhere"))
         self.assertFalse(inspector.has_sequence("number") or inspector.has_schema("nowhere"))
