@@ -166,7 +166,11 @@ def _judge(judgements: Sequence[Judgement], engines: dict[str, Any], case: Any) 
         # Programs run again more often than tests do; all the same each is to begin in the one transaction.
         mock.patch.object(test_runs, "_MANY", len(judgements) + 1),
         mock.patch.object(report, "ran_twice", lambda test, reason, outcome: _ran_twice(running, reason)),
+        # What a program leaves open is told as on real connections or not at all; that is not what is judged.
+        warnings.catch_warnings(),
     ):
+        warnings.simplefilter("ignore", ResourceWarning)
+        warnings.filterwarnings("ignore", message=".*app_role", category=UserWarning)
         logging.disable()  # SQLAlchemy's and psycopg's own, of connections that programs have broken
         try:
             suite.run(result)
