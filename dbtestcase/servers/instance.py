@@ -162,7 +162,9 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         return self.child_process is not None and self.child_process.poll() is None
 
     def answers(self) -> bool:
-        """Return whether the server takes a connection."""
+        """Return whether the server takes a connection, and has not lost a process that it does not know of yet."""
+        if self.child_process is not None:
+            self.child_process.await_dying_children()
         try:
             self.connect("postgres").close()
         except psycopg2.OperationalError:

@@ -6,9 +6,14 @@ import os
 import signal
 import subprocess
 
+from dbtestcase.native import monotonic, sleep
 from dbtestcase.servers.supervisor_client import Reply, SupervisorClient
 
 __all__ = ["ServerProcess"]
+
+_TICK = 0.001
+_LONGEST_STATUS = 0.05
+_EXITING = 4  # PF_EXITING, among the flags of a process
 
 
 class ServerProcess:
@@ -24,6 +29,7 @@ class ServerProcess:
         self.returncode: int | None = None
         self._supervisor = supervisor
         self._end: Reply = supervisor.end_of(number)
+        self._is_visible = os.path.exists(f"/proc/{pid}/stat")  # on Linux, unless others' processes are hidden
 
     def ended(self, status: int | None) -> None:
         """Take note of its end."""
@@ -33,9 +39,37 @@ class ServerProcess:
     def poll(self) -> int | None:
         """Return the exit status, ``None`` while it runs; takes microseconds and asks nobody."""
         if self.returncode is None:
-            self._supervisor.refresh()
             self._note_end()
+            if self.returncode is None and self._is_visible and _is_over(self.pid):
+                self._await_status()
         return self.returncode
+
+    def _await_status(self) -> None:
+        """The supervisor is about to tell of the end, if it lives; but that it has ended is known already."""
+        deadline = monotonic() + _LONGEST_STATUS
+        while self.returncode is None and monotonic() < deadline:
+            sleep(_TICK)
+            self._note_end()
+        self.ended(None)
+
+    def await_dying_children(self, seconds: float = 1.0) -> None:
+        """Wait until the server has taken note of the end of each process of its own that is ending; Linux only.
+
+        One that crashes hangs up before the server can know of it, and for a moment the server takes connections as if
+        nothing had been.
+        """
+        deadline = monotonic() + seconds
+        while any(_is_over(pid, gone=False) for pid in self._children()):
+            if self.poll() is not None or monotonic() > deadline:
+                return
+            sleep(_TICK)
+
+    def _children(self) -> list[str]:
+        try:
+            with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
+                return file.read().split()
+        except OSError:
+            return []  # it has ended, or the system does not tell
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end and return the exit status.
@@ -50,6 +84,7 @@ class ServerProcess:
         return self.returncode
 
     def _note_end(self) -> None:
+        self._supervisor.refresh()
         if self._end.message is not None:
             self.ended(self._end.message["status"])
 
@@ -65,3 +100,13 @@ class ServerProcess:
     def kill(self) -> None:
         """End it the hard way."""
         self.send_signal(signal.SIGKILL)
+
+
+def _is_over(pid: int | str, *, gone: bool = True) -> bool:
+    """Return whether a process ends just now or has ended; ``gone`` if there is none of that number to be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return gone
+    return not fields or fields[0] in "ZX" or bool(int(fields[6]) & _EXITING)
