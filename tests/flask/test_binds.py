@@ -215,8 +215,10 @@ class BindTests(unittest.TestCase):
 
     def test_the_errors_have_kinds_of_ours(self):
         for error in (SchemaError, DBTestCaseError):
+            case = self.case({}, {"reader": 1})
             with self.assertRaises(error):
-                self.case({}, {"reader": 1}).setUpClass()
+                case.setUpClass()
+            case.doClassCleanups()
 
 
 if __name__ == "__main__":
