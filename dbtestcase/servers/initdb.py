@@ -69,29 +69,33 @@ def initialize(recipe: Recipe) -> Server:
 
 
 def _run(recipe: Recipe, directory: InstanceDirectory) -> None:
+    program, asked = recipe.launch.programs.initdb, recipe.options.described_locale()
+    try:
+        status, output = _first_that_succeeds(recipe, directory)
+    except RequestFailed as exc:
+        raise PostgresNotReady(
+            f"cannot start a test database: {program!r} could not be started: {exc}"
+            + (_UNKNOWN_USER if recipe.launch.alias is not None else "")
+        ) from exc
+    if status != 0:
+        raise PostgresNotReady(
+            (f"ThrowawayPostgres({asked}): " if asked else "cannot start a test database: ")
+            + f"{program!r} failed with exit status {status}. It said:\n{output.strip()}"
+            + ("\nThe locales of this system are listed by 'locale -a'." if asked and "locale" in output else "")
+        )
+
+
+def _first_that_succeeds(recipe: Recipe, directory: InstanceDirectory) -> tuple[int, str]:
     programs = recipe.launch.programs
     common = ["--no-data-checksums"] if programs.major >= 18 else []
     common += _without_shared_memory(programs, directory)
     common += ["--no-sync", "--wal-segsize=1", "-A", "trust", "-U", "postgres", "-D", str(directory.data_dir)]
-    output = ""
+    status, output = 1, ""
     for choice in recipe.options.initdb_arguments(programs.major):
-        try:
-            status, output = directory.run([programs.initdb, *common, *choice], timeout=_TIMEOUT)
-        except RequestFailed as exc:
-            raise PostgresNotReady(
-                f"cannot start a test database: {programs.initdb!r} could not be started: {exc}"
-                + (_UNKNOWN_USER if recipe.launch.alias is not None else "")
-            ) from exc
-        if status == 0:
-            return
-        if "locale" not in output:
+        status, output = directory.run([programs.initdb, *common, *choice], timeout=_TIMEOUT)
+        if status == 0 or "locale" not in output:
             break
-    asked = recipe.options.described_locale()
-    raise PostgresNotReady(
-        (f"ThrowawayPostgres({asked}): " if asked else "cannot start a test database: ")
-        + f"{programs.initdb!r} failed with exit status {status}. It said:\n{output.strip()}"
-        + ("\nThe locales of this system are listed by 'locale -a'." if asked and "locale" in output else "")
-    )
+    return status, output
 
 
 def _without_shared_memory(programs: Programs, directory: InstanceDirectory) -> list[str]:
@@ -108,14 +112,14 @@ def _without_shared_memory(programs: Programs, directory: InstanceDirectory) -> 
         return []
     folder = directory.folder / "share"
     folder.mkdir()
+    folder.chmod(0o755)  # whatever the umask
     for path in Path(found[1]).iterdir():
         (folder / path.name).symlink_to(path)
     sample = folder / "postgresql.conf.sample"
     text = sample.read_text(encoding="utf-8")
     sample.unlink()
     sample.write_text(f"{text}\n{_MEMORY} = mmap\n", encoding="utf-8")
-    for made in (folder, sample):
-        made.chmod(0o755)
+    sample.chmod(0o644)
     return ["-L", str(folder)]
 
 

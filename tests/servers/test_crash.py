@@ -133,7 +133,7 @@ class LeftoverTests(CrashTestCase):
 
     def test_a_program_that_sql_has_started_does_not_outlive_its_server(self):
         with running_instance(OPTIONS) as instance:
-            instance.execute("COPY (SELECT 1) TO PROGRAM 'setsid sleep 600 >/dev/null 2>&1 & exit 0'")
+            instance.execute("COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; setsid sleep 600 >/dev/null 2>&1 & exit 0'")
             self.assertSoon(lambda: "sleep 600" in self.command_lines(), 5, "it has not been started")
 
         self.assertSoon(lambda: not self.servers() and not self.folders(), 15, "something is left")
