@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 from _pytest.runner import runtestprotocol
 from sqlalchemy.dialects.postgresql import provision
+from sqlalchemy.testing import config
 from sqlalchemy.testing.plugin import pytestplugin
 
 import dbtestcase
@@ -51,6 +52,7 @@ class Home(DatabaseTestCase):
             connection.execute(sa.schema.CreateSchema(name))
 
     def test_item(self) -> None:
+        _forget_fixtures_of(self.item)
         # The class of the suite goes on, and what was made for it stays.
         reports = runtestprotocol(self.item, log=False, nextitem=self.item.parent)
         self.item.reports = reports
@@ -82,6 +84,10 @@ class Isolated:
         Now.__qualname__ = getattr(suite_class, "__name__", "Suite")
         self._home = Now
         Now.setUpClass()
+        if config.db is not None:
+            # An engine begins each class as it was made; the suite wants one that has met its server.
+            with config.db.connect():
+                pass
 
     def leave(self) -> None:
         self._home.tearDownClass()
@@ -132,6 +138,16 @@ def _set_up_class(item: Any) -> None:
         for name in item.fixturenames:
             if name in known and known[name][-1].scope == "class":
                 item._request.getfixturevalue(name)
+
+
+def _forget_fixtures_of(item: Any) -> None:
+    """Let a test begin as if it had not run before: pytest's fixtures do not expect to be interrupted in their end."""
+    item.session._setupstate.stack.pop(item, None)
+    for known in item._fixtureinfo.name2fixturedefs.values():
+        for each in known:
+            if each.scope == "function":
+                each.cached_result = None
+                each._finalizers.clear()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
