@@ -105,7 +105,7 @@ class KilledTests(OrphanTestCase):
         process.stdout.readline()
 
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(5)
+        process.wait(20)
 
         self.assertNoServers()
         self.assertSoon(lambda: not self.folders(), 5, "a folder is left")
