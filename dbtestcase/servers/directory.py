@@ -29,7 +29,7 @@ __all__ = [
 
 PORT = 5432
 STOP_TIMEOUT = 10.0
-CONNECT_TIMEOUT = 30  # seconds; a server that was stopped, as by SIGSTOP, takes connections and says nothing
+CONNECT_TIMEOUT = 15  # seconds; a server that was stopped, as by SIGSTOP, takes connections and says nothing
 LOG = "server.log"
 
 

@@ -58,17 +58,18 @@ class Standby:
         server = self._booted(recipe)
         if server is None:
             return
-        connection = None
-        # What goes wrong here is told to whoever connects to it.
-        with suppress(Exception), hidden_variables():
-            connection = psycopg2.connect(**server.address())
+        try:
+            with hidden_variables():
+                connection = psycopg2.connect(**server.address())
+        except psycopg2.Error:
+            server.end()  # whoever wants the instance gets another, or is told there what goes wrong
+            return
         with self._lock:
             is_unwanted = self._is_unwanted
             if not is_unwanted:
                 self._server, self._connection = server, connection
         if is_unwanted:
-            if connection is not None:
-                connection.close()
+            connection.close()
             server.end()
 
     def _booted(self, recipe: Recipe) -> Server | None:

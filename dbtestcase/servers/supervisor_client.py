@@ -271,6 +271,7 @@ class SupervisorClient:
                 self._connection.kill()
             return
         self._connection.stop_sending()
+        self._connection.wake()
         if self._connection.wait_for_end(_LAST_WAIT):
             self._connection.close()
         # Else it works on, and the next run sweeps what it leaves.

@@ -111,6 +111,11 @@ class Connection:
         with suppress(OSError, ChannelLost):
             self._outgoing.socket().shutdown(_socket.SHUT_WR)
 
+    def wake(self) -> None:
+        """Let it go on, if somebody has stopped it."""
+        if self._is_running():  # else its number may be somebody else's by now
+            os.kill(self.pid, signal.SIGCONT)
+
     def wait_for_end(self, seconds: float) -> bool:
         """Wait until the supervisor has ended; return whether it has, in time."""
         deadline = monotonic() + seconds

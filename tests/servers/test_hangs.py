@@ -62,6 +62,17 @@ class SupervisorTests(ScratchTestCase):
 
         self.assertNextInstanceWorks()
 
+    def test_one_that_is_stopped_when_the_tests_end_cleans_up_all_the_same(self):
+        self.run_well(
+            "import os, signal\n"
+            "from dbtestcase.servers import *\n"
+            "from dbtestcase.servers.supervisor_client import current_supervisor\n"
+            "with running_instance(ThrowawayPostgres()):\n"
+            "    os.kill(current_supervisor().supervisor_pid, signal.SIGSTOP)\n"
+        )
+
+        self.assertEqual((self.servers(), self.folders()), ([], []))
+
     def test_one_that_is_busy_is_waited_for(self):
         supervisor = current_supervisor()
         with mock.patch.object(supervisor_client, "_SILENCE", 0.05):

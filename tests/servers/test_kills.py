@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -89,10 +90,14 @@ class KillTests(ScratchTestCase):
         begun = time.monotonic()
 
         time.sleep(moment)
-        self.hit(process.pid, victim, number)
+        hit = self.hit(process.pid, victim, number)
         if victim == "test process" and number == signal.SIGSTOP:
             process.kill()  # who stops his own tests ends them some day
         output, _ = process.communicate(timeout=LONGEST_RUN * max(1.0, os.getloadavg()[0]))
+        if victim == "supervisor" and hit:
+            # It was stopped, perhaps, when nobody was there any more who could have noticed.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(hit, signal.SIGCONT)
 
         self.assertNotIn("WRONG", output)
         self.assertNotIn("Traceback", output)
@@ -102,12 +107,12 @@ class KillTests(ScratchTestCase):
         self.assertLess(time.monotonic() - begun, LONGEST_RUN * max(1.0, os.getloadavg()[0]))
         self.assertSoon(lambda: not self.servers(), 15, "a server is left")
 
-    def hit(self, pid: int, victim: str, number: int) -> None:
-        """Send a signal to one of the processes that there are at this moment, if there is one of that kind."""
+    def hit(self, pid: int, victim: str, number: int) -> int:
+        """Send a signal to one of the processes of that kind, if there is one now; return its id, 0 if there is none."""
         try:
             if victim == "test process":
                 os.kill(pid, number)
-                return
+                return pid
             supervisor = next((each for each in psutil.Process(pid).children()), None)
             if victim == "supervisor" or supervisor is None:
                 targets = [supervisor] if supervisor is not None else []
@@ -115,10 +120,12 @@ class KillTests(ScratchTestCase):
                 targets = supervisor.children()
             else:
                 targets = [each for child in supervisor.children() for each in child.children()]
-            if targets:
-                os.kill(random.choice(targets).pid, number)
+            target = random.choice(targets).pid if targets else 0
+            if target:
+                os.kill(target, number)
         except (psutil.Error, ProcessLookupError):
-            return  # it has just ended
+            return 0  # it has just ended
+        return target
 
 
 class ManyTests(unittest.TestCase):
