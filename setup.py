@@ -5,8 +5,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from setuptools import setup
-
 ROOT = Path(__file__).parent
 
 
@@ -22,6 +20,8 @@ def description(readme: str, project: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    from setuptools import setup  # only a build has it
+
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = description((ROOT / "README.md").read_text(), metadata)
     setup(long_description=text, long_description_content_type="text/markdown")
