@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import unittest
 import warnings
 from collections.abc import Iterable
 
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+# CI sets it on all of its interpreters but one.
+RUNS_ONCE = os.environ.get("TESTS_THAT_RUN_ONCE") != "off"
+once = unittest.skipUnless(RUNS_ONCE, "takes long, and is the same on each interpreter and SQLAlchemy: CI runs it once")
 
 
 class Base(DeclarativeBase):

@@ -12,6 +12,8 @@ from pathlib import Path
 import psycopg2
 from sqlalchemy import make_url
 
+from tests.support import once
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -27,6 +29,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 class DoctorTests(unittest.TestCase):
+    @once
     def test_a_healthy_machine_is_told_what_was_found_and_how_long_a_boot_takes(self):
         result = run("doctor")
 
@@ -34,6 +37,7 @@ class DoctorTests(unittest.TestCase):
         self.assertRegex(result.stdout, r"programs +PostgreSQL \d+")
         self.assertRegex(result.stdout, r"next start +\d+ ms")
 
+    @once
     def test_templates_that_are_damaged_are_named(self):
         with tempfile.TemporaryDirectory() as cache:
             run("doctor", DBTESTCASE_CACHE=cache)
@@ -46,6 +50,7 @@ class DoctorTests(unittest.TestCase):
             self.assertIn(f"damaged     {pack}: its size has changed", result.stdout)
             self.assertIn("made anew", result.stdout)
 
+    @once
     def test_a_cache_folder_that_cannot_be_written_to_is_advised_against(self):
         result = run("doctor", DBTESTCASE_CACHE="/proc/nowhere")
 
@@ -60,6 +65,7 @@ class DoctorTests(unittest.TestCase):
         self.assertIn("DBTESTCASE_DIR is '/nowhere/at/all'", result.stdout)
         self.assertNotIn("Traceback", result.stderr)
 
+    @once
     def test_a_place_that_is_too_small_is_said_so(self):
         with tempfile.TemporaryDirectory() as cache:
             run("doctor", DBTESTCASE_CACHE=cache)
@@ -132,6 +138,7 @@ class StartTests(unittest.TestCase):
 
 
 class CleanTests(unittest.TestCase):
+    @once
     def test_clean_deletes_the_cached_templates(self):
         with tempfile.TemporaryDirectory() as cache:
             self.assertEqual(run("doctor", DBTESTCASE_CACHE=cache).returncode, 0)

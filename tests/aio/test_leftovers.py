@@ -14,7 +14,7 @@ from sqlalchemy import insert, select, update
 
 from dbtestcase.aio import AsyncDatabaseTestCase
 from tests.aio.support import DRIVERS, engine_of, names, second_runs
-from tests.support import Base, Customer, problems, run_case, run_with_warnings
+from tests.support import Base, Customer, once, problems, run_case, run_with_warnings
 
 ROOT = Path(__file__).parent.parent.parent
 MANY = """
@@ -161,6 +161,7 @@ class LeftOpenTests(unittest.TestCase):
         self.assertIn("assertRowExists() at tests/aio/test_leftovers.py", text)
         self.assertIn("'await self.assertRowExists(...)'", text)
 
+    @once
     def test_five_hundred_tests_leave_nothing_and_no_warning(self):
         for driver in DRIVERS:
             with self.subTest(driver=driver):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import unittest
 from pathlib import Path
 
+from tests.support import RUNS_ONCE
+
 
 def load_tests(loader: unittest.TestLoader, standard: unittest.TestSuite, pattern: str | None) -> unittest.TestSuite:
-    """Find the tests here, unless TESTS_OF_DOCUMENTS is "off": CI runs them on one of its interpreters only."""
-    if os.environ.get("TESTS_OF_DOCUMENTS") != "off":
+    """Find the tests here, except on those interpreters where CI leaves out what it runs once."""
+    if RUNS_ONCE:
         here = Path(__file__).parent
         standard.addTests(loader.discover(str(here), pattern or "test*.py", str(here.parent.parent)))
     return standard

@@ -21,7 +21,7 @@ import dbtestcase
 from dbtestcase import DatabaseTestCase
 from dbtestcase.flask import FlaskDatabaseTestCase
 from tests.flask.shop import FORBIDDEN, Customer, Entry, ShopTestCase, create_app, db
-from tests.support import problems, run_case
+from tests.support import once, problems, run_case
 
 
 class ApplicationTests(unittest.TestCase):
@@ -152,6 +152,7 @@ class ApplicationTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
 
+    @once
     def test_several_hundred_applications_in_one_class_leave_nothing_behind(self):
         process = psutil.Process()
         seen = []

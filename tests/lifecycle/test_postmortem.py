@@ -8,12 +8,14 @@ import tempfile
 import unittest
 from pathlib import Path
 
+from tests.support import once
+
 ROOT = Path(__file__).parent.parent.parent
 FAILING = """
 import unittest
 from sqlalchemy import text
 from dbtestcase import DatabaseTestCase, isolate
-from tests.support import Base, Customer
+from tests.support import Base, Customer, once
 
 class ShopTests(DatabaseTestCase):
     schema = Base
@@ -116,6 +118,7 @@ class KeepTests(unittest.TestCase):
             cleaned = run("dbtestcase", "clean", cache=f"{folder}/cache")
             self.assertIn("2 kept instances deleted", cleaned.stdout)
 
+    @once
     def test_several_tests_of_several_classes_are_kept_as_they_were_at_their_failure(self):
         wanted = {
             "test_1_fails": ["Ada", "committed", "flushed"],
@@ -143,6 +146,7 @@ class KeepTests(unittest.TestCase):
 
                     self.assertIn(f"names {','.join(wanted[test])}", looked.stdout, looked.stderr)
 
+    @once
     def test_a_runner_that_ends_its_workers_without_warning_has_told_of_them(self):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "test_failing.py").write_text(FAILING)

@@ -14,7 +14,7 @@ from dbtestcase.errors import PostgresNotReady
 from dbtestcase.schema import extensions, notes_of
 from dbtestcase.servers import running_instance
 from tests.schema.support import FolderTestCase, ServerTestCase
-from tests.support import run_case
+from tests.support import once, run_case
 
 
 def wheel() -> Path:
@@ -103,6 +103,7 @@ class UpgradeTests(FolderTestCase):
         (word,) = said
         return str(word)
 
+    @once
     def test_a_template_is_made_anew_after_the_upgrade_of_an_extension(self) -> None:
         schema_file = self.write("schema.sql", "CREATE EXTENSION words;")
         options = ThrowawayPostgres(bin_dir=wheel(), settings=dict(self.options.settings), extensions=("words",))

@@ -15,6 +15,7 @@ from dbtestcase.errors import DBTestCaseError
 from dbtestcase.servers import EMPTY, ThrowawayPostgres, discard_standby, expect, running_instance
 from dbtestcase.servers.supervisor_client import current_supervisor
 from tests.servers.support import ScratchTestCase, changed_environment
+from tests.support import once
 
 OPTIONS = ThrowawayPostgres()
 
@@ -114,6 +115,7 @@ class LeftoverTests(CrashTestCase):
         super().setUp()
         changed_environment(self, {"DBTESTCASE_DIR": self.location})
 
+    @once
     def test_a_stopped_backend_does_not_outlive_its_server(self):
         with running_instance(OPTIONS) as instance:
             connection = instance.connect()
@@ -122,6 +124,7 @@ class LeftoverTests(CrashTestCase):
         self.assertSoon(lambda: not self.servers() and not self.folders(), 15, "something is left")
         connection.close()
 
+    @once
     def test_a_stopped_server_is_ended_within_the_bound(self):
         with running_instance(OPTIONS) as instance:
             connection = instance.connect()

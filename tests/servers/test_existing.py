@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from dbtestcase import DatabaseTestCase, ExistingPostgres, ThrowawayPostgres, errors, isolate
 from dbtestcase.servers.existing import marks, server
 from tests.servers.plain_server import PASSWORD, PlainServer, embedded_programs
-from tests.support import Base, Customer, problems, run_case
+from tests.support import Base, Customer, once, problems, run_case
 
 ROOT = Path(__file__).resolve().parents[2]
 plain: PlainServer
@@ -302,6 +302,7 @@ class OthersTests(ServerTestCase):
 
         self.assertEqual(problems(run_case(self.shop())), [])
 
+    @once
     def test_what_a_killed_run_leaves_is_swept_by_the_next(self):
         run = Program("import time; print('ready', flush=True); time.sleep(60)")
         run.wait_until_ready()
@@ -314,6 +315,7 @@ class OthersTests(ServerTestCase):
 
         self.assertEqual(plain.unpublished(), set())
 
+    @once
     def test_what_the_living_have_is_not_swept(self):
         run = Program(
             "print('ready', flush=True); import sys; sys.stdin.read(); self.assertEqual(self.names(), ['Ada'])"
@@ -405,6 +407,7 @@ class Program:
 
 
 class ManyTests(unittest.TestCase):
+    @once
     def test_eight_processes_share_a_small_server(self):
         with PlainServer(settings={"max_connections": 20}) as small:
             small.execute("CREATE DATABASE theirs OWNER tester")
@@ -530,6 +533,7 @@ class CommandTests(ServerTestCase):
             cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
 
+    @once
     def test_doctor_tells_rights_version_what_lies_there_and_what_a_class_costs(self):
         run_case(self.shop())
         end_of_process()
@@ -552,6 +556,7 @@ class CommandTests(ServerTestCase):
         self.assertIn("Tests cannot run: ExistingPostgres(url): cannot connect", result.stdout)
         self.assertNotIn("wrong-secret", result.stdout + result.stderr)
 
+    @once
     def test_clean_drops_what_is_ours_and_what_nobody_uses_any_more(self):
         run_case(self.shop())
         kept = marks.database_name(4713, 1, "test")
@@ -573,6 +578,7 @@ class CommandTests(ServerTestCase):
 
 
 class EmbeddedTests(unittest.TestCase):
+    @once
     def test_the_newest_postgresql_serves_as_well(self):
         programs = embedded_programs()
         if programs is None:

@@ -18,6 +18,7 @@ from dbtestcase.servers import ThrowawayPostgres, cache, running_instance, super
 from dbtestcase.servers.cache import Cache
 from dbtestcase.servers.supervisor_client import current_supervisor
 from tests.servers.support import ScratchTestCase, changed_environment
+from tests.support import once
 
 OPTIONS = ThrowawayPostgres()
 
@@ -47,6 +48,7 @@ class SupervisorTests(ScratchTestCase):
         self.assertFalse(psutil.pid_exists(supervisor.supervisor_pid))
         self.assertNextInstanceWorks()
 
+    @once
     def test_one_that_goes_silent_during_a_boot_is_not_waited_for_as_long_as_for_a_boot(self):
         supervisor = current_supervisor()
         with (

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from tests.servers.support import ScratchTestCase
+from tests.support import once
 
 # More of them: DBTESTCASE_KILLS=300 python -m unittest tests.servers.test_orphans
 KILLS = int(os.environ.get("DBTESTCASE_KILLS", "12"))
@@ -82,6 +83,7 @@ class OrphanTestCase(ScratchTestCase):
 
 
 class KilledTests(OrphanTestCase):
+    @once
     def test_kills_at_random_moments_leave_nothing(self):
         # One start serves for the sweep of many kills, and each kill for the next start.
         seed = random.randrange(10**6)
@@ -128,6 +130,7 @@ class KilledTests(OrphanTestCase):
         self.assertNoServers()
         self.assertSoon(lambda: not self.folders(), 5, "a folder is left")
 
+    @once
     def test_a_kill_during_initdb_leaves_nothing(self):
         process = subprocess.Popen(
             self.command(CLASSES), env=self.environment(DBTESTCASE_CACHE="off"), stdout=subprocess.DEVNULL
@@ -148,6 +151,7 @@ class KilledTests(OrphanTestCase):
                     return True
         return False
 
+    @once
     @unittest.skipUnless(os.path.isdir("/dev/shm"), "the segments can be seen on Linux only")
     def test_kills_while_a_cluster_is_made_leave_no_shared_memory(self):
         seed = random.randrange(10**6)
@@ -184,6 +188,7 @@ class KilledTests(OrphanTestCase):
 
         self.assertNoServers()
 
+    @once
     @unittest.skipUnless(sys.platform.startswith("linux"), "only Linux ends a server because its parent died")
     def test_servers_do_not_outlive_their_keeper(self):
         process = self.start(WAITING + "time.sleep(60)")
@@ -213,6 +218,7 @@ with running_instance(ThrowawayPostgres()) as second:
 
         self.assertEqual(output.splitlines()[-1], "again")
 
+    @once
     def test_everything_killed_at_once_is_swept_by_the_next_start(self):
         process = self.start(WAITING + "time.sleep(60)")
         server = int(process.stdout.readline())
@@ -225,6 +231,7 @@ with running_instance(ThrowawayPostgres()) as second:
         self.assertNotEqual(self.folders(), [])
         self.assertNextStartCleansUp()
 
+    @once
     def test_a_run_beside_ours_is_not_swept(self):
         process = self.start(WAITING + "sys.stdin.readline(); instance.connect().close(); print('alive')", stdin=-1)
         process.stdout.readline()
@@ -237,6 +244,7 @@ with running_instance(ThrowawayPostgres()) as second:
 
 
 class LongRunTests(OrphanTestCase):
+    @once
     def test_many_instances_leave_no_trace_in_the_process(self):
         output = self.run_well(
             """

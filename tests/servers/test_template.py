@@ -29,6 +29,7 @@ from dbtestcase.servers import (
 from dbtestcase.servers.cache import Cache, Pack
 from dbtestcase.servers.store import Store
 from tests.servers.support import ScratchTestCase, changed_environment
+from tests.support import once
 
 BOOT = """
 from dbtestcase.servers import *
@@ -84,6 +85,7 @@ class TemplateTestCase(ScratchTestCase):
 
 
 class SharedTests(TemplateTestCase):
+    @once
     def test_eight_processes_on_an_empty_cache_run_initdb_once(self):
         processes = [
             subprocess.Popen(
@@ -101,6 +103,7 @@ class SharedTests(TemplateTestCase):
         self.assertEqual(self.initdb_calls(), 1)
         self.assertEqual(self.folders(), [])
 
+    @once
     def test_a_second_run_makes_nothing(self):
         self.assertEqual(self.run_well(PREPARED), "prepared\nthere")
 
@@ -109,6 +112,7 @@ class SharedTests(TemplateTestCase):
         self.assertEqual(self.initdb_calls(), 1)
         self.assertEqual([path.suffix for path in self.cache.glob("*.part")], [])
 
+    @once
     def test_the_files_of_the_cache_are_for_the_owner_alone(self):
         self.run_well(BOOT)
 
@@ -116,6 +120,7 @@ class SharedTests(TemplateTestCase):
             self.assertEqual(stat.S_IMODE(path.stat().st_mode) & 0o022, 0, path)
         self.assertEqual(stat.S_IMODE(self.cache.stat().st_mode), 0o700)
 
+    @once
     def test_without_a_cache_everything_works_and_nothing_is_written(self):
         output = self.run_well(PREPARED + PREPARED, DBTESTCASE_CACHE="off", HOME=self.scratch / "home")
 
@@ -123,6 +128,7 @@ class SharedTests(TemplateTestCase):
         self.assertFalse((self.scratch / "home").exists())
         self.assertEqual(self.folders(), [])
 
+    @once
     def test_a_cache_that_cannot_be_written_costs_a_word_and_no_more(self):
         self.cache.write_text("a file, so that even root cannot make a folder of it")
 
@@ -152,6 +158,7 @@ class SharedTests(TemplateTestCase):
         self.assertEqual(self.packs(), [])
         self.assertEqual(self.folders(), [])
 
+    @once
     def test_a_slow_first_run_says_so_to_a_terminal_and_not_to_a_pipe(self):
         self.initdb.write_text(self.initdb.read_text().replace("exec", "sleep 1.1\nexec"))
         self.assertEqual(self.python(BOOT).stderr, "")
@@ -250,6 +257,7 @@ class DamageTests(TemplateTestCase):
 
         self.assertEqual(self.assertRebuilt(), "")
 
+    @once
     def test_a_missing_template_is_made_anew(self):
         self.pack.unlink()
 

@@ -28,6 +28,7 @@ from dbtestcase.servers.cache import Cache
 from dbtestcase.servers.claims import Claim
 from dbtestcase.servers.supervisor import folder
 from tests.servers.support import ScratchTestCase, changed_environment
+from tests.support import once
 
 OPTIONS = ThrowawayPostgres()
 STRANGER = 54321
@@ -63,6 +64,7 @@ class TrustTestCase(ScratchTestCase):
 
 
 class CacheTests(TrustTestCase):
+    @once
     def test_a_folder_that_others_can_write_to_is_not_used_and_named_with_the_reason(self):
         for how, reason in {"mode": "chmod go-w", "owner": "user id 54321", "link": "link"}.items():
             with self.subTest(how):
@@ -116,6 +118,7 @@ class CacheTests(TrustTestCase):
 
 
 class ClaimTests(TrustTestCase):
+    @once
     def test_one_that_cannot_be_understood_is_made_anew_whatever_is_wrong_with_it(self):
         self.use()
         (path,) = self.cache.glob("base-*.json")
@@ -288,6 +291,7 @@ class FolderTests(ScratchTestCase):
 class SwappedLinkTests(ScratchTestCase):
     """The code under test runs as the server's user, who owns the data folder that root packs."""
 
+    @once
     def test_a_link_in_the_data_folder_puts_nothing_of_roots_into_a_template(self):
         from dbtestcase.errors import PostgresNotReady
         from dbtestcase.servers import Contents

@@ -13,6 +13,7 @@ from dbtestcase.servers import ThrowawayPostgres, running_instance, user
 from dbtestcase.servers.cache import cache_folder
 from dbtestcase.servers.environment import server_environment
 from tests.servers.support import ScratchTestCase, changed_environment
+from tests.support import once
 
 USE = """
 import os
@@ -107,6 +108,7 @@ class StrangerTests(ScratchTestCase):
 
 
 class PathTests(ScratchTestCase):
+    @once
     def test_paths_with_characters_that_mean_something_to_somebody(self):
         for name in ("a,b", "a'b", 'a"b', "a\\b", "a b", "a@b", "a%20b", "-D", "größe", "$(id)"):
             odd = self.scratch / name
@@ -117,6 +119,7 @@ class PathTests(ScratchTestCase):
                 self.assertTrue(output.startswith("used"))
                 self.assertTrue(list((odd / "cache").glob("base-*.pack")))
 
+    @once
     @unittest.skipIf(os.getuid() != 0, "only root can mount something over /dev/shm")
     def test_a_tiny_shared_memory_is_left_as_it_was(self):
         script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && "$@"; ls -A /dev/shm; echo size $?'
