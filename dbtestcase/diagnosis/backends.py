@@ -16,11 +16,11 @@ import psycopg2
 from sqlalchemy import URL
 from sqlalchemy.orm import session
 
-from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.diagnosis.listing import duration
 from dbtestcase.diagnosis.redaction import Redaction
 from dbtestcase.diagnosis.sqltext import fingerprint, render
 from dbtestcase.frames import UNKNOWN, Origin, comes_from
+from dbtestcase.native import monotonic
 
 _PATIENCE = 2  # seconds; longest time that asking the server may take
 
@@ -106,7 +106,7 @@ class Backends:
             known = self._known[pid] = Backend(pid, "connection", origin)
         known.sql, known.parameters = sql, parameters
         if begins:
-            known.began, known.began_at = origin, perf_counter()
+            known.began, known.began_at = origin, monotonic()
             known.thread_ident = threading.get_ident()
             known.thread_name = "" if known.thread_ident == self._main else threading.current_thread().name
             known.kind = kind or ("session" if comes_from(_SESSION_MODULE) else "connection")
@@ -153,7 +153,7 @@ class Backends:
         if activity is None:
             if not in_transaction:
                 return ""
-            age = f" for {duration(perf_counter() - known.began_at)}" if known is not None and known.began_at else ""
+            age = f" for {duration(monotonic() - known.began_at)}" if known is not None and known.began_at else ""
             return f", in a transaction{age}"
         if activity.state.startswith("idle in transaction"):
             begun = activity.transaction_age

@@ -12,9 +12,9 @@ from types import FrameType
 from typing import Any
 
 from dbtestcase.diagnosis import messages
-from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.frames import UNKNOWN, Origin
+from dbtestcase.native import monotonic
 
 __all__ = ["ThreadWatch", "connection_left", "cursor_left", "forget_warnings", "warn_left_open", "warnings_for"]
 
@@ -136,21 +136,21 @@ class ThreadWatch:
         """
         if not self._users:
             return
-        deadline = perf_counter() + bound
+        deadline = monotonic() + bound
         for thread in list(self._users):
             if thread in self._waited_for:
                 continue  # it goes on for long, and is waited for once
-            while thread.is_alive() and not _is_waiting(_frame_of(thread)) and perf_counter() < deadline:
+            while thread.is_alive() and not _is_waiting(_frame_of(thread)) and monotonic() < deadline:
                 sleep(0.001)
-            if perf_counter() >= deadline:
+            if monotonic() >= deadline:
                 self._waited_for.add(thread)
         self._users.clear()
 
     def _test_waits(self) -> bool:
         """Whether the test waits for other threads now, or begins to within a moment."""
-        deadline = perf_counter() + _PATIENCE
+        deadline = monotonic() + _PATIENCE
         before: tuple[FrameType | None, int] = (None, 0)
-        while perf_counter() < deadline:
+        while monotonic() < deadline:
             frame = sys._current_frames().get(self._runner)
             now = (frame, frame.f_lasti if frame is not None else 0)
             # Twice at the same place, since one may also pass through such a function.

@@ -20,12 +20,12 @@ from sqlalchemy import URL
 
 from dbtestcase.diagnosis import messages
 from dbtestcase.diagnosis.backends import Activity, Backends, activities, ask_server
-from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.diagnosis.listing import duration
 from dbtestcase.diagnosis.redaction import Redaction, sqlstate
 from dbtestcase.diagnosis.sqltext import text_of
 from dbtestcase.errors import LockWait
 from dbtestcase.frames import Origin
+from dbtestcase.native import monotonic
 
 __all__ = ["LockWatch"]
 
@@ -51,7 +51,7 @@ class _Running:
         self._watch = watch
         self.pid = pid
         self.thread_ident = threading.get_ident()
-        self.started = perf_counter()
+        self.started = monotonic()
         self.scene: str | None = None
 
     def __enter__(self) -> None:
@@ -150,7 +150,7 @@ class LockWatch:
 
     def look(self) -> None:
         """End the statements that have waited too long."""
-        now = perf_counter()
+        now = monotonic()
         for running in [*self._running.values(), *self._running_elsewhere()]:
             if now - running.started >= self.limit and running.scene is None:
                 try:
@@ -192,7 +192,7 @@ class LockWatch:
         if len(chain) < 2:
             return
         wanted = f"{mode} on {relation}" if relation else messages.WAITED_LOCKS.get(kind, f"a lock on a {kind}")
-        scene = self._scene(running, wanted, chain, waited if waited is not None else perf_counter() - running.started)
+        scene = self._scene(running, wanted, chain, waited if waited is not None else monotonic() - running.started)
         with self._lock:
             if self._running.get(running.pid) is running or self._is_still_elsewhere(running):
                 running.scene = scene

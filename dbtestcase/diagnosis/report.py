@@ -27,8 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.diagnosis.spans import KINDS, SecondRun, Span, ran, set_ups, shown, totals, waited, wall
+from dbtestcase.native import monotonic
 
 VARIABLE = "DBTESTCASE_REPORT"
 _RUN = "DBTESTCASE_RUN"  # set for child processes: names the folder that takes what they recorded
@@ -53,11 +53,11 @@ class _Timed:
         self._kind, self._name = kind, name
 
     def __enter__(self) -> None:
-        self._start = perf_counter()
+        self._start = monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         is_main = threading.current_thread() is threading.main_thread()
-        _spans.append(Span(self._kind, self._name, self._start, perf_counter(), is_main))
+        _spans.append(Span(self._kind, self._name, self._start, monotonic(), is_main))
         if self._kind == "class" and _is_worker():
             _write_for_parent()
 
@@ -73,7 +73,7 @@ def span(kind: str, name: str = "") -> AbstractContextManager[None]:
 
 
 def in_background(kind: str, name: str, start: float, end: float) -> None:
-    """Record what another process did meanwhile; ``start`` and ``end`` as ``perf_counter()`` gave them."""
+    """Record what another process did meanwhile; ``start`` and ``end`` as ``monotonic()`` gave them."""
     if _wanted:
         _spans.append(Span(kind, name, start, end, is_main=False))
 

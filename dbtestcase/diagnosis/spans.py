@@ -23,7 +23,7 @@ SET_UP = ("wait", "data")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of time, in seconds of ``perf_counter()``, which all processes of a machine share.
+    """A stretch of time, in seconds of ``monotonic()``, which all processes of a machine share.
 
     Attributes:
         kind: One of :data:`KINDS`.

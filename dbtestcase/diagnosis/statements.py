@@ -15,13 +15,13 @@ from threading import get_ident
 from typing import Any, Literal, cast, overload
 
 from dbtestcase.diagnosis import loads
-from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.diagnosis.listing import listing, sent
 from dbtestcase.diagnosis.redaction import HIDDEN, Redaction
 from dbtestcase.diagnosis.sqltext import Shortened, is_transaction_control
 from dbtestcase.diagnosis.statement import CAUSE, ERROR, IS_SHOWN, ROWS, SECONDS, SQL, STARTED, Record, Statement
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.frames import Origin
+from dbtestcase.native import monotonic
 
 __all__ = ["CapturedQueries", "Statement", "StatementLog"]
 
@@ -127,7 +127,7 @@ class StatementLog:
             parameters,
             sets,
             thread,
-            perf_counter(),
+            monotonic(),
             None,
             None,
             None,
@@ -148,7 +148,7 @@ class StatementLog:
         """Add to the statement that a connection sent last how it ended."""
         record = self._running.pop(connection_label, None)
         if record is not None:
-            record[SECONDS] = perf_counter() - record[STARTED]
+            record[SECONDS] = monotonic() - record[STARTED]
             record[ROWS] = rowcount
             record[ERROR] = error
 

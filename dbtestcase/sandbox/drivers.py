@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from time import sleep
 from typing import Any
 
 import sqlalchemy as sa
 
-from dbtestcase.diagnosis.clock import perf_counter
 from dbtestcase.errors import IsolationBroken
+from dbtestcase.native import monotonic
 
 from . import loops
 
@@ -31,6 +32,7 @@ _DONE = (1, 2)  # libpq's PGRES_COMMAND_OK and PGRES_TUPLES_OK
 SUPPORTED = ("psycopg2", "psycopg", "asyncpg")
 
 
+@dataclass(slots=True, kw_only=True)
 class Physical:
     """A connection that all engines of a test share.
 
@@ -40,35 +42,21 @@ class Physical:
         ask: Sends a text of ours and returns the first column of the first row of the last result.
         in_transaction: Whether a transaction is open, told by the driver.
         is_failed: Whether that transaction has failed.
+        close: Closes it without waiting for anything.
         pid: Its server process.
         loop: The event loop that alone can use it; ``None`` if any can, and code without one too.
         caches_plans: Whether the driver keeps plans that a change of the schema, or its undoing, makes wrong.
     """
 
-    __slots__ = ("_hang_up", "ask", "caches_plans", "connection", "in_transaction", "is_failed", "loop", "pid", "send")
-
-    def __init__(
-        self,
-        connection: Any,
-        *,
-        send: Callable[[str], Any],
-        ask: Callable[[str], Any],
-        in_transaction: Callable[[], bool],
-        is_failed: Callable[[], bool],
-        hang_up: Callable[[], Any],
-        pid: int,
-        loop: asyncio.AbstractEventLoop | None = None,
-        caches_plans: bool = True,
-    ) -> None:
-        self.connection = connection
-        self.send = send
-        self.ask = ask
-        self.in_transaction = in_transaction
-        self.is_failed = is_failed
-        self.pid = pid
-        self.loop = loop
-        self.caches_plans = caches_plans
-        self._hang_up = hang_up
+    connection: Any
+    send: Callable[[str], Any]
+    ask: Callable[[str], Any]
+    in_transaction: Callable[[], bool]
+    is_failed: Callable[[], bool]
+    close: Callable[[], Any]
+    pid: int
+    loop: asyncio.AbstractEventLoop | None = None
+    caches_plans: bool = True
 
     @property
     def serves_here(self) -> bool:
@@ -78,7 +66,7 @@ class Physical:
     def hang_up(self) -> None:
         """Close it; the server undoes what is open."""
         with suppress(Exception):
-            self._hang_up()
+            self.close()
 
 
 def physical(connection: Any, dialect: sa.Dialect) -> Physical:
@@ -97,10 +85,10 @@ def physical(connection: Any, dialect: sa.Dialect) -> Physical:
 
 def cancel_what_runs(connection: Any) -> None:
     """End what another thread executes on a connection of psycopg2 or psycopg: to close it would wait for that."""
-    deadline = perf_counter() + _PATIENCE
+    deadline = monotonic() + _PATIENCE
     if connection.info.transaction_status == _ACTIVE:
         connection.cancel()
-    while connection.info.transaction_status == _ACTIVE and perf_counter() < deadline:
+    while connection.info.transaction_status == _ACTIVE and monotonic() < deadline:
         sleep(0.001)
 
 
@@ -119,12 +107,12 @@ def _psycopg2(connection: Any) -> Physical:
         return cursor.fetchone()[0]
 
     return Physical(
-        connection,
+        connection=connection,
         send=cursor.execute,
         ask=ask,
         in_transaction=lambda: status() in _IN_TRANSACTION,
         is_failed=lambda: status() == _IN_ERROR,
-        hang_up=hang_up,
+        close=hang_up,
         pid=connection.info.backend_pid,
         caches_plans=False,
     )
@@ -160,12 +148,12 @@ def _over_libpq(connection: Any, native: Any, hang_up: Callable[[], Any]) -> Phy
         return None if value is None else value.decode()
 
     return Physical(
-        connection,
+        connection=connection,
         send=run,
         ask=ask,
         in_transaction=lambda: native.transaction_status in _IN_TRANSACTION,
         is_failed=lambda: native.transaction_status == _IN_ERROR,
-        hang_up=hang_up,
+        close=hang_up,
         pid=native.backend_pid,
     )
 
@@ -186,12 +174,12 @@ def _asyncpg(adapted: Any) -> Physical:
         return loops.wait_for(loop, connection.fetchval, last)
 
     return Physical(
-        adapted,
+        connection=adapted,
         send=send,
         ask=ask,
         in_transaction=connection.is_in_transaction,
         is_failed=lambda: False,  # the driver does not tell; a statement in a failed transaction is an error
-        hang_up=lambda: loops.hang_up(connection, loop),
+        close=lambda: loops.hang_up(connection, loop),
         pid=connection.get_server_pid(),
         loop=loop,
     )

@@ -6,13 +6,13 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
 from dbtestcase.errors import DBTestCaseError
+from dbtestcase.native import monotonic, wall_clock
 from dbtestcase.servers import (
     ExistingPostgres,
     ThrowawayPostgres,
@@ -26,7 +26,7 @@ from dbtestcase.servers.cache import Cache, cache_folder
 from dbtestcase.servers.existing.housekeeping import server_findings
 from dbtestcase.servers.existing.options import VARIABLE
 from dbtestcase.servers.locations import MEMORY, instance_locations
-from dbtestcase.servers.trust import make_private_folder
+from dbtestcase.servers.trust import make_folder
 
 __all__ = ["examine"]
 
@@ -142,7 +142,7 @@ def _cache(advice: list[str]) -> Iterator[str]:
 def _write_problem(folder: Path) -> str | None:
     """Return why nothing can be written into a folder, ``None`` if it can."""
     try:
-        make_private_folder(folder)
+        make_folder(folder)
         with tempfile.TemporaryFile(dir=folder):
             return None
     except OSError as exc:
@@ -150,17 +150,17 @@ def _write_problem(folder: Path) -> str | None:
 
 
 def _ago(when: float) -> str:
-    days = int((time.time() - when) // 86400)
+    days = int((wall_clock() - when) // 86400)
     return "today" if days < 1 else "a day ago" if days == 1 else f"{days} days ago"
 
 
 def _boots(advice: list[str]) -> Iterator[str]:
     for what in ("first start", "next start"):
-        begin = time.perf_counter()
+        begin = monotonic()
         with running_instance(ThrowawayPostgres(), owner="python -m dbtestcase doctor") as instance:
-            booted = time.perf_counter()
+            booted = monotonic()
             instance.connect().close()
-            connected = time.perf_counter()
+            connected = monotonic()
         yield f"{what:11} {(booted - begin) * 1000:.0f} ms, first connection {(connected - booted) * 1000:.0f} ms"
     if booted - begin > _SLOW_BOOT:
         advice.append("Starting a server is slow here. A busy machine, or a slow disk under the temporary folder?")

@@ -8,13 +8,13 @@ import os
 import secrets
 import signal
 from contextlib import closing
-from time import perf_counter
 from typing import Any
 
 import psycopg2
 
 from dbtestcase.diagnosis import report
 from dbtestcase.errors import PostgresNotReady
+from dbtestcase.native import monotonic
 from dbtestcase.servers.cache import Pack
 from dbtestcase.servers.claims import NO_NOTES
 from dbtestcase.servers.directory import (
@@ -85,7 +85,7 @@ class Boot:
 
     def _begin(self) -> None:
         self.port = _free_port() if self.options.tcp else PORT
-        self._begun = perf_counter()
+        self._begun = monotonic()
         self._reply = self._request()
 
     def _request(self) -> Reply:

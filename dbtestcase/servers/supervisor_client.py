@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from time import perf_counter
 from typing import Any
 
 from dbtestcase.errors import PostgresNotReady
@@ -43,7 +42,7 @@ class Reply:
 
     def __init__(self, supervisor: SupervisorClient, seconds: float) -> None:
         self.number = 0
-        self.arrived = 0.0  # when, as perf_counter() tells it
+        self.arrived = 0.0  # when, as monotonic() tells it
         self.message: dict[str, Any] | None = None
         self.problem: BaseException | None = None
         self.gate = Gate()  # opened when there may be something for the thread that waits
@@ -76,7 +75,7 @@ class Reply:
 
     def arrive(self, message: dict[str, Any]) -> None:
         """Be there."""
-        self.arrived = perf_counter()
+        self.arrived = monotonic()
         self.message = message
         self.gate.open()
 
