@@ -112,6 +112,11 @@ class HouseTests(unittest.TestCase):
                     methods = sum(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) for each in node.body)
                     if methods > 40:
                         too_large.append(f"{name}.{node.name} has {methods} methods")
+                elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    parameters = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                    number = len(parameters) - (parameters[:1] in (["self"], ["cls"]))
+                    if number > 6:
+                        too_large.append(f"{name}.{node.name} has {number} parameters")
 
         self.assertEqual(too_large, [])
         self.assertLess(statistics.median(lengths), 200)

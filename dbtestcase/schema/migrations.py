@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -46,35 +46,17 @@ class AlembicMigrations:
     """
 
     config: str | os.PathLike[str] = "alembic.ini"
+    _: KW_ONLY
     script_location: str | os.PathLike[str] | None = None
     revision: str = "head"
     app: Any | Callable[[], Any] | None = None
-    x: tuple[str, ...] = ()
+    x: Iterable[str] = ()
     section: str = "alembic"
-    depends_on: tuple[str | os.PathLike[str], ...] = ()
+    depends_on: Iterable[str | os.PathLike[str]] = ()
 
-    def __init__(
-        self,
-        config: str | os.PathLike[str] = "alembic.ini",
-        *,
-        script_location: str | os.PathLike[str] | None = None,
-        revision: str = "head",
-        app: Any | Callable[[], Any] | None = None,
-        x: Iterable[str] = (),
-        section: str = "alembic",
-        depends_on: Iterable[str | os.PathLike[str]] = (),
-    ) -> None:
-        values = {
-            "config": config,
-            "script_location": script_location,
-            "revision": revision,
-            "app": app,
-            "x": (x,) if isinstance(x, str) else tuple(x),
-            "section": section,
-            "depends_on": (depends_on,) if isinstance(depends_on, (str, os.PathLike)) else tuple(depends_on),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+    def __post_init__(self) -> None:
+        for name, value in (("x", self.x), ("depends_on", self.depends_on)):
+            object.__setattr__(self, name, (value,) if isinstance(value, str | os.PathLike) else tuple(value))
 
 
 class Project:

@@ -16,7 +16,7 @@ from dbtestcase.servers.cache import Pack, cache_folder, write_pack
 from dbtestcase.servers.messages import print_once
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server import Server
-from dbtestcase.servers.trust import distrust_of_folder, make_private_folder
+from dbtestcase.servers.trust import distrust_of_folder, make_folder
 
 __all__ = ["KeptInstance", "keep", "kept_instances", "open_kept", "remove_kept"]
 
@@ -66,8 +66,8 @@ def keep(server: Server, label: str) -> str:
     }
     try:
         if folder.parent == cache_folder():
-            make_private_folder(folder.parent)
-        make_private_folder(folder)
+            make_folder(folder.parent)
+        make_folder(folder)
         about["unpacked"] = write_pack(server.directory.data_dir, folder / f"{name}.pack")
         file = os.open(folder / f"{name}.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(file, "w", encoding="utf-8") as out:

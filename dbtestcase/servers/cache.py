@@ -19,7 +19,7 @@ from pathlib import Path
 from dbtestcase.native import monotonic, sleep, wall_clock
 from dbtestcase.servers.claims import NO_NOTES, Claim, hash_of
 from dbtestcase.servers.supervisor import pack as packs
-from dbtestcase.servers.trust import distrust_of_folder, make_private_folder
+from dbtestcase.servers.trust import distrust_of_folder, make_folder
 
 __all__ = ["Cache", "CachedTemplate", "Pack", "cache_folder", "write_pack"]
 
@@ -182,7 +182,7 @@ class Cache:
         Raises:
             OSError: The folder cannot be made or written to, others can write to it, or the lock does not get free.
         """
-        make_private_folder(self.folder)
+        make_folder(self.folder)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         file = os.open(self.folder / f"{key}.lock", flags, 0o600)
         try:

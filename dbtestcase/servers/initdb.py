@@ -58,7 +58,7 @@ def initialize(recipe: Recipe) -> Server:
     directory = InstanceDirectory.make(recipe.launch, instance_locations(_UNPACKED_GUESS, recipe.launch.user))
     try:
         _run(recipe, directory)
-        choices = _locale_choices(directory) if recipe.options.has_locale else []
+        choices = _locale_choices(directory) if recipe.options.cluster else []
         server = Boot(recipe.launch, ThrowawayPostgres(), directory=directory, version=str(major)).wait()
         _set_up(server, choices)
         server.notes = json.dumps(notes_of(partial(_connect, server), ["test"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import final
@@ -37,6 +38,7 @@ _CLUSTER_EXAMPLES = {"locale": "de_DE.UTF-8", "locale_provider": "icu", "icu_loc
 
 
 @final
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ThrowawayPostgres:
     """Where an instance comes from: a new server of its own, thrown away afterwards.
 
@@ -59,40 +61,34 @@ class ThrowawayPostgres:
         DBTestCaseError: A setting has a name or a value that PostgreSQL cannot have, or is the library's to set.
     """
 
-    __slots__ = ("_bin_dir", "_cluster", "_extensions", "_settings", "_tcp")
+    settings: Mapping[str, object] = field(default_factory=dict)
+    bin_dir: str | Path | None = None
+    extensions: Iterable[str] = ()
+    locale: str | None = None
+    locale_provider: str | None = None
+    icu_locale: str | None = None
+    encoding: str | None = None
+    tcp: bool = False
 
-    def __init__(
-        self,
-        *,
-        settings: Mapping[str, object] | None = None,
-        bin_dir: str | Path | None = None,
-        extensions: Iterable[str] = (),
-        locale: str | None = None,
-        locale_provider: str | None = None,
-        icu_locale: str | None = None,
-        encoding: str | None = None,
-        tcp: bool = False,
-    ) -> None:
-        self._tcp = bool(tcp)
-        self._cluster = _checked_cluster(
-            {"locale": locale, "locale_provider": locale_provider, "icu_locale": icu_locale, "encoding": encoding}
-        )
-        if isinstance(extensions, str):
-            extensions = (extensions,)
-        self._settings = _checked({} if settings is None else settings)
-        if not isinstance(bin_dir, str | os.PathLike | None):
+    def __post_init__(self) -> None:
+        _check_cluster(self.cluster)
+        if not isinstance(self.bin_dir, str | os.PathLike | None):
             raise DBTestCaseError(
-                f"ThrowawayPostgres(bin_dir=...): {bin_dir!r} is not a folder; "
+                f"ThrowawayPostgres(bin_dir=...): {self.bin_dir!r} is not a folder; "
                 "give the path of the one that holds 'initdb' and 'postgres', or leave it out."
             )
-        self._bin_dir = None if bin_dir is None else Path(os.path.expanduser(bin_dir))
-        if not isinstance(extensions, Iterable):
+        if not isinstance(self.extensions, Iterable):
             raise DBTestCaseError(
-                f"ThrowawayPostgres(extensions=...): {extensions!r} is not a list of names; "
+                f"ThrowawayPostgres(extensions=...): {self.extensions!r} is not a list of names; "
                 'give one such as ["pgcrypto"].'
             )
-        self._extensions = tuple(extensions)
-        for name in self._extensions:
+        # Copies that nobody can change, in the form in which they are compared.
+        object.__setattr__(self, "settings", MappingProxyType(_checked(self.settings)))
+        if self.bin_dir is not None:
+            object.__setattr__(self, "bin_dir", Path(self.bin_dir).expanduser())
+        extensions = (self.extensions,) if isinstance(self.extensions, str) else tuple(self.extensions)
+        object.__setattr__(self, "extensions", extensions)
+        for name in extensions:
             if not isinstance(name, str) or not name:
                 raise DBTestCaseError(
                     f"ThrowawayPostgres(extensions=...): {name!r} is not the name of an extension; "
@@ -100,77 +96,48 @@ class ThrowawayPostgres:
                 )
 
     @property
-    def settings(self) -> Mapping[str, object]:
-        """The settings as they were given."""
-        return MappingProxyType(dict(self._settings))
-
-    @property
-    def bin_dir(self) -> Path | None:
-        """The folder of the programs, ``None`` if it is to be searched for."""
-        return self._bin_dir
-
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        """The extensions that exist in every database."""
-        return self._extensions
-
-    @property
-    def tcp(self) -> bool:
-        """Whether the server also listens on this machine's loopback interface."""
-        return self._tcp
-
-    @property
-    def has_locale(self) -> bool:
-        """Whether something was asked for that decides about the locale."""
-        return bool(self._cluster)
+    def cluster(self) -> dict[str, str]:
+        """What was asked for that ``initdb`` decides about, by the names of the arguments."""
+        return {name: value for name in _CLUSTER_EXAMPLES if (value := getattr(self, name)) is not None}
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ThrowawayPostgres):
-            return NotImplemented
-        return self._identity() == other._identity()
+        return isinstance(other, ThrowawayPostgres) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
         return hash(self._identity())
 
     def __repr__(self) -> str:
-        given = []
-        if self._settings:
-            given.append(f"settings={dict(self._settings)!r}")
-        if self._bin_dir is not None:
-            given.append(f"bin_dir={str(self._bin_dir)!r}")
-        if self._extensions:
-            given.append(f"extensions={self._extensions!r}")
-        given += [self.described_locale()] if self._cluster else []
-        given += ["tcp=True"] if self._tcp else []
-        return f"ThrowawayPostgres({', '.join(given)})"
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        given |= {"settings": dict(self.settings), "bin_dir": str(self.bin_dir) if self.bin_dir else None}
+        return f"ThrowawayPostgres({', '.join(f'{name}={value!r}' for name, value in given.items() if value)})"
 
     def _identity(self) -> tuple[object, ...]:
+        return (self._written_settings(), self.bin_dir, self.extensions, *self.cluster.items(), self.tcp)
+
+    def _written_settings(self) -> tuple[tuple[str, str], ...]:
         # The written form, because 1 == True == 1.0, but '1' and 'on' are not the same setting.
-        settings = tuple((name, written(value)) for name, value in self._settings)
-        return (settings, self._bin_dir, self._extensions, self._cluster, self._tcp)
+        return tuple((name, written(value)) for name, value in self.settings.items())
 
     def configuration(self, socket_dir: str | Path, port: int, major: int) -> str:
         """Return the text of ``postgresql.conf`` for a server of that major version."""
-        return configuration(
-            self._settings, str(socket_dir), port, major, tcp=self._tcp, has_locale=bool(self._cluster)
-        )
+        return configuration(self.settings, str(socket_dir), port, major, tcp=self.tcp, has_locale=bool(self.cluster))
 
     @property
     def tracks_commits(self) -> bool:
         """Whether the server notes who committed last, and has no processes of its own that commit."""
-        return not {name.lower() for name, _ in self._settings} & {"track_commit_timestamp", "autovacuum"}
+        return not {name.lower() for name in self.settings} & {"track_commit_timestamp", "autovacuum"}
 
     def content(self) -> str:
         """Return what must be equal for two servers to be able to share a prepared cluster, beside the programs."""
-        return repr((self._identity()[0], self._extensions, self._cluster)) + defaults_content()
+        return repr((self._written_settings(), self.extensions, self.cluster)) + defaults_content()
 
     def base_content(self) -> str:
         """Return what must be equal for two servers to be able to share a cluster that holds nothing yet."""
-        return repr(self._cluster) if self._cluster else ""
+        return repr(self.cluster) if self.cluster else ""
 
     def described_locale(self) -> str:
         """Return the arguments that decide about the locale, as they were given."""
-        return ", ".join(f"{name}={value!r}" for name, value in self._cluster)
+        return ", ".join(f"{name}={value!r}" for name, value in self.cluster.items())
 
     def initdb_arguments(self, major: int) -> list[list[str]]:
         """Return the arguments for ``initdb`` to try one after the other, until one set is accepted.
@@ -178,7 +145,7 @@ class ThrowawayPostgres:
         Raises:
             DBTestCaseError: This version has no such option.
         """
-        asked = dict(self._cluster)
+        asked = self.cluster
         provider = asked.get("locale_provider")
         needed = _PROVIDERS.get(provider or "libc", 0)
         if major < needed:
@@ -196,8 +163,7 @@ class ThrowawayPostgres:
         return [[*arguments, f"--locale={locale}"] for locale in locales]
 
 
-def _checked_cluster(asked: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
-    given = {name: value for name, value in asked.items() if value is not None}
+def _check_cluster(given: Mapping[str, object]) -> None:
     for name, value in given.items():
         if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@=;-]*", value):
             raise DBTestCaseError(
@@ -212,17 +178,14 @@ def _checked_cluster(asked: Mapping[str, object]) -> tuple[tuple[str, str], ...]
         raise DBTestCaseError(
             "ThrowawayPostgres(icu_locale=...): give it together with locale_provider='icu', and only then."
         )
-    return tuple(sorted((name, str(value)) for name, value in given.items()))
 
 
-def _checked(settings: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
-    try:
-        items = list(settings.items())
-    except AttributeError:
+def _checked(settings: Mapping[str, object]) -> dict[str, object]:
+    if not isinstance(settings, Mapping):
         raise DBTestCaseError(
             f"ThrowawayPostgres(settings=...): expected a mapping of names to values, not {settings!r}."
-        ) from None
-    for name, value in items:
+        )
+    for name, value in settings.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise DBTestCaseError(
                 f'ThrowawayPostgres(settings=...): {name!r} is not the name of a setting such as "work_mem".'
@@ -245,4 +208,4 @@ def _checked(settings: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
             )
         if isinstance(value, str) and ("\0" in value or "\n" in value):
             raise DBTestCaseError(f"ThrowawayPostgres(settings=...): {name!r} is {value!r}; a setting is one line.")
-    return tuple(sorted(items))
+    return dict(sorted(settings.items()))

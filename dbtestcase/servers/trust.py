@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["UntrustedFolder", "distrust_of_folder", "distrust_of_program", "make_private_folder", "make_shared_folder"]
+__all__ = ["UntrustedFolder", "distrust_of_folder", "distrust_of_program", "make_folder"]
 
 
 class UntrustedFolder(OSError):
@@ -37,27 +37,13 @@ def distrust_of_folder(path: Path) -> str | None:
     return None
 
 
-def make_private_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, that nobody else can enter, whatever the umask.
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Make a folder, and those above it that are missing, with this mode, whatever the umask.
 
     Raises:
         UntrustedFolder: It is there, and others can write to it.
         OSError: It cannot be made.
     """
-    _make(path, 0o700)
-
-
-def make_shared_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, that others can read and nobody else can write to.
-
-    Raises:
-        UntrustedFolder: It is there, and others can write to it.
-        OSError: It cannot be made.
-    """
-    _make(path, 0o755)
-
-
-def _make(path: Path, mode: int) -> None:
     missing = []
     folder = path
     while not folder.exists() and folder != folder.parent:

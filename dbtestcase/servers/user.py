@@ -18,7 +18,7 @@ from dbtestcase.servers.directory import Launch
 from dbtestcase.servers.locations import allowed, instance_locations, reachable
 from dbtestcase.servers.programs import Programs
 from dbtestcase.servers.supervisor_client import RequestFailed, current_supervisor
-from dbtestcase.servers.trust import make_shared_folder
+from dbtestcase.servers.trust import make_folder
 
 __all__ = ["copies_of_programs", "launch_for"]
 
@@ -119,7 +119,7 @@ def _readable_copy(programs: Programs, user: tuple[int, int]) -> Programs:
     problems = []
     for location in _locations_for_copies(user):
         try:
-            make_shared_folder(location)
+            make_folder(location, 0o755)
             if not reachable(str(location), user):
                 continue
             target = location / name

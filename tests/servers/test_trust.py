@@ -88,7 +88,7 @@ class CacheTests(TrustTestCase):
 
     def test_it_is_made_for_the_owner_alone_whoever_makes_it_first(self):
         doctor._write_problem(self.cache / "by" / "doctor")
-        trust.make_private_folder(self.scratch / "a" / "b")
+        trust.make_folder(self.scratch / "a" / "b")
         self.use()
 
         for made in (self.cache, self.cache / "by", self.cache / "by" / "doctor", self.scratch / "a"):
@@ -98,7 +98,7 @@ class CacheTests(TrustTestCase):
 
     def test_a_lock_that_is_a_link_is_not_followed(self):
         precious = self.scratch / "precious"
-        trust.make_private_folder(self.cache)
+        trust.make_folder(self.cache)
         (self.cache / "key.lock").symlink_to(precious)
 
         with self.assertRaises(OSError), Cache(self.cache).lock("key"):
