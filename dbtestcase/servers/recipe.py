@@ -31,19 +31,14 @@ class Recipe:
         self.base_key = f"base-{_digest(LAYOUT, self.found.fingerprint, options.base_content())}"
         self.key = self._key()
 
-    def _key(self) -> str | None:
-        """Return the name of the template, ``None`` if it cannot be known again."""
+    def _key(self) -> Hashable:
+        """Return the name of the template; what is no text identifies it within this process only."""
         if self.contents.prepare is None and not self.options.extensions:
             return self.base_key
         if self.contents.prepare is not None and self.contents.fingerprint is None:
-            return None
+            return (self.base_key, self.options, self.contents.key)
         wanted = self.contents.fingerprint if self.contents.prepare is not None else "empty"
         return f"prepared-{_digest(LAYOUT, self.found.fingerprint, self.options.content(), wanted)}"
-
-    @property
-    def anonymous_key(self) -> Hashable:
-        """What identifies it within this process."""
-        return (self.base_key, self.options, self.contents.key)
 
     def base(self) -> Recipe:
         """Return the recipe for an empty database with the same options, without their extensions."""
@@ -54,7 +49,7 @@ class Recipe:
     @property
     def is_shared(self) -> bool:
         """Whether anybody else could use the template."""
-        return self.key is not None or self.contents.token is not None
+        return isinstance(self.key, str) or self.contents.token is not None
 
 
 _found: dict[tuple[object, ...], Programs] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,102 +26,65 @@ _ANONYMOUS = 4
 
 
 class Store:
-    """Finds templates by their key, and makes each only once."""
+    """Finds templates by their key, and makes each only once. A key that is no text means something here only."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
-        self._known: dict[str, Pack] = {}
-        self._anonymous: OrderedDict[Hashable, Pack] = OrderedDict()
+        self._known: dict[Hashable, Pack] = {}
         self._folder: Path | None = None
         self._being_made: dict[Hashable, _thread.LockType] = {}
 
-    def find(self, key: str) -> Pack | None:
-        """Return the template of that key if it is there."""
+    def find(self, key: Hashable) -> Pack | None:
+        """Return the template of that key if it is there, and none of its extensions was upgraded since it was made."""
         with self._lock:
-            known = self._known.get(key)
-            if known is not None and known.is_there:
-                return _current(known)
-            folder = cache_folder()
-            found = Cache(folder).load(key) if folder is not None else None
-            if found is not None:
-                self._known[key] = found
-            return _current(found)
-
-    def find_anonymous(self, key: Hashable) -> Pack | None:
-        """Return the template that only this process can identify, if it is there."""
-        with self._lock:
-            pack = self._anonymous.get(key)
-            if pack is None or not pack.is_there:
+            found = self._known.pop(key, None)
+            if (found is None or not found.is_there) and isinstance(key, str):
+                cache = _cache()
+                found = cache.load(key) if cache is not None else None
+            if found is None or not found.is_there:
                 return None
-            self._anonymous.move_to_end(key)
-            return _current(pack)
+            self._known[key] = found  # as the last one
+            return found if extensions.are_current(found.notes) else None
 
-    def make(self, key: str, description: str, build: Callable[[], Server]) -> Pack:
+    def make(self, key: Hashable, description: str, build: Callable[[], Server]) -> Pack:
         """Return a template, in the cache if that can be.
 
         Args:
             build: Returns a server with the content, stopped in order; not called if somebody else was faster.
         """
         with self._making(key), ExitStack() as stack:
-            cache = self._locked_cache(key, stack)
-            found = self.find(key) or (_current(_rescued(cache, key)) if cache is not None else None)
+            cache = _locked_cache(key, stack) if isinstance(key, str) else None
+            found = self.find(key)
+            if found is None and cache is not None and not _dropped_if_damaged(cache, str(key)):
+                found = self.find(key)  # its time stamp was not what it had been, but its content is
             if found is None:
                 server = build()
                 try:
                     if cache is not None:
-                        found = _published(cache, key, server, description)
+                        found = _published(cache, str(key), server, description)
                     if found is None:
                         found = self._private(server)
                 finally:
                     server.directory.end()
             with self._lock:
                 self._known[key] = found
+                own = [each for each in self._known if not isinstance(each, str)]
+                for old in own[:-_ANONYMOUS]:
+                    self._known.pop(old).path.unlink(missing_ok=True)
+                    self._being_made.pop(old, None)
             return found
 
-    def make_anonymous(self, key: Hashable, build: Callable[[], Server]) -> Pack:
-        """Return a template that only this process can identify; ``build`` as for :meth:`make`."""
-        with self._making(key):
-            found = self.find_anonymous(key)
-            if found is None:
-                server = build()
-                try:
-                    found = self._private(server)
-                finally:
-                    server.directory.end()
-                with self._lock:
-                    self._anonymous[key] = found
-                    while len(self._anonymous) > _ANONYMOUS:
-                        dropped, oldest = self._anonymous.popitem(last=False)
-                        oldest.path.unlink(missing_ok=True)
-                        self._being_made.pop(dropped, None)
-            return found
-
-    def distrust(self, key: str) -> bool:
+    def distrust(self, key: Hashable) -> bool:
         """Read all of a template that did not serve, and its base; return whether one was at fault, and is gone now."""
         with self._lock:
             known = self._known.pop(key, None)
-        folder = cache_folder()
-        if folder is None:
+            base = known.base.stem if known is not None and known.base is not None else None
+            self._known.pop(base, None)
+        cache = _cache()
+        if cache is None:
             return False
-        cache = Cache(folder)
-        gone = _dropped_if_damaged(cache, key)
-        if known is not None and known.base is not None:
-            with self._lock:
-                self._known.pop(known.base.stem, None)
-            gone = _dropped_if_damaged(cache, known.base.stem) or gone
-        return gone
-
-    def _locked_cache(self, key: str, stack: ExitStack) -> Cache | None:
-        folder = cache_folder()
-        if folder is None:
-            return None
-        cache = Cache(folder)
-        try:
-            stack.enter_context(cache.lock(key))
-        except OSError as exc:
-            _print_unusable(cache, exc)
-            return None
-        return cache
+        gone = [_dropped_if_damaged(cache, each) for each in (key, base) if isinstance(each, str)]
+        return any(gone)
 
     def _private(self, server: Server) -> Pack:
         try:
@@ -152,16 +114,28 @@ class Store:
             return self._being_made.setdefault(key, new_lock())
 
 
-def _current(pack: Pack | None) -> Pack | None:
-    """Return a template unless one of its extensions was upgraded since it was made."""
-    return pack if pack is not None and extensions.are_current(pack.notes) else None
+def _cache() -> Cache | None:
+    folder = cache_folder()
+    return Cache(folder) if folder is not None else None
+
+
+def _locked_cache(key: str, stack: ExitStack) -> Cache | None:
+    cache = _cache()
+    if cache is None:
+        return None
+    try:
+        stack.enter_context(cache.lock(key))
+    except OSError as exc:
+        _print_unusable(cache, exc)
+        return None
+    return cache
 
 
 def _dropped_if_damaged(cache: Cache, key: str) -> bool:
     damage = cache.examine(key)
     if damage is None:
         return cache.load(key) is None
-    _print_damage(cache, key, damage)
+    print_once(f"the template {str(cache.pack_path(key))!r} is damaged ({damage}); it is made anew.")
     try:
         cache.drop(key)
     except OSError:
@@ -169,19 +143,10 @@ def _dropped_if_damaged(cache: Cache, key: str) -> bool:
     return True
 
 
-def _rescued(cache: Cache, key: str) -> Pack | None:
-    """Return a template whose time stamp is not what it was, but whose content is."""
-    damage = cache.examine(key)
-    if damage is not None:
-        _print_damage(cache, key, damage)
-        return None
-    return cache.load(key)
-
-
 def _published(cache: Cache, key: str, server: Server, description: str) -> Pack | None:
     private = cache.private_path(key)
     try:
-        pack = cache.publish(key, private, _packed(server, private), description)
+        pack = cache.publish(key, private, _packed(server, private), f"PostgreSQL {server.version}, {description}")
         cache.prune(key)
     except OSError as exc:
         _print_unusable(cache, exc)
@@ -201,10 +166,6 @@ def _packed(server: Server, target: Path) -> Pack:
         raise PostgresNotReady(
             f"cannot prepare a test database: in its data folder {exc}. Tablespaces cannot be part of a schema."
         ) from exc
-
-
-def _print_damage(cache: Cache, key: str, damage: str) -> None:
-    print_once(f"the template {str(cache.pack_path(key))!r} is damaged ({damage}); it is made anew.")
 
 
 def _print_unusable(cache: Cache, problem: OSError) -> None:

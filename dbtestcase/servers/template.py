@@ -19,21 +19,15 @@ from dbtestcase.servers.recipe import Recipe
 from dbtestcase.servers.server import Boot, PackLost, Server
 from dbtestcase.servers.store import Store
 
-__all__ = ["begin_boot", "boot", "make_template"]
+__all__ = ["begin_boot", "boot"]
 
 _store = Store()
 
 
 def begin_boot(recipe: Recipe) -> Boot | None:
     """Begin to boot a server from the recipe's template; ``None`` if that has to be made first."""
-    pack = _find(recipe)
-    if pack is None:
-        return None
-    return Boot(recipe.launch, recipe.options, pack=pack)
-
-
-def _find(recipe: Recipe) -> Pack | None:
-    return _store.find(recipe.key) if recipe.key is not None else _store.find_anonymous(recipe.anonymous_key)
+    pack = _store.find(recipe.key)
+    return Boot(recipe.launch, recipe.options, pack=pack) if pack is not None else None
 
 
 def boot(recipe: Recipe) -> Server:
@@ -46,47 +40,27 @@ def boot(recipe: Recipe) -> Server:
     if not recipe.is_shared:
         return _prepared_server(recipe)
     for _ in range(3):
-        begun = begin_boot(recipe)
-        if begun is None:
-            make_template(recipe)
-            begun = begin_boot(recipe)
-        if begun is None:
-            break
+        pack = _store.find(recipe.key) or _made(recipe)
         try:
-            return begun.wait()
+            return Boot(recipe.launch, recipe.options, pack=pack).wait()
         except PackLost:
-            if recipe.key is not None:
-                _store.distrust(recipe.key)
+            _store.distrust(recipe.key)
         except PostgresNotReady:
-            if recipe.key is None or not _store.distrust(recipe.key):
+            if not _store.distrust(recipe.key):
                 raise
     raise PostgresNotReady("cannot start a test database: its template vanishes as soon as it is made.")
 
 
-def make_template(recipe: Recipe) -> Pack:
-    """Make the recipe's template, if it is not there."""
-    base = _base(recipe)
+def _made(recipe: Recipe) -> Pack:
+    """Make the recipe's template."""
     if recipe.key == recipe.base_key:
-        return base
+        description = f"an empty database made by {recipe.found.bin_dir}"
+        with print_if_slow("preparing PostgreSQL for tests, once on this machine ..."):
+            return _store.make(recipe.key, description, lambda: initialize(recipe))
     owner = recipe.owner or "a test class"
-    if recipe.key is None:
-        with report.span("template", owner), print_if_slow(f"preparing the database of {owner}, once in this run ..."):
-            return _store.make_anonymous(recipe.anonymous_key, lambda: stopped_in_order(_prepared_server(recipe)))
-    with (
-        report.span("template", owner),
-        print_if_slow(f"preparing the database of {owner}, once until its schema changes ..."),
-    ):
-        description = f"PostgreSQL {base.server_version}, prepared for {owner}"
-        return _store.make(recipe.key, description, lambda: stopped_in_order(_prepared_server(recipe)))
-
-
-def _base(recipe: Recipe) -> Pack:
-    found = _store.find(recipe.base_key)
-    if found is not None:
-        return found
-    description = f"PostgreSQL in {recipe.found.bin_dir}, an empty database"
-    with print_if_slow("preparing PostgreSQL for tests, once on this machine ..."):
-        return _store.make(recipe.base_key, description, lambda: initialize(recipe))
+    until = "until its schema changes" if isinstance(recipe.key, str) else "in this run"
+    with report.span("template", owner), print_if_slow(f"preparing the database of {owner}, once {until} ..."):
+        return _store.make(recipe.key, f"prepared for {owner}", lambda: stopped_in_order(_prepared_server(recipe)))
 
 
 def _prepared_server(recipe: Recipe) -> Server:
