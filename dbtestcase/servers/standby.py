@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Hashable
 from contextlib import suppress
 from typing import Any
@@ -24,7 +23,7 @@ __all__ = ["discard_standby", "expect", "take"]
 
 
 class Standby:
-    """A server that is wanted soon: it waits for its turn, is on its way, or is ready, with a connection open."""
+    """A server that is wanted soon: it is on its way, or is ready, with a connection open."""
 
     def __init__(self, options: ThrowawayPostgres, contents: Contents, owner: str) -> None:
         self._options = options
@@ -32,32 +31,29 @@ class Standby:
         self._owner = owner
         self._lock = new_lock()
         self._is_unwanted = False
-        self._is_over = False
         self._over = Gate()
         self._recipe: Recipe | None = None
         self._boot: Boot | None = None
         self._server: Server | None = None
         self._connection: Any = None
         self._error: BaseException | None = None
+        if not start_thread(self._make):
+            self._over.open()
 
     # In the thread that makes it
 
-    def make(self) -> None:
-        """Make it, unless nobody wants it any more."""
+    def _make(self) -> None:
         try:
             # Whatever goes wrong before there is a template goes wrong again for the one who wants the instance.
             with suppress(Exception):
-                if self._is_unwanted:
-                    return
                 self._recipe = Recipe(self._options, self._contents, self._owner)
-                self._make(self._recipe)
+                server = self._booted(self._recipe)
+                if server is not None:
+                    self._connect(server)
         finally:
-            self.give_up()
+            self._over.open()
 
-    def _make(self, recipe: Recipe) -> None:
-        server = self._booted(recipe)
-        if server is None:
-            return
+    def _connect(self, server: Server) -> None:
         try:
             with hidden_variables():
                 connection = psycopg2.connect(**server.address())
@@ -92,16 +88,6 @@ class Standby:
 
     # In the thread that wants it
 
-    @property
-    def is_over(self) -> bool:
-        """Whether its thread is done with it."""
-        return self._is_over
-
-    def give_up(self) -> None:
-        """Let whoever wants it go on, with what has been made of it or without."""
-        self._is_over = True
-        self._over.open()
-
     def take(self) -> Instance | None:
         """Wait until it is ready and return it; ``None`` if it has to be done all over again.
 
@@ -109,8 +95,7 @@ class Standby:
             Exception: What went wrong while its template was made.
         """
         try:
-            if not self._is_over:
-                self._over.wait()
+            self._over.wait()
         except BaseException:
             self.discard()
             raise
@@ -141,50 +126,12 @@ class Standby:
         return server, connection
 
 
-class StandbyThread:
-    """The thread that makes standbys: to start a thread for each would keep the class waiting that wants it."""
-
-    def __init__(self) -> None:
-        self._wanted: deque[Standby | None] = deque()
-        self._gate = Gate()
-        self._last: Standby | None = None
-
-    def make(self, standby: Standby) -> None:
-        """Have a standby made."""
-        if self._last is None or not self._last.is_over:
-            # The first; or the thread is busy with a template that nobody wants any more, and ends with that.
-            self._put(None)
-            self._wanted, self._gate = deque(), Gate()
-            if not start_thread(_make_all, self._wanted, self._gate):
-                standby.give_up()
-                return
-        self._last = standby
-        self._put(standby)
-
-    def _put(self, standby: Standby | None) -> None:
-        self._wanted.append(standby)
-        self._gate.open()
-
-
-def _make_all(wanted: deque[Standby | None], gate: Gate) -> None:
-    while True:
-        while wanted:
-            standby = wanted.popleft()
-            if standby is None:
-                return
-            standby.make()
-            del standby  # nothing of it is held while there is no other
-        gate.wait()
-
-
 def _key(options: ThrowawayPostgres, contents: Contents) -> Hashable:
     return (options, contents.key, os.environ.get("DBTESTCASE_BIN_DIR"))
 
 
 _lock = new_lock()
-_thread = StandbyThread()
 _standby: tuple[Hashable, Standby] | None = None
-_is_at_end = False
 
 
 def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "") -> None:
@@ -192,16 +139,12 @@ def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "") -
 
     Never raises: an error is raised by the :func:`running_instance` that wants the instance.
     """
-    global _standby, _is_at_end
+    global _standby
     key = _key(options, contents)
     with _lock:
         if _standby is not None and _standby[0] == key:
             return
         previous, _standby = _standby, (key, Standby(options, contents, owner))
-        _thread.make(_standby[1])
-        if not _is_at_end:
-            _is_at_end = True
-            at_end(discard_standby)
     _end(previous)
 
 
@@ -241,11 +184,11 @@ def _end(standby: tuple[Hashable, Standby] | None) -> None:
 
 
 def _after_fork_in_child() -> None:
-    # The standby is the parent's, and so is the thread.
-    global _lock, _standby, _thread
+    # The standby is the parent's.
+    global _lock, _standby
     _lock = new_lock()
-    _thread = StandbyThread()
     _standby = None
 
 
+at_end(discard_standby)
 os.register_at_fork(after_in_child=_after_fork_in_child)
