@@ -22,6 +22,7 @@ ROOMS = (
     "sandbox",
     "schema",
     "diagnosis",
+    "libpq",
     "native",
     "frames",
     "sql",

@@ -34,7 +34,7 @@ def warn_of_superuser(test_class: Any, instance: BaseInstance, engine: Any) -> N
     user = getattr(engine, "url", None) and engine.url.username
     if user and user != "postgres" and user in instance.notes.get("roles", ()):
         problem = f"the schema has the role {user!r}, as which an engine of the code under test connects in production"
-    elif instance.notes.get("row_security"):
+    elif any(facts["policies"] for facts in instance.notes.get("effects", {}).values()):
         user = user if user and user != "postgres" else "shop_app"
         problem = "the schema has row level security"
     else:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,28 +10,9 @@ from sqlalchemy import URL, Engine, create_engine
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.pool import NullPool
 
-_DRIVER = "postgresql+psycopg2"
-_environment = threading.Lock()
+from dbtestcase.libpq import hidden_variables
 
-# What libpq reads even if host, port, user and database are given: it would connect elsewhere or not at all, or with
-# other settings than those of the server.
-_MISLEADING = (
-    "PGSERVICE",
-    "PGSERVICEFILE",
-    "PGHOSTADDR",
-    "PGOPTIONS",
-    "PGCLIENTENCODING",
-    "PGTZ",
-    "PGDATESTYLE",
-    "PGREQUIREAUTH",
-    "PGREQUIREPEER",
-    "PGREQUIRESSL",
-    "PGSSLMODE",
-    "PGSSLNEGOTIATION",
-    "PGGSSENCMODE",
-    "PGCHANNELBINDING",
-    "PGTARGETSESSIONATTRS",
-)
+_DRIVER = "postgresql+psycopg2"
 
 
 def plain_url(url: URL, database: str | None = None) -> URL:
@@ -46,7 +23,7 @@ def plain_url(url: URL, database: str | None = None) -> URL:
 
 def connect(url: URL) -> Any:
     """Open a psycopg2 connection to ``url``, whatever the PG... environment variables say."""
-    with without_libpq_environment():
+    with hidden_variables():
         return psycopg2.connect("", **connect_arguments(url))
 
 
@@ -61,14 +38,3 @@ def engine_for(url: URL) -> Engine:
     """Return an engine without a pool, so that nothing stays connected once a statement is through."""
     # A creator also keeps the engine out of the reach of "do_connect" listeners: ours and those of the application.
     return create_engine(plain_url(url), poolclass=NullPool, creator=partial(connect, url))
-
-
-@contextmanager
-def without_libpq_environment() -> Iterator[None]:
-    """Hide PGSERVICE, PGOPTIONS and the like while the block runs; libpq would follow them past our own arguments."""
-    with _environment:
-        hidden = {name: os.environ.pop(name) for name in _MISLEADING if name in os.environ}
-        try:
-            yield
-        finally:
-            os.environ.update(hidden)

@@ -12,27 +12,19 @@ __all__ = ["notes_of"]
 
 
 def notes_of(connect: Callable[[str], Any], databases: Iterable[str]) -> dict[str, Any]:
-    """Return ``{"effects": {database: ...}, "extensions": ..., "row_security": [database, ...]}``, as JSON can hold it.
+    """Return ``{"effects": {database: ...}, "extensions": ...}``, as JSON can hold it.
 
     See :func:`dbtestcase.schema.effects.read` and :func:`dbtestcase.schema.extensions.read`.
 
     Args:
         connect: Opens a connection of psycopg2's to a database.
     """
-    found: dict[str, Any] = {"effects": {}, "row_security": []}
+    found: dict[str, Any] = {"effects": {}}
     for database in databases:
         with closing(connect(database)) as connection:
             found["effects"][database] = effects.read(connection)
             of_database = extensions.read(connection)
-            if _has_row_security(connection):
-                found["row_security"].append(database)
         if of_database["files"]:
             of_all = found.setdefault("extensions", of_database)
             of_all["files"].update(of_database["files"])
     return found
-
-
-def _has_row_security(connection: Any) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_class WHERE relrowsecurity)")
-        return bool(cursor.fetchone()[0])

@@ -12,7 +12,8 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import Pool
 
 from dbtestcase.errors import SchemaError
-from dbtestcase.schema.connect import connect_arguments, without_libpq_environment
+from dbtestcase.libpq import hidden_variables
+from dbtestcase.schema.connect import connect_arguments
 
 # Arguments that say where to connect to, by which name or how safely; all others (options, client_encoding ...) stay.
 _WHERE = {
@@ -75,7 +76,7 @@ class Redirection:
         self._note_target(arguments)
         if record is not None:
             self._records.append(record)
-        with without_libpq_environment():
+        with hidden_variables():
             return self.own(dialect.connect(**self._arguments(dialect, arguments)))
 
     def _check_out(self, connection: Any, record: Any, proxy: Any) -> None:

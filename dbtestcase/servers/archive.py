@@ -18,7 +18,7 @@ from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server import Server
 from dbtestcase.servers.trust import distrust_of_folder, make_folder
 
-__all__ = ["KeptInstance", "keep", "kept_instances", "open_kept", "remove_kept"]
+__all__ = ["KeptInstance", "find_kept", "keep", "kept_instances", "remove_kept"]
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class KeptInstance:
     Args:
         name: What it is called; pass it to :func:`running_kept` and :func:`remove_kept`.
         owner: The test class, or the test, that it is from.
-        kept_at: When it was kept, in seconds since 1970.
         size: Bytes on disk.
-        server_version: The version of PostgreSQL that can start it.
+        options: Those that it starts with.
+        pack: Its data.
     """
 
     name: str
     owner: str
-    kept_at: float
     size: int
-    server_version: str
+    options: ThrowawayPostgres
+    pack: Pack
 
 
 def kept_folder() -> Path:
@@ -55,11 +55,9 @@ def keep(server: Server, label: str) -> str:
         DBTestCaseError: It cannot be written, or others can write to the folder.
     """
     folder = kept_folder()
-    now = wall_clock()
-    name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{os.urandom(2).hex()}"
-    about = {
+    name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(wall_clock()))}-{os.urandom(2).hex()}"
+    about: dict[str, object] = {
         "owner": label,
-        "kept_at": now,
         "bin_dir": str(server.launch.found.bin_dir),
         "settings": dict(server.options.settings),
         "server_version": server.version,
@@ -85,10 +83,11 @@ def kept_instances() -> list[KeptInstance]:
     """Return what is kept, oldest first; nothing from a folder that others can write to."""
     found = []
     for path in sorted(_trusted_folder().glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, DBTestCaseError):
             about = json.loads(path.read_text(encoding="utf-8"))
-            size = path.with_suffix(".pack").stat().st_size
-            found.append(KeptInstance(path.stem, about["owner"], about["kept_at"], size, about["server_version"]))
+            options = ThrowawayPostgres(settings=about["settings"], bin_dir=about["bin_dir"])
+            pack = Pack(path.with_suffix(".pack"), about["server_version"], about["unpacked"])
+            found.append(KeptInstance(path.stem, about["owner"], pack.path.stat().st_size, options, pack))
     return found
 
 
@@ -114,17 +113,13 @@ def remove_kept(name: str | None = None) -> int:
     return len(names)
 
 
-def open_kept(name: str) -> tuple[ThrowawayPostgres, Pack, str]:
-    """Return the options, the pack and the owner of a kept instance.
+def find_kept(name: str) -> KeptInstance:
+    """Return the kept instance of that name.
 
     Raises:
-        DBTestCaseError: There is none of that name, or what is there cannot be understood.
+        DBTestCaseError: There is none, or what is there cannot be understood.
     """
-    folder = _trusted_folder()
-    try:
-        about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        options = ThrowawayPostgres(settings=about["settings"], bin_dir=about["bin_dir"])
-        pack = Pack(folder / f"{name}.pack", about["server_version"], about["unpacked"])
-        return options, pack, about["owner"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise DBTestCaseError(f"no instance called {name!r} is kept in {str(kept_folder())!r}.") from exc
+    for kept in kept_instances():
+        if kept.name == name:
+            return kept
+    raise DBTestCaseError(f"no instance called {name!r} is kept in {str(kept_folder())!r}.")

@@ -1,38 +1,10 @@
-"""The process's environment: what of it a server may see, and what must not bend the connections to it."""
+"""What of the process's environment a server may see."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from dbtestcase.native import new_lock
-
-__all__ = ["hidden_variables", "server_environment"]
-
-# libpq reads these behind the back of a URL that names host, port, user and database: the first three send a
-# connection elsewhere or fail it, the others change the session or refuse a server without passwords or TLS.
-_BENDING = (
-    "PGSERVICE",
-    "PGSERVICEFILE",
-    "PGHOSTADDR",
-    "PGOPTIONS",
-    "PGTZ",
-    "PGDATESTYLE",
-    "PGGEQO",
-    "PGCLIENTENCODING",
-    "PGREQUIREAUTH",
-    "PGREQUIREPEER",
-    "PGREQUIRESSL",
-    "PGSSLMODE",
-    "PGSSLNEGOTIATION",
-    "PGGSSENCMODE",
-    "PGCHANNELBINDING",
-    "PGTARGETSESSIONATTRS",
-    "PGLOADBALANCEHOSTS",
-    "PGMINPROTOCOLVERSION",
-    "PGMAXPROTOCOLVERSION",
-)
+__all__ = ["server_environment"]
 
 # Where programs, libraries and temporary files are.
 _NEEDED = (
@@ -46,10 +18,6 @@ _NEEDED = (
     "OPENSSL_CONF",
 )
 
-_lock = new_lock()
-_users = 0
-_hidden: dict[str, str] = {}
-
 
 def server_environment() -> dict[str, str]:
     """Return the environment for the supervisor, ``initdb`` and ``postgres``: what they need of ours to run.
@@ -57,44 +25,3 @@ def server_environment() -> dict[str, str]:
     SQL can read a server's environment, and on a shared machine so can others who run as the server's user.
     """
     return {"LC_ALL": "C", **{name: os.environ[name] for name in _NEEDED if name in os.environ}}
-
-
-def hide_variables() -> None:
-    """Take out of the environment what would bend a connection; undone by :func:`show_variables`, counted."""
-    global _users
-    with _lock:
-        _users += 1
-        if _users == 1:
-            for name in _BENDING:
-                value = os.environ.pop(name, None)
-                if value is not None:
-                    _hidden[name] = value
-
-
-def show_variables() -> None:
-    """Undo one :func:`hide_variables`; the last one puts everything back that has not been set anew."""
-    global _users
-    with _lock:
-        _users -= 1
-        if _users == 0:
-            for name, value in _hidden.items():
-                os.environ.setdefault(name, value)
-            _hidden.clear()
-
-
-@contextmanager
-def hidden_variables() -> Iterator[None]:
-    """Hide the variables while the block runs."""
-    hide_variables()
-    try:
-        yield
-    finally:
-        show_variables()
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = new_lock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -13,10 +13,10 @@ from typing import Any
 import psycopg2
 
 from dbtestcase.errors import PostgresNotReady
+from dbtestcase.libpq import hidden_variables
 from dbtestcase.schema import notes_of
 from dbtestcase.servers.configuration import LOCALE_FILE, LOCALE_SETTINGS
 from dbtestcase.servers.directory import InstanceDirectory
-from dbtestcase.servers.environment import hidden_variables
 from dbtestcase.servers.locations import instance_locations
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.programs import OLDEST_VERSION, Programs

@@ -14,12 +14,12 @@ from urllib.parse import quote
 import psycopg2
 
 from dbtestcase.errors import DBTestCaseError, PostgresNotReady
+from dbtestcase.libpq import hide_variables, show_variables
 from dbtestcase.native import new_lock
 from dbtestcase.servers.archive import keep
 from dbtestcase.servers.base import Postgresql
 from dbtestcase.servers.databases import BaseInstance, MaintenanceConnections
 from dbtestcase.servers.directory import CONNECT_TIMEOUT
-from dbtestcase.servers.environment import hide_variables, show_variables
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server import Boot, Server
 from dbtestcase.servers.server_process import ServerProcess

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.servers import existing, standby
-from dbtestcase.servers.archive import open_kept
+from dbtestcase.servers.archive import find_kept
 from dbtestcase.servers.choice import PostgresOptions, chosen
 from dbtestcase.servers.contents import EMPTY, Contents
 from dbtestcase.servers.databases import BaseInstance
@@ -83,9 +83,9 @@ def running_kept(name: str) -> Iterator[Instance]:
         DBTestCaseError: There is none of that name.
         PostgresNotReady: It does not start.
     """
-    options, pack, owner = open_kept(name)
-    recipe = Recipe(options, EMPTY, owner)
-    instance = Instance(Boot(recipe.launch, options, pack=pack).wait(), owner=owner)
+    kept = find_kept(name)
+    launch = Recipe(kept.options, EMPTY, kept.owner).launch
+    instance = Instance(Boot(launch, kept.options, pack=kept.pack).wait(), owner=kept.owner)
     try:
         yield instance
     finally:

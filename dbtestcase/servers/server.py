@@ -14,6 +14,7 @@ import psycopg2
 
 from dbtestcase.diagnosis import report
 from dbtestcase.errors import PostgresNotReady
+from dbtestcase.libpq import hidden_variables
 from dbtestcase.native import monotonic
 from dbtestcase.servers.cache import Pack
 from dbtestcase.servers.claims import NO_NOTES
@@ -27,7 +28,7 @@ from dbtestcase.servers.directory import (
     directory_request,
     no_location,
 )
-from dbtestcase.servers.environment import hidden_variables, server_environment
+from dbtestcase.servers.environment import server_environment
 from dbtestcase.servers.locations import instance_locations
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server_process import ServerProcess

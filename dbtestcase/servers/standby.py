@@ -9,9 +9,9 @@ from typing import Any
 
 import psycopg2
 
+from dbtestcase.libpq import hidden_variables
 from dbtestcase.native import Gate, new_lock, start_thread
 from dbtestcase.servers.contents import Contents
-from dbtestcase.servers.environment import hidden_variables
 from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.recipe import Recipe

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from dbtestcase.errors import PostgresNotReady
-from dbtestcase.native import new_lock
 from dbtestcase.servers.cache import cache_folder
 from dbtestcase.servers.directory import Launch
 from dbtestcase.servers.locations import allowed, instance_locations, reachable
@@ -26,7 +25,6 @@ __all__ = ["copies_of_programs", "launch_for"]
 _NOBODY = (65534, 65534)
 _READ_AND_RUN = stat.S_IROTH | stat.S_IXOTH
 
-_lock = new_lock()
 _launches: dict[str, Launch] = {}
 
 
@@ -41,11 +39,10 @@ def launch_for(programs: Programs) -> Launch:
     if os.geteuid() != 0:
         return Launch(programs, None, programs, _alias() if _is_unknown() else None)
     key = f"{os.getpid()} {programs.bin_dir} {programs.fingerprint}"
-    with _lock:
-        known = _launches.get(key)
-        if known is None or not os.path.exists(known.programs.postgres):
-            known = _launches[key] = _launch_as_root(programs)
-        return known
+    known = _launches.get(key)
+    if known is None or not os.path.exists(known.programs.postgres):
+        known = _launches[key] = _launch_as_root(programs)
+    return known
 
 
 def _launch_as_root(programs: Programs) -> Launch:
@@ -95,13 +92,10 @@ def _is_mapped(user: int) -> bool:
 
 
 def _can_run(programs: Programs, user: tuple[int, int]) -> bool:
-    files = [Path(programs.initdb), Path(programs.postgres)]
-    parts = [
-        folder for folder in (programs.bin_dir.parent / "lib", programs.bin_dir.parent / "share") if folder.exists()
-    ]
-    return all(
-        reachable(str(file.parent), user) and allowed(str(file), user, _READ_AND_RUN & 5) for file in files
-    ) and all(reachable(str(folder), user) for folder in parts)
+    parts = [programs.bin_dir, programs.bin_dir.parent / "lib", programs.bin_dir.parent / "share"]
+    return all(reachable(str(folder), user) for folder in parts if folder.exists()) and all(
+        allowed(file, user, _READ_AND_RUN) for file in (programs.initdb, programs.postgres)
+    )
 
 
 def _readable_copy(programs: Programs, user: tuple[int, int]) -> Programs:
@@ -205,11 +199,3 @@ def _link_or_copy(source: str, target: str) -> str:
     shutil.copyfile(source, target)
     os.chmod(target, 0o755 if mode & stat.S_IXUSR else 0o644)
     return target
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = new_lock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

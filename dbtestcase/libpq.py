@@ -1,0 +1,80 @@
+"""The environment variables of libpq, which must not bend our connections."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dbtestcase.native import new_lock
+
+__all__ = ["hidden_variables", "hide_variables", "show_variables"]
+
+# libpq reads these behind the back of a URL that names host, port, user and database: the first three send a
+# connection elsewhere or fail it, the others change the session or refuse a server without passwords or TLS.
+_BENDING = (
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGHOSTADDR",
+    "PGOPTIONS",
+    "PGTZ",
+    "PGDATESTYLE",
+    "PGGEQO",
+    "PGCLIENTENCODING",
+    "PGREQUIREAUTH",
+    "PGREQUIREPEER",
+    "PGREQUIRESSL",
+    "PGSSLMODE",
+    "PGSSLNEGOTIATION",
+    "PGGSSENCMODE",
+    "PGCHANNELBINDING",
+    "PGTARGETSESSIONATTRS",
+    "PGLOADBALANCEHOSTS",
+    "PGMINPROTOCOLVERSION",
+    "PGMAXPROTOCOLVERSION",
+)
+
+_lock = new_lock()
+_users = 0
+_hidden: dict[str, str] = {}
+
+
+def hide_variables() -> None:
+    """Take out of the environment what would bend a connection; undone by :func:`show_variables`, counted."""
+    global _users
+    with _lock:
+        _users += 1
+        if _users == 1:
+            for name in _BENDING:
+                value = os.environ.pop(name, None)
+                if value is not None:
+                    _hidden[name] = value
+
+
+def show_variables() -> None:
+    """Undo one :func:`hide_variables`; the last one puts everything back that has not been set anew."""
+    global _users
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            for name, value in _hidden.items():
+                os.environ.setdefault(name, value)
+            _hidden.clear()
+
+
+@contextmanager
+def hidden_variables() -> Iterator[None]:
+    """Hide the variables while the block runs."""
+    hide_variables()
+    try:
+        yield
+    finally:
+        show_variables()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = new_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
