@@ -99,14 +99,16 @@ def _undefined_function(facts: Facts) -> str | None:
     name = found[1] if found else ""
     if name.lower() in messages.FUNCTIONS_OF_SQLITE:
         return messages.NO_SUCH_FUNCTION.format(name=name, instead_of_it=messages.FUNCTIONS_OF_SQLITE[name.lower()])
-    if name.startswith(("uuid_generate", "gen_random_bytes", "crypt", "digest", "unaccent", "similarity")):
-        return messages.EXTENSION
-    return None
+    return _extension_with(name)
 
 
 def _undefined_object(facts: Facts) -> str | None:
-    is_of_extension = re.search(r'type "(citext|hstore|ltree|vector|geometry|geography|cube)"', facts.message)
-    return messages.EXTENSION if is_of_extension else None
+    return _extension_with(_quoted(facts.message))
+
+
+def _extension_with(name: str) -> str | None:
+    extension = messages.EXTENSION_WITH.get(name.lower())
+    return messages.EXTENSION.format(name=name, extensions=repr(extension)) if extension else None
 
 
 def _syntax(facts: Facts) -> str | None:

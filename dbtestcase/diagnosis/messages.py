@@ -83,9 +83,23 @@ FUNCTIONS_OF_SQLITE = {
     "json_extract": "the operators -> and ->>",
 }
 EXTENSION = (
-    "this belongs to an extension of PostgreSQL. Name it: postgres = ThrowawayPostgres(extensions=('pgcrypto',)), or "
-    "'citext', 'uuid-ossp', 'pg_trgm' and so on."
+    "{name!r} comes with an extension: postgres = ThrowawayPostgres(extensions=({extensions},)) creates it before the "
+    "schema."
 )
+# The extension that brings a type, function or operator class.
+EXTENSION_WITH = {
+    "citext": "citext",
+    "hstore": "hstore",
+    "ltree": "ltree",
+    "cube": "cube",
+    "vector": "vector",
+    "geometry": "postgis",
+    "geography": "postgis",
+    **dict.fromkeys(["crypt", "gen_salt", "digest", "gen_random_bytes"], "pgcrypto"),
+    **dict.fromkeys([f"uuid_generate_v{version}" for version in ("1", "1mc", "3", "4", "5")], "uuid-ossp"),
+    **dict.fromkeys(["similarity", "gin_trgm_ops", "gist_trgm_ops"], "pg_trgm"),
+    "unaccent": "unaccent",
+}
 GROUPING = (
     "each selected column must be in GROUP BY or inside an aggregate such as max() or count(); SQLite takes any row's "
     "value instead. Add it to group_by(), or group by the primary key of its table."

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg2
 from sqlalchemy.exc import DBAPIError
 
+from dbtestcase.diagnosis.messages import EXTENSION, EXTENSION_WITH
 from dbtestcase.errors import SchemaError
 from dbtestcase.frames import is_users
 from dbtestcase.schema import extensions
@@ -19,27 +20,6 @@ from dbtestcase.schema.target import Target
 
 _LONGEST_STATEMENT = 20  # lines
 
-# Names that extensions bring, for the hint; an unknown name gets the general one.
-_BROUGHT_BY = {
-    "citext": "citext",
-    "hstore": "hstore",
-    "ltree": "ltree",
-    "cube": "cube",
-    "vector": "vector",
-    "geometry": "postgis",
-    "geography": "postgis",
-    "uuid_generate_v1": "uuid-ossp",
-    "uuid_generate_v1mc": "uuid-ossp",
-    "uuid_generate_v4": "uuid-ossp",
-    "crypt": "pgcrypto",
-    "gen_salt": "pgcrypto",
-    "digest": "pgcrypto",
-    "gen_random_bytes": "pgcrypto",
-    "similarity": "pg_trgm",
-    "gin_trgm_ops": "pg_trgm",
-    "gist_trgm_ops": "pg_trgm",
-    "unaccent": "unaccent",
-}
 _MISSING = re.compile(
     r'(?:type|function|operator class|text search dictionary) "?(?:[\w$]+\.)?([\w$]+)"?.*(?:does not exist)', re.DOTALL
 )
@@ -137,13 +117,10 @@ def _hint(exc: BaseException, target: Target) -> str:
             return extensions.advice(connection, unavailable[1] or unavailable[2])
     missing = _MISSING.search(message)
     if missing and error.diag.sqlstate in ("42704", "42883"):
-        wanted = _BROUGHT_BY.get(missing[1].lower())
-        if wanted is not None:
-            options = ", ".join(repr(name) for name in (*target.extensions, wanted))
-            return (
-                f"{missing[1]!r} comes with an extension: postgres = ThrowawayPostgres(extensions=({options},)) "
-                "creates it before the schema."
-            )
+        extension = EXTENSION_WITH.get(missing[1].lower())
+        if extension is not None:
+            wanted = ", ".join(map(repr, (*target.extensions, extension)))
+            return EXTENSION.format(name=missing[1], extensions=wanted)
         return (
             "If an extension brings it, name that extension: postgres = ThrowawayPostgres(extensions=(...,)); "
             "if an earlier step makes it, put that step before this one: schema = [earlier, later]."
