@@ -49,11 +49,7 @@ def kept_folder() -> Path:
 
 
 def keep(server: Server, label: str) -> str:
-    """Pack a server that was stopped in order; return the name it is kept under.
-
-    Raises:
-        DBTestCaseError: It cannot be written, or others can write to the folder.
-    """
+    """Pack a server that was stopped in order; return the name it is kept under."""
     folder = kept_folder()
     name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(wall_clock()))}-{os.urandom(2).hex()}"
     about: dict[str, object] = {
@@ -114,11 +110,7 @@ def remove_kept(name: str | None = None) -> int:
 
 
 def find_kept(name: str) -> KeptInstance:
-    """Return the kept instance of that name.
-
-    Raises:
-        DBTestCaseError: There is none, or what is there cannot be understood.
-    """
+    """Return the kept instance of that name."""
     for kept in kept_instances():
         if kept.name == name:
             return kept

@@ -115,9 +115,6 @@ class CloneSupply(Generic[Connections]):
 
         Args:
             following: How many more will be asked for, as far as is known; so many are begun with.
-
-        Raises:
-            psycopg2.Error: PostgreSQL could not make the copy.
         """
         self.resume()
         self._made_pristine.result()

@@ -63,11 +63,7 @@ class InstanceDirectory:
 
     @classmethod
     def make(cls, launch: Launch, locations: Sequence[str]) -> Self:
-        """Make a folder in the first location that takes it.
-
-        Raises:
-            PostgresNotReady: None does.
-        """
+        """Make a folder in the first location that takes it."""
         supervisor = current_supervisor()
         try:
             made = supervisor.request("make", **directory_request(launch, locations, PORT)).wait()
@@ -85,9 +81,6 @@ class InstanceDirectory:
 
         Args:
             timeout: Seconds after which it is ended.
-
-        Raises:
-            RequestFailed: It could not be started.
         """
         log = "program.log"
         details = {"argv": argv, "env": server_environment(), "user": self._launch.user, "alias": self._launch.alias}

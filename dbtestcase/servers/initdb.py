@@ -43,11 +43,7 @@ _UNKNOWN_USER = (
 
 
 def initialize(recipe: Recipe) -> Server:
-    """Return a server, stopped in order, whose data folder comes fresh from ``initdb``.
-
-    Raises:
-        PostgresNotReady: The programs are too old, or fail.
-    """
+    """Return a server, stopped in order, whose data folder comes fresh from ``initdb``."""
     programs = recipe.launch.programs
     major = programs.major
     if major < OLDEST_VERSION:
@@ -146,11 +142,7 @@ def _connect(server: Server, database: str) -> Any:
 
 
 def stopped_in_order(server: Server) -> Server:
-    """Stop a server so that its data folder can be packed.
-
-    Raises:
-        PostgresNotReady: It did not stop in order.
-    """
+    """Stop a server so that its data folder can be packed."""
     status = server.stop(signal.SIGINT)
     if status != 0:
         log = server.directory.read_log().strip()

@@ -72,11 +72,7 @@ class ServerProcess:
             return []  # it has ended, or the system does not tell
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end and return the exit status.
-
-        Raises:
-            subprocess.TimeoutExpired: It has not ended within so many seconds.
-        """
+        """Wait for its end and return the exit status."""
         if self.returncode is None and not self._supervisor.wait_for(self._end, timeout):
             raise subprocess.TimeoutExpired("postgres", timeout or 0.0)
         self._note_end()

@@ -89,11 +89,7 @@ class Standby:
     # In the thread that wants it
 
     def take(self) -> Instance | None:
-        """Wait until it is ready and return it; ``None`` if it has to be done all over again.
-
-        Raises:
-            Exception: What went wrong while its template was made.
-        """
+        """Wait until it is ready and return it; ``None`` if it has to be done all over again."""
         try:
             self._over.wait()
         except BaseException:
@@ -149,11 +145,7 @@ def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "") -
 
 
 def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
-    """Return the standby if it fits and lives; ``None`` if there is none, and one that does not fit is ended.
-
-    Raises:
-        Exception: What went wrong while it was booted.
-    """
+    """Return the standby if it fits and lives; ``None`` if there is none, and one that does not fit is ended."""
     global _standby
     with _lock:
         standby, _standby = _standby, None

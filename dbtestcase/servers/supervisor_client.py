@@ -31,9 +31,9 @@ class RequestFailed(Exception):
 
     def __init__(self, text: str, reply: dict[str, Any]) -> None:
         super().__init__(text)
-        self.number: int = reply["errno"]
-        self.kind: str = reply["kind"]
-        self.status: int | None = reply["status"]
+        self.number: int = reply.get("errno", 0)
+        self.kind: str = reply.get("kind", "")
+        self.status: int | None = reply.get("status")
         self.path: str | None = reply["path"]
 
 
@@ -55,12 +55,7 @@ class Reply:
         return self.message is not None or self.problem is not None
 
     def wait(self) -> dict[str, Any]:
-        """Wait for it and return it.
-
-        Raises:
-            RequestFailed: The request could not be carried out.
-            PostgresNotReady: The supervisor is dead, or says nothing.
-        """
+        """Wait for it and return it."""
         deadline = monotonic() + self._seconds
         while not self._supervisor.wait_for(self, min(_SILENCE, max(0.0, deadline - monotonic()))):
             # It may be busy with what was asked for; but it always has time to say so.
@@ -90,9 +85,6 @@ class SupervisorClient:
 
     No thread listens to it. Whoever waits for something reads whatever comes, also for others; and whoever asks whether
     a server lives reads what is there.
-
-    Raises:
-        PostgresNotReady: It cannot be started.
     """
 
     def __init__(self) -> None:
@@ -117,10 +109,6 @@ class SupervisorClient:
     def request(self, do: str, **details: Any) -> Reply:
         """Send a request and return at once; the reply comes later."""
         reply = Reply(self, details.get("timeout", 0.0) + _PATIENCE)
-        self._send_request(do, reply, details)
-        return reply
-
-    def _send_request(self, do: str, reply: Reply, details: dict[str, Any]) -> None:
         with self._lock:
             if self.is_alive:
                 self._number += 1
@@ -129,6 +117,7 @@ class SupervisorClient:
         self._send(do, reply.number, details)
         if not reply.number:
             reply.fail(self._gone())
+        return reply
 
     def notify(self, do: str, **details: Any) -> None:
         """Send a request that is not replied to."""
@@ -229,8 +218,7 @@ class SupervisorClient:
 
     def answers(self) -> bool:
         """Return whether it says something when it is asked to."""
-        reply = Reply(self, _PATIENCE)
-        self._send_request("ping", reply, {})
+        reply = self.request("ping")
         return self.wait_for(reply, _PATIENCE) and reply.problem is None
 
     # Its end
@@ -287,11 +275,7 @@ _last_acts: list[Callable[[], None]] = []
 
 
 def current_supervisor() -> SupervisorClient:
-    """Return this process's supervisor, started now if there is none.
-
-    Raises:
-        PostgresNotReady: It cannot be started.
-    """
+    """Return this process's supervisor, started now if there is none."""
     global _supervisor
     with _lock:
         if _supervisor is not None:

@@ -31,12 +31,7 @@ def begin_boot(recipe: Recipe) -> Boot | None:
 
 
 def boot(recipe: Recipe) -> Server:
-    """Boot a server from the recipe's template, which is made first if need be.
-
-    Raises:
-        PostgresNotReady: The server does not start.
-        Exception: Whatever ``contents.prepare`` raises.
-    """
+    """Boot a server from the recipe's template, which is made first if need be."""
     if not recipe.is_shared:
         return _prepared_server(recipe)
     for _ in range(3):

@@ -38,12 +38,7 @@ def distrust_of_folder(path: Path) -> str | None:
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:
-    """Make a folder, and those above it that are missing, with this mode, whatever the umask.
-
-    Raises:
-        UntrustedFolder: It is there, and others can write to it.
-        OSError: It cannot be made.
-    """
+    """Make a folder, and those above it that are missing, with this mode, whatever the umask."""
     missing = []
     folder = path
     while not folder.exists() and folder != folder.parent:

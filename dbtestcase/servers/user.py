@@ -32,9 +32,6 @@ def launch_for(programs: Programs) -> Launch:
     """Return how to start these programs as the present user, or as an unprivileged one if that is root.
 
     Programs that only root can read (a virtual environment in root's home) are copied, once, to where they can be.
-
-    Raises:
-        PostgresNotReady: They cannot be copied.
     """
     if os.geteuid() != 0:
         return Launch(programs, None, programs, _alias() if _is_unknown() else None)

@@ -23,11 +23,7 @@ class Unreadable(ValueError):
 
 
 def encode(message: Message) -> bytes:
-    """Return a message as bytes, its length in front.
-
-    Raises:
-        TypeError: It holds something other than plain data.
-    """
+    """Return a message as bytes, its length in front."""
     parts: list[bytes] = []
     _write(message, parts)
     body = b"".join(parts)
@@ -69,11 +65,7 @@ class Reader:
         self._bytes = b""
 
     def feed(self, more: bytes) -> list[Message]:
-        """Take what was read; return the messages that are whole now.
-
-        Raises:
-            Unreadable: It is not what :func:`encode` writes.
-        """
+        """Take what was read; return the messages that are whole now."""
         self._bytes += more
         whole: list[Message] = []
         while len(self._bytes) >= _LENGTH:

@@ -50,40 +50,30 @@ class Directories:
         return next((each for each in self if each.number == number), None) if number else None
 
     def make_plain(self, locations: list[str], mode: int) -> Directory:
-        """Make a folder in the first of the locations that takes it.
-
-        Raises:
-            NoLocation: None does.
-        """
-        problems = []
-        for location in locations:
-            try:
-                return self._add(location, mode)
-            except OSError as exc:
-                problems.append(f"{location}: {exc.strerror}")
-        raise NoLocation("; ".join(problems))
+        """Make a folder in the first of the locations that takes it."""
+        return self._in_first(locations, lambda location: self._add(location, mode))
 
     def make(self, request: Message) -> Directory:
-        """Make the directory for a server, with the data folder of a used one if one fits.
-
-        Raises:
-            NoLocation: It can be made nowhere.
-        """
+        """Make the directory for a server, with the data folder of a used one if one fits."""
         used = self._take_reusable(request)
-        locations = request["locations"] if used is None else [os.path.dirname(used.path), *request["locations"]]
+        if used is not None:
+            try:
+                made = self._make_in(os.path.dirname(used.path), request, used)
+            except OSError:
+                self.remove(used)
+            else:
+                self.remove_now(used)
+                return made
+        return self._in_first(request["locations"], lambda location: self._make_in(location, request, None))
+
+    @staticmethod
+    def _in_first(locations: list[str], make: Callable[[str], Directory]) -> Directory:
         problems = []
         for location in locations:
             try:
-                made = self._make_in(location, request, used)
+                return make(location)
             except OSError as exc:
                 problems.append(f"{location}: {exc.strerror}")
-                if used is not None:
-                    self.remove(used)
-                    used = None
-                continue
-            if used is not None:
-                self.remove_now(used)
-            return made
         raise NoLocation("; ".join(problems))
 
     def _add(self, location: str, mode: int) -> Directory:
@@ -129,15 +119,13 @@ class Directories:
         if directory.pack is None or not has_room(directory.path):
             self.remove(directory)
             return
+        used = None
         try:
             used = self._add(os.path.dirname(directory.path), 0o700)
-        except OSError:
-            self.remove(directory)
-            return
-        try:
             os.rename(directory.data_dir, used.data_dir)
         except OSError:
-            self.remove_now(used)
+            if used is not None:
+                self.remove_now(used)
             self.remove(directory)
             return
         used.pack, used.user, used.until = directory.pack, directory.user, time.monotonic() + _SOON

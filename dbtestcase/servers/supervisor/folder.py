@@ -21,11 +21,7 @@ _RANDOM_BYTES = 5
 
 
 def make(location: str, mode: int) -> tuple[str, int]:
-    """Make a folder in ``location``; return its path and the descriptor that holds its lock.
-
-    Raises:
-        OSError: The location does not exist, is full, or may not be written to.
-    """
+    """Make a folder in ``location``; return its path and the descriptor that holds its lock."""
     while True:
         path = _new_path(location)
         os.mkdir(path, 0o700)

@@ -12,11 +12,7 @@ _CLONE_NEWUSER = 0x10000000
 
 
 def enter(user: int, group: int) -> None:
-    """Let the present user and group be called ``user`` and ``group`` from now on, in this process and its children.
-
-    Raises:
-        OSError: The system does not allow it.
-    """
+    """Let the present user and group be called ``user`` and ``group`` from now on, in this process and its children."""
     import ctypes
 
     own_user, own_group = os.geteuid(), os.getegid()

@@ -140,16 +140,11 @@ class Supervisor:
             raise Unreadable(f"no request: {exc}") from exc
         try:
             carry_out(request)
-        except OSError as exc:
+        except (OSError, pack.DamagedPack, NoLocation, KeyError) as exc:
+            text = f"no such folder of ours: {exc}" if isinstance(exc, KeyError) else str(exc)
             where = self._directories.started_by(number)
-            self._replies.fail(request, str(exc), number=exc.errno or 0, kind=type(exc).__name__, directory=where)
-        except pack.DamagedPack as exc:
-            where = self._directories.started_by(number)
-            self._replies.fail(request, str(exc), kind="DamagedPack", directory=where)
-        except NoLocation as exc:
-            self._replies.fail(request, str(exc))
-        except KeyError as exc:
-            self._replies.fail(request, f"no such folder of ours: {exc}")
+            details = {"errno": getattr(exc, "errno", None) or 0, "kind": type(exc).__name__}
+            self._replies.fail(request, text, where, **details)
 
     def _make(self, request: Message) -> None:
         made = self._directories.make(request)

@@ -24,26 +24,14 @@ class Replies:
         if request["id"]:
             self.say({"id": request["id"], **details})
 
-    def fail(
-        self,
-        request: Message,
-        text: str,
-        *,
-        number: int = 0,
-        kind: str = "",
-        status: int | None = None,
-        directory: Directory | None = None,
-    ) -> None:
+    def fail(self, request: Message, text: str, directory: Directory | None = None, **details: object) -> None:
         """Reply to a request that could not be carried out.
 
         Args:
-            number: The ``errno``, if any.
-            kind: Name of the exception.
-            status: Exit status of a program that ended by itself.
             directory: Where it was tried.
+            details: ``errno``; ``kind``, the name of the exception; ``status``, of a program that ended by itself.
         """
-        path, short = (directory.path, directory.short) if directory is not None else (None, None)
-        self.reply(request, error=text, errno=number, kind=kind, status=status, path=path, short=short)
+        self.reply(request, error=text, path=directory.path if directory is not None else None, **details)
 
     def say(self, message: Message) -> None:
         """Write a message, unless nobody listens any more."""

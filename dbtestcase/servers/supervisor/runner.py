@@ -40,12 +40,7 @@ class Runner:
         directory.is_server = True
 
     def start(self, directory: Directory, request: Message, argv: list[str]) -> None:
-        """Start a program; the request is replied to when it has ended.
-
-        Raises:
-            OSError: It cannot be started.
-            pack.DamagedPack: The data folder cannot be unpacked.
-        """
+        """Start a program; the request is replied to when it has ended."""
         if directory.child is not None:
             raise OSError(0, "something runs in this folder already")
         index = None
@@ -126,7 +121,7 @@ class Runner:
         elif now > directory.deadline:
             directory.request = None
             what = "it is not ready" if directory.is_server else "it has not ended"
-            self._replies.fail(request, f"{what} after {request['timeout']:g} seconds", directory=directory)
+            self._replies.fail(request, f"{what} after {request['timeout']:g} seconds", directory)
             self.end(directory, SIGQUIT, now)
 
     def _press_on(self, directory: Directory, now: float) -> None:
@@ -193,9 +188,9 @@ class Runner:
     def _reply_ended(self, request: Message, ended: child.Child, directory: Directory) -> None:
         if ended.error:
             kind, number, text = (*ended.error.decode(errors="replace").split("\0", 2), "0", "")[:3]
-            self._replies.fail(request, text, number=int(number), kind=kind, directory=directory)
+            self._replies.fail(request, text, directory, errno=int(number), kind=kind)
         elif directory.is_server:
-            self._replies.fail(request, "", status=directory.status, directory=directory)
+            self._replies.fail(request, "", directory, status=directory.status)
         else:
             self._replies.reply(request, status=directory.status)
 
