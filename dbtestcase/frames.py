@@ -168,17 +168,6 @@ def _found_call(key: Hashable) -> tuple[FrameType, Origin]:
     return called, UNKNOWN
 
 
-def origin_of_caller(depth: int = 1) -> Origin | None:
-    """Return the line that called our caller if it is the user's, else ``None``.
-
-    Args:
-        depth: How many callers up to look.
-    """
-    frame = sys._getframe(depth + 1)
-    code = frame.f_code
-    return None if _foreign[code.co_filename] else Origin(code.co_filename, frame.f_lineno, code.co_name)
-
-
 def comes_from(filename: str) -> bool:
     """Whether a function of this file is among the callers up to the nearest line of the user's."""
     frame: FrameType | None = sys._getframe(1)

@@ -83,13 +83,6 @@ class Explanations:
         """Print the test's statements if that is wanted for all tests."""
         self.log.end_test()
 
-    def uncommitted(self) -> list[str]:
-        """Return a sentence for each session that holds objects which were never sent, with the lines that added them.
-
-        What was sent and not committed when another connection looked for it is part of what :meth:`explain` notes.
-        """
-        return states.unsent_of_all(self.redaction)
-
     def hint_at_unsent(self, error: BaseException, session: Session) -> None:
         """Note what the test's session holds back, since nobody else sees it."""
         unsent = states.unsent(session, self.redaction)

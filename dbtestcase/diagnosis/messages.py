@@ -172,7 +172,7 @@ NEVER_SENT = (
     "{object}, added to a session at {added}, was never sent: its session was closed or rolled back before flush() or "
     "commit(). If the row was to be stored, commit() there."
 )
-UNSENT = "{session} holds changes that were not sent yet ({changes}); flush() or commit() sends them."
+UNSENT = "The test's session holds changes that were not sent yet ({changes}); flush() or commit() sends them."
 COMMIT_FIRST = "commit() first? {unsent} Requests and other sessions see only what was committed."
 ROWS_OF_EARLIER_TEST = (
     "the SELECT at {read} found no row of {table}. {test} of this class inserted such rows, but what a test commits is "

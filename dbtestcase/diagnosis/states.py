@@ -13,7 +13,6 @@ from sqlalchemy import event, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
-from sqlalchemy.orm.session import _sessions as all_sessions
 
 from dbtestcase.diagnosis import messages
 from dbtestcase.diagnosis.redaction import Redaction
@@ -203,8 +202,8 @@ def never_sent() -> str | None:
     return None
 
 
-def unsent(session: Session, redaction: Redaction, *, name: str = "The test's session") -> str:
-    """Say what a session holds that no query can see; "" if there is nothing."""
+def unsent(session: Session, redaction: Redaction) -> str:
+    """Say what the test's session holds that no query can see; "" if there is nothing."""
     parts = []
     for what, objects in (("new", session.new), ("changed", session.dirty), ("deleted", session.deleted)):
         touched = [each for each in objects if what != "changed" or session.is_modified(each)]
@@ -212,14 +211,7 @@ def unsent(session: Session, redaction: Redaction, *, name: str = "The test's se
             names = ", ".join(_with_origin(each, redaction) for each in touched[:3])
             more = f" and {len(touched) - 3} more" if len(touched) > 3 else ""
             parts.append(f"{what}: {names}{more}")
-    return messages.UNSENT.format(session=name, changes="; ".join(parts)) if parts else ""
-
-
-def unsent_of_all(redaction: Redaction) -> list[str]:
-    """Say of each session that is there what it holds that no query can see."""
-    sessions = [each for each in list(all_sessions.values()) if each.new or each.dirty or each.deleted]
-    said = (unsent(each, redaction, name="A session") for each in sessions)
-    return [each for each in said if each]
+    return messages.UNSENT.format(changes="; ".join(parts)) if parts else ""
 
 
 def _with_origin(instance: object, redaction: Redaction) -> str:

@@ -192,15 +192,6 @@ class ExplanationsTests(LoggedTests):
         self.assertIn("there is a row with this value, made by", note)
         self.assertNotIn("s3cr3t-value", f"{caught.exception}{caught.exception.orig}{note}")
 
-    def test_sessions_that_hold_unsent_objects_are_named_with_the_lines_that_added_them(self):
-        with Session(self.engine) as other:
-            other.add(Customer(name="Ada"))
-
-            [said] = self.explanations.uncommitted()
-
-            self.assertRegex(said, r"new: Customer object, added at tests/diagnosis/test_hints\.py:\d+ in test_sess")
-        self.assertEqual(self.explanations.uncommitted(), [])
-
     def test_the_test_s_own_unsent_objects_are_a_hint(self):
         self.session.add(Customer(name="Ada"))
         error = AssertionError("[] != ['Ada']")
