@@ -64,11 +64,13 @@ def show_variables() -> None:
 
 @contextmanager
 def hidden_variables() -> Iterator[None]:
-    """Hide the variables while the block runs."""
+    """Hide the variables while the block runs, also those that were set since others were hidden."""
     hide_variables()
+    set_since = {name: os.environ.pop(name) for name in _BENDING if name in os.environ}
     try:
         yield
     finally:
+        os.environ.update(set_since)
         show_variables()
 
 
