@@ -38,13 +38,13 @@ class PostgresNotFound(DBTestCaseError):
     """No PostgreSQL server program could be found."""
 
     @classmethod
-    def after_looking_in(cls, places: Iterable[str]) -> Self:
+    def after_looking_in(cls, locations: Iterable[str]) -> Self:
         """Return the error for a search that ended without ``initdb`` and ``postgres``.
 
         Args:
-            places: Where was looked, in order, each as a person would name it.
+            locations: What was searched, in order, each as a person would name it.
         """
-        looked = "".join(f"\n  - {place}" for place in places)
+        looked = "".join(f"\n  - {place}" for place in locations)
         return cls(
             "cannot start a test database: the programs 'initdb' and 'postgres' were not found.\n"
             f"Looked in:{looked}\n"

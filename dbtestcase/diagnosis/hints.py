@@ -98,7 +98,7 @@ def _undefined_function(facts: Facts) -> str | None:
     found = re.search(r"function (?:\w+\.)?(\w+)\(", facts.message)
     name = found[1] if found else ""
     if name.lower() in messages.FUNCTIONS_OF_SQLITE:
-        return messages.NO_SUCH_FUNCTION.format(name=name, instead_of_it=messages.FUNCTIONS_OF_SQLITE[name.lower()])
+        return messages.NO_SUCH_FUNCTION.format(name=name, replacement=messages.FUNCTIONS_OF_SQLITE[name.lower()])
     return _extension_with(name)
 
 

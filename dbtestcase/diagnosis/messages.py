@@ -66,7 +66,7 @@ DIFFERENT_TYPES = (
     "{message}: the two sides have different types, and PostgreSQL does not convert them by itself. Give the value the "
     "type of the column (int(...), str(...)), or use cast(column, Type)."
 )
-NO_SUCH_FUNCTION = "PostgreSQL has no {name}(). Use {instead_of_it}."
+NO_SUCH_FUNCTION = "PostgreSQL has no {name}(). Use {replacement}."
 FUNCTIONS_OF_SQLITE = {
     "ifnull": "coalesce()",
     "datetime": "now(), or datetime values as parameters",

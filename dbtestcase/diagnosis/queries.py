@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from dbtestcase.diagnosis.listing import listing
@@ -43,14 +44,10 @@ def _queries(number: int) -> str:
 
 def _group(group: list[Statement]) -> list[str]:
     lines = [f"  {len(group)} times: {group[0]}"]
-    places: dict[str, int] = {}
-    for query in group:
-        place = f"{query.cause}, at {query.origin}" if query.cause else str(query.origin)
-        places[place] = places.get(place, 0) + 1
-    shown = sorted(places.items(), key=lambda item: -item[1])
-    lines += [f"    {times} times by {place}" for place, times in shown[:_SHOWN_LINES]]
-    if len(shown) > _SHOWN_LINES:
-        lines.append(f"    … and {len(shown) - _SHOWN_LINES} more places")
+    senders = Counter(f"{each.cause}, at {each.origin}" if each.cause else str(each.origin) for each in group)
+    lines += [f"    {times} times by {sender}" for sender, times in senders.most_common(_SHOWN_LINES)]
+    if len(senders) > _SHOWN_LINES:
+        lines.append(f"    … and {len(senders) - _SHOWN_LINES} more lines")
     return lines
 
 

@@ -37,7 +37,7 @@ _NAMED = 8
 
 _wanted = ""
 _has_begun = False
-_is_told = False
+_is_announced = False
 _parent: str | None = None  # names the folder of the process that started this one
 _is_forked = False
 _spans: list[Span] = []
@@ -117,8 +117,8 @@ def begin(wanted: str | None = None) -> None:
 
 def hand_over() -> list[tuple[Any, ...]]:
     """Return what this process recorded, in a form that JSON can carry, for another one to take over; forget it."""
-    global _is_told
-    _is_told = True
+    global _is_announced
+    _is_announced = True
     rows = [*map(astuple, _spans), *map(astuple, _second_runs)]
     _spans.clear()
     _second_runs.clear()
@@ -141,8 +141,8 @@ def closing_line() -> str | None:
 
     Whoever asks shows it: it is not printed at the end of the process any more.
     """
-    global _is_told
-    _is_told = True
+    global _is_announced
+    _is_announced = True
     _take_over_from_workers()
     if not _second_runs:
         return None
@@ -187,7 +187,7 @@ def _finish() -> None:
     lines: list[str] = []
     if _is_worker():
         return
-    if not _is_told:
+    if not _is_announced:
         line = closing_line()
         lines += [line] if line else []
     _take_over_from_workers()

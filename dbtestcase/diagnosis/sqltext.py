@@ -1,4 +1,4 @@
-"""SQL as a person reads it in a failure: parameters in their places, long parts folded, hidden values left out.
+"""SQL as a person reads it in a failure: with its parameters, long parts folded, hidden values left out.
 
 Nothing here runs while tests pass, so it is written for clarity and not for speed.
 """
@@ -176,7 +176,7 @@ def _shortened(line: str) -> str:
 
 
 def _parts(text: str, parameters: object) -> Iterator[str]:
-    """Yield the pieces of a statement, one set of parameters in the places of their placeholders."""
+    """Yield the pieces of a statement, with one set of parameters in place of their placeholders."""
     given = iter(parameters) if isinstance(parameters, (list, tuple)) else iter(())
     for token in tokens(text):
         if token.kind == "parameter":

@@ -74,12 +74,12 @@ class PostMortem:
             return
         _commands.append(f"{self._test}: {command}")
         if multiprocessing.parent_process() is not None:
-            _tell()  # a worker may be ended without warning
+            _print_commands()  # a worker may be ended without warning
         elif len(_commands) == 1:
-            atexit.register(_tell)
+            atexit.register(_print_commands)
 
 
-def _tell() -> None:
+def _print_commands() -> None:
     print(
         "\nKept as they were at the failure (without --psql: prints the database's URL and serves it until Ctrl-C;\n"
         "'python -m dbtestcase clean' deletes them):",

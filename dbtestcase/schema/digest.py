@@ -53,15 +53,15 @@ def file_digest(path: str | Path) -> str:
     return read.digest
 
 
-def files_below(folder: str | Path, *, endings: tuple[str, ...] = ()) -> Iterator[str]:
+def files_below(folder: str | Path, *, suffixes: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield the files below ``folder``, hidden ones and compiled Python left out, in an order that never varies."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith(".") or entry.name == "__pycache__" or entry.name.endswith((".pyc", ".pyo")):
                 continue
             if entry.is_dir():
-                yield from files_below(entry.path, endings=endings)
-            elif not endings or entry.name.endswith(endings):
+                yield from files_below(entry.path, suffixes=suffixes)
+            elif not suffixes or entry.name.endswith(suffixes):
                 yield entry.path
 
 

@@ -31,7 +31,7 @@ _LEFT_OUT_OF_WHEELS = frozenset({"pgcrypto", "sslinfo", "uuid-ossp", "xml2"})
 # Where the package of an extension is not called after it: on Debian, without "postgresql-15-".
 _DEBIAN_NAMES = {"vector": "pgvector", "postgis": "postgis-3", "pg_cron": "cron", "pg_partman": "partman"}
 _LANGUAGES = {"plpython3u": "plpython3", "plperl": "plperl", "plperlu": "plperl", "pltcl": "pltcl"}
-_INSTEAD = {
+_ALTERNATIVES = {
     "pgcrypto": "If it is for gen_random_uuid(): that is part of PostgreSQL since 13, without an extension.",
     "uuid-ossp": "In place of uuid_generate_v4(), gen_random_uuid() is part of PostgreSQL since 13.",
 }
@@ -95,7 +95,7 @@ def advice(connection: Any, name: str) -> str:
         f"The PostgreSQL {version.split()[0]} in {bin_dir} does not have it. It has:",
         textwrap.fill(", ".join(available), 110, initial_indent="  ", subsequent_indent="  "),
         _installation(name, bin_dir, version),
-        _INSTEAD.get(name, ""),
+        _ALTERNATIVES.get(name, ""),
     ]
     return "\n".join(line for line in lines if line)
 

@@ -85,7 +85,7 @@ class Sources:
                 continue
             more: set[str] = set()
             for folder in folders:
-                for file in files_below(folder, endings=(".py", ".sql")):
+                for file in files_below(folder, suffixes=(".py", ".sql")):
                     yield os.path.relpath(file, folder)
                     yield from _content(file, more)
             if not folders and origin is not None:

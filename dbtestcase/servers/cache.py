@@ -1,8 +1,8 @@
-"""The folder where packed templates are kept from run to run, and the rules under which one is believed.
+"""The folder where packed templates are kept from run to run, and the rules under which one is trusted.
 
-``<key>.pack`` is the template, ``<key>.json`` its claim, written last: a pack that does not fit what is said of it is
-not used. Both are written under a private name and renamed, by the one who holds ``<key>.lock``, so a reader needs no
-lock: it sees the old, the new or nothing. A folder that others can write to is not used at all.
+``<key>.pack`` is the template, ``<key>.json`` its manifest, written last: a pack that does not match it is not used.
+Both are written under a private name and renamed, by the one who holds ``<key>.lock``, so a reader needs no lock: it
+sees the old, the new or nothing. A folder that others can write to is not used at all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbtestcase.native import monotonic, sleep, wall_clock
-from dbtestcase.servers.claims import NO_NOTES, Claim, hash_of
+from dbtestcase.servers.manifest import NO_NOTES, Manifest, hash_of
 from dbtestcase.servers.supervisor import pack as packs
 from dbtestcase.servers.trust import distrust_of_folder, make_folder
 
@@ -103,42 +103,42 @@ class Cache:
 
     def load(self, key: str) -> Pack | None:
         """Return the pack if it is there and is what was published; looks at its size and time only."""
-        claim = self._claim(key)
-        if claim is None:
+        manifest = self._manifest(key)
+        if manifest is None:
             return None
         path = self.pack_path(key)
         try:
             about = os.lstat(path)
         except OSError:
             return None
-        if (about.st_size, about.st_mtime_ns, about.st_uid) != (claim.size, claim.time, os.geteuid()):
+        if (about.st_size, about.st_mtime_ns, about.st_uid) != (manifest.size, manifest.time, os.geteuid()):
             return None
         base = None
-        if claim.base:
-            below = self._claim(claim.base)
-            base = self.pack_path(claim.base)
-            if below is None or below.hash != claim.base_hash or not base.exists():
+        if manifest.base:
+            below = self._manifest(manifest.base)
+            base = self.pack_path(manifest.base)
+            if below is None or below.hash != manifest.base_hash or not base.exists():
                 return None
-            self._note_use(claim.base)
+            self._note_use(manifest.base)
         self._note_use(key)
-        return Pack(path, claim.server_version, claim.unpacked, base, claim.notes)
+        return Pack(path, manifest.server_version, manifest.unpacked, base, manifest.notes)
 
     def examine(self, key: str) -> str | None:
         """Return what is wrong with the pack after reading all of it; ``None`` if it is right or not there.
 
-        One that is right but was touched or copied is believed again afterwards.
+        One that is right but was touched or copied is trusted again afterwards.
         """
         path = self.pack_path(key)
-        claim = self._claim(key)
-        if claim is None or not path.exists():
+        manifest = self._manifest(key)
+        if manifest is None or not path.exists():
             return None  # never finished: nothing to tell
         try:
-            if path.stat().st_size != claim.size:
+            if path.stat().st_size != manifest.size:
                 return "its size has changed"
-            if hash_of(path) != claim.hash:
+            if hash_of(path) != manifest.hash:
                 return "its content has changed"
-            if path.stat().st_mtime_ns != claim.time:
-                self._write_claim(key, replace(claim, time=path.stat().st_mtime_ns))
+            if path.stat().st_mtime_ns != manifest.time:
+                self._write_manifest(key, replace(manifest, time=path.stat().st_mtime_ns))
         except OSError as exc:
             return str(exc)
         return None
@@ -152,12 +152,12 @@ class Cache:
         target = self.pack_path(key)
         digest = hash_of(private)
         base = pack.base.stem if pack.base is not None else ""
-        below = self._claim(base) if base else None
+        below = self._manifest(base) if base else None
         with suppress(FileNotFoundError):
-            self._claim_path(key).unlink()
+            self._manifest_path(key).unlink()
         private.replace(target)
         about = target.stat()
-        claim = Claim(
+        manifest = Manifest(
             size=about.st_size,
             time=about.st_mtime_ns,
             hash=digest,
@@ -168,7 +168,7 @@ class Cache:
             base=base,
             base_hash=below.hash if below is not None else "",
         )
-        self._write_claim(key, claim)
+        self._write_manifest(key, manifest)
         return replace(pack, path=target)
 
     def private_path(self, key: str) -> Path:
@@ -196,7 +196,7 @@ class Cache:
 
     def drop(self, key: str) -> None:
         """Delete one template; whoever has it open may go on reading."""
-        for path in (self._claim_path(key), self.pack_path(key)):
+        for path in (self._manifest_path(key), self.pack_path(key)):
             path.unlink(missing_ok=True)
 
     def prune(self, used_key: str = "") -> None:
@@ -226,10 +226,10 @@ class Cache:
             return found
         for path in self.folder.glob("*.pack"):
             with suppress(OSError):
-                claim = self._claim(path.stem)
-                description = claim.description if claim is not None else "unfinished or damaged"
-                used = path.lstat() if claim is None else self._claim_path(path.stem).lstat()
-                base = claim.base if claim is not None else ""
+                manifest = self._manifest(path.stem)
+                description = manifest.description if manifest is not None else "unfinished or damaged"
+                used = path.lstat() if manifest is None else self._manifest_path(path.stem).lstat()
+                base = manifest.base if manifest is not None else ""
                 found.append(CachedTemplate(path, description, path.lstat().st_size, used.st_mtime, base))
         return found
 
@@ -239,22 +239,22 @@ class Cache:
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
-    def _claim_path(self, key: str) -> Path:
+    def _manifest_path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
 
-    def _claim(self, key: str) -> Claim | None:
-        return Claim.read(self._claim_path(key)) if distrust_of_folder(self.folder) is None else None
+    def _manifest(self, key: str) -> Manifest | None:
+        return Manifest.read(self._manifest_path(key)) if distrust_of_folder(self.folder) is None else None
 
-    def _write_claim(self, key: str, claim: Claim) -> None:
+    def _write_manifest(self, key: str, manifest: Manifest) -> None:
         private = self.private_path(key)
         file = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(file, "w", encoding="utf-8") as out:
             os.fchmod(file, 0o600)  # whatever the umask
-            out.write(claim.written())
-        private.replace(self._claim_path(key))
+            out.write(manifest.written())
+        private.replace(self._manifest_path(key))
 
     def _note_use(self, key: str) -> None:
-        path = self._claim_path(key)
+        path = self._manifest_path(key)
         with suppress(OSError):
             if wall_clock() - path.lstat().st_mtime > _USED_AFTER:
                 os.utime(path)

@@ -1,4 +1,4 @@
-"""Which PostgreSQL a class gets: what it says, and for classes that say nothing what ``DBTESTCASE_SERVER`` says."""
+"""Which PostgreSQL a class gets: its own choice, or else that of ``DBTESTCASE_SERVER``."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ __all__ = ["EMPTY", "Contents"]
 
 @dataclass(frozen=True)
 class Contents:
-    """How to make what a cluster holds, and how to know it again.
+    """What a cluster holds: how to make it, and how to recognize it.
 
     Args:
         fingerprint: Identifies the content across processes and runs; ``None`` if nothing can.

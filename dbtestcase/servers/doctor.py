@@ -1,4 +1,4 @@
-"""What a person wants to know of a machine on which tests are slow, or do not run at all."""
+"""``python -m dbtestcase doctor``: looks for what makes tests slow here, or keeps them from running."""
 
 from __future__ import annotations
 

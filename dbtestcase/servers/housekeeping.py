@@ -1,4 +1,4 @@
-"""What ``python -m dbtestcase doctor`` and ``clean`` want to know of, and do to, what this library leaves on disk."""
+"""Lists and deletes what this library keeps on disk, for ``python -m dbtestcase doctor`` and ``clean``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A word to the person at the terminal: one line on standard error, never twice the same."""
+"""Lines for the person at the terminal, on standard error."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dbtestcase.native import Gate, start_thread
 
 __all__ = ["print_if_slow", "print_once"]
 
-_told: set[str] = set()
+_printed: set[str] = set()
 
 
 def print_once(message: str) -> None:
     """Print one line, unless it was printed before in this process."""
-    if message not in _told:
-        _told.add(message)
+    if message not in _printed:
+        _printed.add(message)
         _print(message)
 
 

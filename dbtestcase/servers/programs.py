@@ -20,7 +20,7 @@ from dbtestcase.servers.trust import distrust_of_program
 __all__ = ["Programs", "find_programs"]
 
 # Where packages put the server programs that they do not put on PATH; of several, the newest is taken.
-USUAL_PLACES = (
+USUAL_LOCATIONS = (
     "/usr/lib/postgresql/*/bin",  # Debian, Ubuntu
     "/usr/pgsql-*/bin",  # PostgreSQL's own packages for Red Hat and its kin
     "/usr/lib/postgresql*/bin",  # SUSE
@@ -156,7 +156,7 @@ def _candidates(looked: list[str]) -> Iterator[tuple[Path, str]]:
     for entry in path.split(os.pathsep):
         # Links lead from a folder of links to that of the package, where the other programs and the libraries are.
         yield Path(os.path.realpath(os.path.join(entry or ".", "initdb"))).parent, "PATH"
-    for pattern in USUAL_PLACES:
+    for pattern in USUAL_LOCATIONS:
         looked.append(pattern)
         for folder in sorted(glob.glob(pattern), key=_version_in, reverse=True):
             yield Path(folder).resolve(), folder

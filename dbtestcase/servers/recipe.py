@@ -20,7 +20,7 @@ LAYOUT = 7
 
 
 class Recipe:
-    """How to come by a server with these options and contents: programs, user, and the keys of the templates."""
+    """The programs, the user and the keys of the templates for a server with these options and contents."""
 
     def __init__(self, options: ThrowawayPostgres, contents: Contents, owner: str = "") -> None:
         self.options = options

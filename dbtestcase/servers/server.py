@@ -17,7 +17,6 @@ from dbtestcase.errors import PostgresNotReady
 from dbtestcase.libpq import hidden_variables
 from dbtestcase.native import monotonic
 from dbtestcase.servers.cache import Pack
-from dbtestcase.servers.claims import NO_NOTES
 from dbtestcase.servers.directory import (
     CONNECT_TIMEOUT,
     LOG,
@@ -30,6 +29,7 @@ from dbtestcase.servers.directory import (
 )
 from dbtestcase.servers.environment import server_environment
 from dbtestcase.servers.locations import instance_locations
+from dbtestcase.servers.manifest import NO_NOTES
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server_process import ServerProcess
 from dbtestcase.servers.start_errors import start_error

@@ -17,7 +17,7 @@ _EXITING = 4  # PF_EXITING, among the flags of a process
 
 
 class ServerProcess:
-    """A server's main process. It is a child of the supervisor, which tells of its end.
+    """A server's main process. It is a child of the supervisor, which reports its end.
 
     Args:
         number: Of the request that started it.
@@ -45,7 +45,7 @@ class ServerProcess:
         return self.returncode
 
     def _await_status(self) -> None:
-        """The supervisor is about to tell of the end, if it lives; but that it has ended is known already."""
+        """Wait a moment for the supervisor to report the exit status of a process that is known to have ended."""
         deadline = monotonic() + _LONGEST_STATUS
         while self.returncode is None and monotonic() < deadline:
             sleep(_TICK)

@@ -1,4 +1,4 @@
-"""Why a server did not start, in its own words and ours."""
+"""Explains why a server did not start, with what its log says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The templates that this process knows: in the cache, or, where that cannot be, in a folder that goes with it."""
+"""The templates that this process knows: in the cache, or else in a folder that is deleted when the process ends."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class RequestFailed(Exception):
 
 
 class Reply:
-    """What the supervisor says to a request, or of the end of a server, once it has."""
+    """The reply to a request, or the notice that a server has ended; it may still be on its way."""
 
     def __init__(self, supervisor: SupervisorClient, seconds: float) -> None:
         self.number = 0
@@ -69,13 +69,13 @@ class Reply:
         return self.message
 
     def arrive(self, message: dict[str, Any]) -> None:
-        """Be there."""
+        """Give it to whoever waits."""
         self.arrived = monotonic()
         self.message = message
         self.gate.open()
 
     def fail(self, problem: BaseException) -> None:
-        """Never come."""
+        """Let :meth:`wait` raise ``problem``."""
         self.problem = problem
         self.gate.open()
 
@@ -132,10 +132,10 @@ class SupervisorClient:
             self._end(str(exc))
 
     def end_of(self, number: int) -> Reply:
-        """Return what will tell of the end of a server; its ``status`` is the exit status.
+        """Return the notice of the end of a server; its ``status`` is the exit status.
 
         Args:
-            number: That of the reply that told of the server's start.
+            number: That of the reply to the request that started it.
         """
         end = Reply(self, 0.0)
         with self._lock:
@@ -264,7 +264,7 @@ class SupervisorClient:
         # Else it works on, and the next run sweeps what it leaves.
 
     def forget(self) -> None:
-        """Let go of it in a forked child, whose parent's it is: only then does the parent's end end it."""
+        """Close a forked child's copy of the channel: the supervisor ends when the last copy is closed."""
         self.is_alive = False
         self._connection.close()
 

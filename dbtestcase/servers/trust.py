@@ -1,4 +1,4 @@
-"""Whether what lies on disk can only come from those who may decide what runs here.
+"""Checks that a file can only come from a user who may decide what runs here.
 
 These are the present user, root, and whoever owns this library, whose code runs already.
 """

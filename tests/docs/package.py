@@ -27,7 +27,7 @@ _WITHOUT_SYSTEM = """
 import os, sys
 os.environ["PATH"] = os.path.dirname(sys.executable)
 import dbtestcase.servers.programs as programs
-programs.USUAL_PLACES = ()
+programs.USUAL_LOCATIONS = ()
 from dbtestcase.__main__ import main
 if sys.argv[1:] == ["doctor"]:
     sys.exit(main(["doctor"]))

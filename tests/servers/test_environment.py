@@ -210,7 +210,7 @@ class RootTests(ScratchTestCase):
 
     def relocatable_programs(self) -> Path:
         with (
-            mock.patch.object(programs, "USUAL_PLACES", ()),
+            mock.patch.object(programs, "USUAL_LOCATIONS", ()),
             mock.patch.dict(os.environ, {"PATH": ""}),
         ):
             try:

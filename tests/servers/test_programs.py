@@ -17,7 +17,7 @@ class FindProgramsTests(ScratchTestCase):
         super().setUp()
         changed_environment(self, {"PATH": self.scratch / "path"})
         os.environ.pop("DBTESTCASE_BIN_DIR", None)
-        self.enterContext(mock.patch.object(programs, "USUAL_PLACES", (str(self.scratch / "usual" / "*" / "bin"),)))
+        self.enterContext(mock.patch.object(programs, "USUAL_LOCATIONS", (str(self.scratch / "usual" / "*" / "bin"),)))
         self.enterContext(mock.patch.object(programs, "WHEELS", (("some_wheel", "some-wheel", ("pg*/bin",)),)))
         self.enterContext(mock.patch.object(sys, "path", [str(self.scratch / "site")]))
 

@@ -269,8 +269,8 @@ class DamageTests(TemplateTestCase):
         self.assertEqual(self.boot(), "")
 
         self.assertEqual(self.initdb_calls(), 1)
-        claim = json.loads(self.pack.with_suffix(".json").read_text())
-        self.assertEqual(claim["time"], self.pack.stat().st_mtime_ns)
+        manifest = json.loads(self.pack.with_suffix(".json").read_text())
+        self.assertEqual(manifest["time"], self.pack.stat().st_mtime_ns)
 
     def test_a_template_that_is_deleted_while_a_run_uses_it_is_made_anew(self):
         with running_instance(self.options):

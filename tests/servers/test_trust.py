@@ -25,7 +25,7 @@ from dbtestcase.servers import (
 )
 from dbtestcase.servers.archive import kept_folder
 from dbtestcase.servers.cache import Cache
-from dbtestcase.servers.claims import Claim
+from dbtestcase.servers.manifest import Manifest
 from dbtestcase.servers.supervisor import folder
 from tests.servers.support import ScratchTestCase, changed_environment
 from tests.support import once
@@ -117,7 +117,7 @@ class CacheTests(TrustTestCase):
         self.assertIsNone(Cache(self.cache).load(pack.stem))
 
 
-class ClaimTests(TrustTestCase):
+class ManifestTests(TrustTestCase):
     @once
     def test_one_that_cannot_be_understood_is_made_anew_whatever_is_wrong_with_it(self):
         self.use()
@@ -131,7 +131,7 @@ class ClaimTests(TrustTestCase):
             *({name: value for name, value in whole.items() if name != left_out} for left_out in whole),
             {**whole, "of another version": 1},
             {**whole, "base": "nonesuch", "base_hash": "x"},
-            *([], None, "claim", 1, {}),
+            *([], None, "manifest", 1, {}),
         ]
         texts = [json.dumps(each) for each in wrong]
         texts += [
@@ -149,7 +149,7 @@ class ClaimTests(TrustTestCase):
                 self.assertIsNone(Cache(self.cache).load(path.stem))
 
         self.use()
-        self.assertIsNotNone(Claim.read(path))
+        self.assertIsNotNone(Manifest.read(path))
 
     def test_one_that_is_a_pipe_or_a_link_keeps_nobody_waiting(self):
         self.use()
@@ -157,12 +157,12 @@ class ClaimTests(TrustTestCase):
         text = path.read_text()
         path.unlink()
         os.mkfifo(path)
-        self.assertIsNone(Claim.read(path))
+        self.assertIsNone(Manifest.read(path))
 
         path.unlink()
-        (self.scratch / "claim").write_text(text)
-        path.symlink_to(self.scratch / "claim")
-        self.assertIsNone(Claim.read(path))
+        (self.scratch / "manifest").write_text(text)
+        path.symlink_to(self.scratch / "manifest")
+        self.assertIsNone(Manifest.read(path))
 
 
 class KeptTests(TrustTestCase):
@@ -245,7 +245,7 @@ class ProgramsTests(ScratchTestCase):
         os.environ.pop("DBTESTCASE_BIN_DIR", None)
 
         with (
-            mock.patch.object(programs, "USUAL_PLACES", ()),
+            mock.patch.object(programs, "USUAL_LOCATIONS", ()),
             mock.patch.object(programs, "WHEELS", ()),
             self.assertRaisesRegex(PostgresNotFound, "not used: everybody can write"),
         ):

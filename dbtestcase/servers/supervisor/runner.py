@@ -105,7 +105,7 @@ class Runner:
         now = time.monotonic()
         if directory.status is None:
             if directory.stop_requests or directory.is_ending:
-                self._press_on(directory, now)
+                self._enforce_end(directory, now)
             elif directory.request is not None:
                 self._look_at_request(directory, directory.request, now)
         elif directory.pipe_ended:
@@ -124,7 +124,7 @@ class Runner:
             self._replies.fail(request, f"{what} after {request['timeout']:g} seconds", directory)
             self.end(directory, SIGQUIT, now)
 
-    def _press_on(self, directory: Directory, now: float) -> None:
+    def _enforce_end(self, directory: Directory, now: float) -> None:
         if not directory.is_server:
             self._escalate(directory, now)
         elif now > directory.kill_at:
@@ -148,7 +148,7 @@ class Runner:
         """The child has ended, but something that it started has not."""
         if not directory.leftovers_at:
             directory.leftovers_at = now + _LEFTOVERS_AFTER
-            self._tell_end(directory)
+            self._report_end(directory)
         if not directory.is_server and (directory.stop_requests or directory.is_ending):
             self._escalate(directory, now)
         if now > directory.leftovers_at + _LEFTOVERS_GONE:
@@ -164,7 +164,7 @@ class Runner:
     def _ended(self, directory: Directory) -> None:
         ended, request, stops = directory.child, directory.request, directory.stop_requests
         assert ended is not None
-        self._tell_end(directory)
+        self._report_end(directory)
         if not directory.pipe_ended:
             self._poll.unregister(ended.pipe)
             directory.pack = None  # whoever holds the pipe may write there yet
@@ -178,7 +178,7 @@ class Runner:
         if directory.is_ending:
             self._release(directory)
 
-    def _tell_end(self, directory: Directory) -> None:
+    def _report_end(self, directory: Directory) -> None:
         """Say that a server has ended which nobody told to; once."""
         unasked = not directory.stop_requests and not directory.is_ending and directory.request is None
         if directory.is_server and unasked:

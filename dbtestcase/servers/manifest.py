@@ -1,6 +1,6 @@
-"""What is written beside a packed template: that it is whole, and what it is.
+"""The file beside a packed template that describes it, and says that it is whole.
 
-A claim that cannot be understood, whatever is wrong with it, is none: the template is made anew.
+One that cannot be read or understood, for whatever reason, counts as missing: the template is made anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
 
-__all__ = ["NO_NOTES", "Claim", "hash_of"]
+__all__ = ["NO_NOTES", "Manifest", "hash_of"]
 
 _FORMAT = 2
 _LONGEST = 16 * 1024 * 1024
@@ -23,8 +23,8 @@ NO_NOTES = "{}"  # what was noted when a template was prepared: the text of a JS
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What is said of one pack.
+class Manifest:
+    """What is known of one pack.
 
     Args:
         size, time, hash: Of the pack's file; the time in nanoseconds.
@@ -47,13 +47,13 @@ class Claim:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Return the claim in a file; ``None`` if it is not there, or is not one of ours, or cannot be understood."""
+        """Return the manifest in a file; ``None`` if it is missing, not one of ours, or cannot be understood."""
         try:
             said = json.loads(_content(path))
             if said.pop("format") != _FORMAT:
                 return None
-            claim = cls(**said)
-            return claim if claim._is_sound() else None
+            manifest = cls(**said)
+            return manifest if manifest._is_sound() else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
