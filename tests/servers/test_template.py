@@ -208,7 +208,7 @@ class DamageTests(TemplateTestCase):
         """Boot as a new process would; return what was told."""
         with (
             mock.patch.object(template, "_store", Store()),
-            mock.patch.object(messages, "_told", set()),
+            mock.patch.object(messages, "_printed", set()),
             redirect_stderr(StringIO()) as told,
             running_instance(self.options) as instance,
         ):

@@ -41,7 +41,7 @@ class TrustTestCase(ScratchTestCase):
         changed_environment(self, {"DBTESTCASE_DIR": self.location, "DBTESTCASE_CACHE": self.cache})
         self.said = []
         self.enterContext(mock.patch.object(messages, "_print", self.said.append))
-        self.enterContext(mock.patch.object(messages, "_told", set()))
+        self.enterContext(mock.patch.object(messages, "_printed", set()))
 
     def use(self) -> None:
         """Use an instance, with what this process knows of templates forgotten."""
