@@ -91,7 +91,9 @@ class CrashTests(CrashTestCase):
             with self.subTest(seconds):
                 expect(OPTIONS, EMPTY)
                 self.assertSoon(lambda: bool(self.servers()), 5, "no standby")
-                psutil.Process(current_supervisor().supervisor_pid).kill()
+                supervisor = psutil.Process(current_supervisor().supervisor_pid)
+                supervisor.kill()
+                supervisor.wait(5)  # until the kernel has done it, nobody can know
 
                 with running_instance(OPTIONS) as instance:
                     self.assertTrue(instance.answers())

@@ -80,7 +80,7 @@ class CacheTests(TrustTestCase):
                 self.assertEqual(len(self.said), 1)
                 self.assertIn(reason, self.said.pop())
                 self.assertEqual(sorted(self.cache.iterdir()), before)
-                messages._told.clear()
+                messages._printed.clear()
                 if self.cache.is_symlink():
                     self.cache.unlink()
                 else:
