@@ -10,6 +10,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, ClassVar
+from unittest import mock
 
 from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import StatementError
@@ -17,7 +18,8 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres, isolate
 from dbtestcase.errors import IsolationBroken
-from tests.support import Base, Customer, problems, run_case
+from dbtestcase.sandbox import attempt
+from tests.support import Base, Customer, once, problems, run_case
 
 
 class ShopTestCase(DatabaseTestCase):
@@ -520,6 +522,10 @@ class SequenceTests(unittest.TestCase):
 
 
 class ThreadTests(unittest.TestCase):
+    def setUp(self):
+        # Seconds, a tenth of what it is: the mechanism is the same.
+        self.enterContext(mock.patch.object(attempt, "_BOUND", 0.5))
+
     def test_a_thread_that_meets_the_end_gets_an_error_of_the_driver_s(self):
         class Shop(ShopTestCase):
             def test_it(self):
@@ -668,6 +674,7 @@ class WholeClassTests(unittest.TestCase):
         self.assertIn("IsolationBroken", problems(result)[0])
         self.assertEqual([Shop.calls.count(f"test_{number}") for number in (1, 2, 3)], [1, 1, 2])
 
+    @once
     def test_a_copy_that_cannot_be_made_is_an_error_of_the_test(self):
         class Shop(ShopTestCase):
             postgres = ThrowawayPostgres(settings={"max_connections": 20})
