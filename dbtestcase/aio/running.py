@@ -70,8 +70,8 @@ class RunningAsyncClass(RunningClass):
 
     # -- one test
 
-    def first_use(self, test: Any, *, is_attempt: bool) -> None:
-        super().first_use(test, is_attempt=is_attempt)
+    def first_use(self, test: Any, *, is_attempt: bool, counts: bool) -> None:
+        super().first_use(test, is_attempt=is_attempt, counts=counts)
         self._tasks.begin()
         # Cleanups run in reverse: this one after all of the user's, before the event loop is closed.
         test._cleanups.insert(0, (self._end_in_loop, (test,), {}))

@@ -66,13 +66,16 @@ class Explanations:
     ) -> None:
         self._undo.close()
 
-    def begin_test(self, name: Callable[[], str]) -> None:
+    def begin_test(self, name: Callable[[], str], *, counts: bool) -> None:
         """Forget what the test before has sent.
 
         Args:
             name: Returns the id of the test that begins.
+            counts: False if it runs again should it fail: only that run will be explained.
         """
-        self.log.begin_test(name)
+        self.log.begin_test(name, counts=counts)
+        if not counts:
+            states.cease()
         self._known_columns.clear()
 
     def cease(self) -> None:

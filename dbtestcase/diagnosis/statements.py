@@ -86,7 +86,7 @@ class StatementLog:
         self.redaction = redaction or Redaction()
         self._keeps = self.mode != "off"
         self._captures: tuple[CapturedQueries, ...] = ()
-        self._is_listening = self._keeps
+        self.is_listening = self._keeps
         self._muted: set[int] = set()
         self._lock = threading.Lock()
         self._main = threading.main_thread().ident
@@ -103,8 +103,6 @@ class StatementLog:
         self, connection_label: str, origin: Origin, sql: object, parameters: Any, *, many: bool | None = None
     ) -> None:
         """Remember a statement that is about to be sent."""
-        if not self._is_listening:
-            return
         ident = get_ident()
         if self._muted and ident in self._muted:
             return
@@ -151,6 +149,14 @@ class StatementLog:
             record[SECONDS] = monotonic() - record[STARTED]
             record[ROWS] = rowcount
             record[ERROR] = error
+            if self._keeps and error is None:
+                self.rows_changed(record[SQL])
+
+    def rows_changed(self, sql: object) -> None:
+        """Remember which test was the first of the class to insert such rows."""
+        if type(sql) is str and sql[:6] in ("INSERT", "insert") and sql not in self._inserts:
+            if len(self._inserts) < _INSERTS_KEPT and self._name is not None:
+                self._inserts[sql] = self._name()
 
     def transaction_ended(self, connection_label: str, origin: Origin, outcome: str) -> None:
         """Remember a ``COMMIT`` or ``ROLLBACK`` of the code under test; shown, not counted."""
@@ -159,15 +165,16 @@ class StatementLog:
 
     # -- told by the test case
 
-    def begin_test(self, name: Callable[[], str] | None = None) -> None:
+    def begin_test(self, name: Callable[[], str] | None = None, *, counts: bool = True) -> None:
         """Forget what was sent so far, except for which tests of the class inserted rows.
 
         Args:
             name: Returns the id of the test that begins.
+            counts: False if it runs again should it fail: what this run sends is shown to nobody.
         """
-        if self._name is not None and self._records:
-            self._remember_inserts(self._name)
         self._name = name
+        self._keeps = self.mode == "all" or (counts and self.mode != "off")
+        self.is_listening = self._keeps or bool(self._captures)
         self._records = []
         self._dropped = 0
         self._noted = 0
@@ -177,6 +184,8 @@ class StatementLog:
         if self.mode == "all" and self._records:
             name = "" if self._name is None else f"{self._name()}: "
             print(f"{name}{sent(self.statements, dropped=self._gap)}", file=sys.stderr)
+        self._keeps = self.mode != "off"
+        self.is_listening = self._keeps or bool(self._captures)
 
     @property
     def statements(self) -> list[Statement]:
@@ -198,7 +207,8 @@ class StatementLog:
 
     def earlier_inserts(self) -> dict[str, str]:
         """Return the INSERT statements of earlier tests of the class, each with the name of the first such test."""
-        return dict(self._inserts)
+        present = self._name() if self._name is not None else ""
+        return {sql: test for sql, test in self._inserts.items() if test != present}
 
     @contextmanager
     def capture(self) -> Iterator[CapturedQueries]:
@@ -206,13 +216,13 @@ class StatementLog:
         queries = CapturedQueries(self.redaction)
         with self._lock:
             self._captures = (*self._captures, queries)
-            self._is_listening = True
+            self.is_listening = True
         try:
             yield queries
         finally:
             with self._lock:
                 self._captures = tuple(each for each in self._captures if each is not queries)
-                self._is_listening = self._keeps or bool(self._captures)
+                self.is_listening = self._keeps or bool(self._captures)
 
     @contextmanager
     def muted(self) -> Iterator[None]:
@@ -240,14 +250,6 @@ class StatementLog:
                 self._dropped += sum(isinstance(each, list) for each in self._records[_KEPT_FIRST:-_KEPT_LAST])
                 del self._records[_KEPT_FIRST:-_KEPT_LAST]
                 self._noted = max(0, self._noted - number)
-
-    def _remember_inserts(self, name: Callable[[], str]) -> None:
-        for record in self._records:
-            sql = record[SQL]
-            if type(sql) is not str or sql[:6] not in ("INSERT", "insert"):
-                continue
-            if sql not in self._inserts and len(self._inserts) < _INSERTS_KEPT:
-                self._inserts[sql] = name()
 
     def _copy(self, parameters: Any) -> Any:
         """Copy what the caller may change later, and let go of very long values and of very many."""

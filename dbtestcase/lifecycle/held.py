@@ -46,9 +46,7 @@ class HeldResult:
         own["has_failed"] = False
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.__dict__["_result"], name)
-        # unittest reports subtests another way to a result that has no such method.
-        return self._add_subtest if name == "addSubTest" else found
+        return getattr(self.__dict__["_result"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._result, name, value)
@@ -86,6 +84,12 @@ class HeldResult:
 
     def addDuration(self, test: Any, elapsed: float) -> None:
         self._events.append(("addDuration", (test, elapsed)))
+
+    @property
+    def addSubTest(self) -> Any:
+        # unittest reports subtests another way to a result that has no such method.
+        self.__dict__["_result"].addSubTest
+        return self._add_subtest
 
     def _add_subtest(self, test: Any, subtest: Any, err: Any) -> None:
         if err is not None:

@@ -239,10 +239,14 @@ class RunningClass:
         """Make ready for a run of a test; most of that waits for its first use of a database."""
         states.begin_test()  # a test before may have used sessions, and no database
 
-    def first_use(self, test: Any, *, is_attempt: bool) -> None:
-        """Make ready for a test that uses a database, when it does so for the first time."""
+    def first_use(self, test: Any, *, is_attempt: bool, counts: bool) -> None:
+        """Make ready for a test that uses a database, when it does so for the first time.
+
+        Args:
+            counts: Whether a failure of this run is the test's, and not a reason to run it again.
+        """
         self._told.clear()
-        self.explanations.begin_test(test.id)
+        self.explanations.begin_test(test.id, counts=counts)
 
     def use_shared(self) -> None:
         """Let connections share one transaction from now on."""
@@ -302,7 +306,7 @@ class RunningClass:
 
     def session_for_test(self) -> Any:
         """Return a new session on the class's engine."""
-        return Session(self.engine_for(None))
+        return Session(self.main.engine)
 
     def warn_left_open(self, left: list[LeftOpen], *, when: str) -> None:
         """Warn of connections and cursors that somebody has kept, and that were closed."""

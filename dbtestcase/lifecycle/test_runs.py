@@ -99,7 +99,8 @@ class TestRuns:
                 if self._may_attempt:
                     self._attempt = Attempt(self._home.name, may_run_again=self._may_run_again, tasks=self.tasks)
                     self._attempt.thread = self._thread
-                self._home.first_use(self._test, is_attempt=self._may_attempt)
+                counts = not (self._may_attempt and self._may_run_again)
+                self._home.first_use(self._test, is_attempt=self._may_attempt, counts=counts)
             attempt = self._attempt
         return None if attempt is None or attempt.is_over else attempt
 

@@ -70,6 +70,14 @@ class SetByClass:
 class SessionOfTest(cached_property[_Session]):
     """The test's session; an attribute of the user's that is called so, and is no session, is told."""
 
+    def __get__(self, test: Any, owner: type | None = None) -> _Session:  # type: ignore[override]
+        if test is None:
+            return self  # type: ignore[return-value]
+        session: _Session | None = test.__dict__.get("session")
+        if session is None:  # without the lock of a cached_property: a test makes its session in its own thread
+            session = test.__dict__["session"] = self.func(test)
+        return session
+
     def __set__(self, test: Any, value: Any) -> None:
         if value is not None and not (hasattr(value, "execute") and hasattr(value, "commit")):
             name = type(test).__qualname__

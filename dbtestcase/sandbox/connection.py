@@ -118,13 +118,15 @@ class SandboxConnection:
             record.invalidate()  # or SQLAlchemy complains as well, when it is thrown away
 
     def commit(self) -> None:
-        self.check_open()
+        if self.is_closed:
+            self.check_open()
         self.database.end(self, keep=True)
 
     def rollback(self) -> None:
         if self.is_given_up:
             return  # nothing is left of it; SQLAlchemy, which so puts back what nobody closed, would log an error
-        self.check_open()
+        if self.is_closed:
+            self.check_open()
         self.database.end(self, keep=False)
 
     def close(self) -> None:
@@ -165,7 +167,8 @@ class SandboxConnection:
 
     def cursor(self, *args: Any, **options: Any) -> Any:
         """Return a cursor: the driver's own to SQLAlchemy, one with a gate before it to anybody else."""
-        self.check_open()
+        if self.is_closed:
+            self.check_open()
         physical = self.database.physical_for(self)
         if _calls_sqlalchemy(sys._getframe(1)):
             if not args and not options:

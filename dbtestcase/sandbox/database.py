@@ -26,6 +26,7 @@ from .context import ClassContext
 from .drivers import Physical
 from .foreign_commits import CommitWatch
 from .messages import class_is_over, foreign_commit, stale_connection
+from .observer import Observer
 from .real import LeftOpen, RealConnections
 from .redirection import RedirectedEngines
 from .rules import Rules
@@ -35,10 +36,6 @@ from .takeover import TakenEngine
 from .transaction import SharedTransaction, Work
 
 __all__ = ["SandboxedDatabase"]
-
-
-def _at_once(connect: Callable[[], Any]) -> Any:
-    return connect()
 
 
 class SandboxedDatabase:
@@ -67,7 +64,7 @@ class SandboxedDatabase:
         self.connection = SharedConnection(self)
         self.sessions = SessionsOfTest()
         self.shared: SharedTransaction | None = None
-        self.real = RealConnections(rules, lambda: self.observer, about.locks)
+        self.real = RealConnections(rules, self.listening, about.locks)
         self.execute_real = self.real.execute
         self.habits = Habits()
         self.needs_fresh_database = False
@@ -76,7 +73,7 @@ class SandboxedDatabase:
         # A sentence for whoever connects, if nothing more may be sent.
         self.refuses = ""
         # Opens a connection with what it is given; may wait for a server that has no room for it yet.
-        self.connects: Callable[[Callable[[], Any]], Any] = _at_once
+        self.connects: Callable[[Callable[[], Any]], Any] = lambda connect: connect()
         self._before_use = about.before_use
         self._deferrable = deferrable
         self._commits = CommitWatch(about.own_commits) if about.own_commits is not None else None
@@ -101,6 +98,11 @@ class SandboxedDatabase:
     def url(self) -> sa.URL:
         """The database's URL; an engine that anybody makes from it is isolated too."""
         return self.real_url.update_query_dict({"plugin": registry.PLUGIN})
+
+    def listening(self) -> Observer | None:
+        """Return who is to be told of statements at present."""
+        observer = self.observer
+        return observer if observer is not None and observer.is_listening else None
 
     @property
     def physical(self) -> Physical | None:
@@ -210,12 +212,12 @@ class SandboxedDatabase:
         Raises:
             IsolationBroken: There is none.
         """
-        if self.attempt_of(connection) is None:
+        if self.present_attempt() is None:
             raise stale_connection(self.owner)
 
     def meet_server(self, connection: SandboxConnection) -> None:
         """Let a dialect ask what it wants to know, such as the version, on which the SQL that it makes depends."""
-        if self.attempt_of(connection) is not None:
+        if self.present_attempt() is not None:
             self.physical_for(connection)
 
     def work_of(self, connection: SandboxConnection) -> Work:
@@ -224,7 +226,7 @@ class SandboxedDatabase:
         work = connection.work
         if shared is not None and work is not None and work.shared is shared and not shared.attempt.is_over:
             return work
-        if (attempt := self.attempt_of(connection)) is None:
+        if (attempt := self.present_attempt()) is None:
             raise stale_connection(self.owner)
         if self.shared is None or self.shared.attempt is not attempt:
             opened = self.physical_for(connection)
@@ -237,7 +239,7 @@ class SandboxedDatabase:
         self._joined.append(weakref.ref(connection))
         return work
 
-    def attempt_of(self, connection: SandboxConnection) -> Attempt | None:
+    def present_attempt(self) -> Attempt | None:
         """Return the attempt that a connection would take part in now."""
         return self._before_use() if self._is_shared else None
 
@@ -264,7 +266,7 @@ class SandboxedDatabase:
         # Each statement of every test comes through here: what the common one does not need is not called.
         effects = self.rules.of_copy(sql) if how == "copy" else self.rules.known.get(sql) or self.rules.of(sql)
         origin = usual_origin(sql)
-        observer = self.observer
+        observer = self.listening()
         with self._lock:
             work = connection.work
             if work is None or work.shared is not self.shared or work.shared.attempt.is_over:
@@ -279,8 +281,8 @@ class SandboxedDatabase:
             shared.busy = work
             work.last = (sql, origin)
             try:
-                if shared.owner is not work:
-                    shared.ready(work)
+                if shared.owner is not work or shared.wants_savepoint:
+                    shared.ready(work, effects)
                 if effects.savepoints:
                     shared.hold(work)
                 if observer is not None:
@@ -298,6 +300,8 @@ class SandboxedDatabase:
                     raise
                 if observer is not None:
                     observer.statement_finished(work.label, cursor.rowcount, None)
+                elif effects.writes and self.observer is not None:
+                    self.observer.rows_changed(sql)
                 shared.sent(work, effects, sql, origin, autocommits)
             except CancelledError:
                 # It goes on its way: who cancelled the task, a timeout say, waits for it.
@@ -331,9 +335,9 @@ class SandboxedDatabase:
                 work.shared.end(work, keep=keep)
             else:
                 work.shared.abandon(work)
-            if has_written and self.observer is not None:
+            if has_written and (observer := self.listening()) is not None:
                 outcome = "COMMIT" if keep else "ROLLBACK"
-                self.observer.transaction_ended(work.label, usual_origin((outcome, work.last[0])), outcome)
+                observer.transaction_ended(work.label, usual_origin((outcome, work.last[0])), outcome)
 
     def need_real(self, rule: str) -> None:
         """End the attempt, if there is one, because of something that no connection has to do with.
@@ -341,7 +345,7 @@ class SandboxedDatabase:
         Raises:
             RunAgain: There is one; see :meth:`Attempt.stop`.
         """
-        attempt = self._before_use() if self._is_shared else None
+        attempt = self.present_attempt()
         if attempt is not None:
             attempt.stop(Reason(rule, "", user_origin()))
 
@@ -354,14 +358,11 @@ class SandboxedDatabase:
         Raises:
             RunAgain: Always, if there is an attempt; see :meth:`Attempt.stop`.
         """
-        error = connection.engine.dialect.loaded_dbapi.OperationalError
-        self._stop_attempt(Reason(rule, "", user_origin(), of_class=of_class), error)
-
-    def _stop_attempt(self, reason: Reason, error: Callable[[str], Exception] | None = None) -> NoReturn:
-        attempt = self._before_use() if self._is_shared else None
+        attempt = self.present_attempt()
         if attempt is None:
             raise stale_connection(self.owner)
-        attempt.stop(reason, error)
+        error = connection.engine.dialect.loaded_dbapi.OperationalError
+        attempt.stop(Reason(rule, "", user_origin(), of_class=of_class), error)
 
     # -- the end of a test
 

@@ -12,7 +12,7 @@ from .transaction import SharedTransaction
 
 __all__ = ["CommitWatch"]
 
-_LAST_COMMIT = "SELECT pg_last_committed_xact()::text"
+_LAST_COMMIT = "SELECT pg_last_committed_xact()"
 
 
 class CommitWatch:

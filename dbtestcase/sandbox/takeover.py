@@ -282,15 +282,16 @@ class TakenEngine:
 
             def end(connection: Any) -> None:
                 native = getattr(connection, "dbapi_connection", connection)
+                if type(native) is SandboxConnection:
+                    return native.commit() if outcome == "COMMIT" else native.rollback()
                 try:
                     inner(dialect, connection)
                 except Exception:
                     # close() of a session that was left open is what we ask for; nothing is left to roll back.
                     if outcome == "ROLLBACK" and database.real.were_closed(native):
-                        return
+                        return None
                     raise
-                if type(native) is not SandboxConnection:
-                    database.real.ended(native, outcome)
+                return database.real.ended(native, outcome)
 
             return end
 

@@ -6,7 +6,8 @@ the newest one:
     BEGIN               the test begins
     INSERT ...          a connection writes: it owns what comes after BEGIN
     (commit)            sends nothing: that is committed work now
-    SAVEPOINT dbt1      ... which is out of reach for the next connection or transaction
+    SELECT ...          a query leaves nothing that would have to be undone
+    SAVEPOINT dbt1      what was committed is out of reach for whatever may have to be
     UPDATE ...
     (rollback)          ROLLBACK TO dbt1; without a savepoint yet, ROLLBACK; BEGIN
     RELEASE dbt1; SAVEPOINT dbt2   where more was committed in between
@@ -80,6 +81,8 @@ class SharedTransaction:
         sole: The connection's work if there is only one and nothing but plain statements came from it: it need not be
             checked.
         busy: Whose statement is being carried out.
+        wants_savepoint: What lies above the newest savepoint is committed: another one is needed before anything that
+            may have to be undone.
 
     Args:
         error: Makes the driver's ``OperationalError``.
@@ -91,6 +94,7 @@ class SharedTransaction:
     sole: Work | None = None
     busy: Work | None = None
     private: Work | None = None
+    wants_savepoint = False
     has_begun = False
     has_altered = False
     ended_for_real = False
@@ -190,25 +194,26 @@ class SharedTransaction:
 
     # -- around a statement
 
-    def ready(self, work: Work) -> None:
+    def ready(self, work: Work, effects: Effects) -> None:
         """Let the next statement be one of this connection: send the savepoint that it needs."""
-        if not work.is_open:
-            work.is_open = True
-            self._open.add(work)
-        if self.owner is work:
-            return
-        if not self.has_begun:
-            self._send("BEGIN")
-            self.has_begun = True
-        elif self.owner is not None and self.owner.failed:
-            self._undo()
-        elif self._is_dirty:
+        if self.owner is not work:
+            if not work.is_open:
+                work.is_open = True
+                self._open.add(work)
+            if not self.has_begun:
+                self._send("BEGIN")
+                self.has_begun = True
+            elif self.owner is not None and self.owner.failed:
+                self._undo()
+            elif self._is_dirty:
+                self._is_dirty, self.wants_savepoint = False, True
+            self.owner = work
+        if self.wants_savepoint and not effects.is_query:
             release = f"RELEASE dbt{self._savepoint}; " if self._is_held else ""
             self._savepoint += 1
             self._send(f"{release}SAVEPOINT dbt{self._savepoint}")
             self._is_held = True
-            self._is_dirty = self._has_altered_since = False
-        self.owner = work
+            self.wants_savepoint = self._has_altered_since = False
 
     def hold(self, work: Work) -> None:
         """Let a savepoint of the code under test lie above one of ours, which takes it along when it is released."""
@@ -306,15 +311,20 @@ class SharedTransaction:
 
     def _undo(self) -> None:
         """Undo what was done since something was committed last."""
+        if self.wants_savepoint:
+            self.stop("failed, and to undo it would undo a COMMIT before it", *self._owners_last())
         if self._has_altered_since and self.physical.caches_plans:
             self.stop("has changed the schema and was rolled back, under statements that the driver has prepared",
-                      *(self.owner.last if self.owner is not None else ("", UNKNOWN)))  # fmt: skip
+                      *self._owners_last())  # fmt: skip
         if self._savepoint:
             self._send(f"ROLLBACK TO dbt{self._savepoint}")
         else:
             self._send("ROLLBACK; BEGIN")
             self._is_held = False
         self._is_dirty = False
+
+    def _owners_last(self) -> tuple[str, Origin]:
+        return self.owner.last if self.owner is not None else ("", UNKNOWN)
 
     def _send(self, sql: str) -> None:
         """Send a text of ours.
