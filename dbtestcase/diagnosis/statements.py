@@ -154,9 +154,10 @@ class StatementLog:
 
     def rows_changed(self, sql: object) -> None:
         """Remember which test was the first of the class to insert such rows."""
-        if type(sql) is str and sql[:6] in ("INSERT", "insert") and sql not in self._inserts:
-            if len(self._inserts) < _INSERTS_KEPT and self._name is not None:
-                self._inserts[sql] = self._name()
+        if self._name is None or type(sql) is not str or sql[:6] not in ("INSERT", "insert"):
+            return
+        if sql not in self._inserts and len(self._inserts) < _INSERTS_KEPT:
+            self._inserts[sql] = self._name()
 
     def transaction_ended(self, connection_label: str, origin: Origin, outcome: str) -> None:
         """Remember a ``COMMIT`` or ``ROLLBACK`` of the code under test; shown, not counted."""

@@ -88,8 +88,7 @@ class HeldResult:
     @property
     def addSubTest(self) -> Any:
         # unittest reports subtests another way to a result that has no such method.
-        self.__dict__["_result"].addSubTest
-        return self._add_subtest
+        return self.__dict__["_result"].addSubTest and self._add_subtest
 
     def _add_subtest(self, test: Any, subtest: Any, err: Any) -> None:
         if err is not None:

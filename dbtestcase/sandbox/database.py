@@ -70,8 +70,7 @@ class SandboxedDatabase:
         self.needs_fresh_database = False
         # Whether a test has worked here in the one transaction.
         self.has_attempted = False
-        # A sentence for whoever connects, if nothing more may be sent.
-        self.refuses = ""
+        self.refuses = ""  # a sentence for whoever connects, if nothing more may be sent
         # Opens a connection with what it is given; may wait for a server that has no room for it yet.
         self.connects: Callable[[Callable[[], Any]], Any] = lambda connect: connect()
         self._before_use = about.before_use
