@@ -192,8 +192,11 @@ class RunningClass:
             self.runs.need_real("asked for the address of its database")
         return self.connections.address_given(database)
 
-    def expect(self, following: Any, kind: type[RunningClass]) -> None:
-        """Boot the instance of the class that comes next, in the background.
+    def expect(self, following: Any, kind: type[RunningClass], position: int) -> None:
+        """Boot the instance of a class that comes soon, in the background.
+
+        Args:
+            position: How many other classes come before it.
 
         Raises:
             DBTestCaseError: That class cannot be what it says.
@@ -207,7 +210,8 @@ class RunningClass:
             except SchemaError:
                 return  # the class itself will say so, in its own setUpClass
         # A schema that changes until then is seen there too: its plan will want something else than what was booted.
-        expect(following.postgres, contents_of(wanted, following), owner=following.__qualname__)
+        contents = contents_of(wanted, following)
+        expect(following.postgres, contents, owner=following.__qualname__, position=position)
 
     # -- class data
 

@@ -71,13 +71,15 @@ def finish(test_class: type) -> None:
         _built_late.discard(test_class)
 
 
-def after(test_class: type) -> type | None:
-    """Return the class that will be set up next once ``test_class`` is done, or ``None`` if none is known."""
+def after(test_class: type, number: int) -> list[type]:
+    """Return the classes that will be set up next once ``test_class`` is done, as far as they are known.
+
+    Args:
+        number: How many at most.
+    """
     with _lock:
         waiting = list(_tests_to_run)
     if test_class not in waiting:
-        return None
-    for candidate in waiting[waiting.index(test_class) + 1 :]:
-        if not getattr(candidate, "__unittest_skip__", False):
-            return candidate
-    return None
+        return []
+    coming = waiting[waiting.index(test_class) + 1 :]
+    return [each for each in coming if not getattr(each, "__unittest_skip__", False)][:number]

@@ -16,6 +16,7 @@ from dbtestcase.errors import DBTestCaseError
 from dbtestcase.frames import user_origin
 from dbtestcase.lifecycle import classes, schedule
 from dbtestcase.lifecycle.running import RunningClass
+from dbtestcase.servers import expects
 
 __all__ = [
     "NotRunning",
@@ -155,11 +156,12 @@ def set_up(test_class: Any, is_ours: Callable[[type], bool]) -> None:
     running.redirect_application()
     with report.span("data", test_class.__qualname__):
         running.make_class_data()
-    following = schedule.after(test_class)
-    if following is not None and is_ours(following):
+    for position, following in enumerate(schedule.after(test_class, expects())):
+        if not is_ours(following):
+            break
         # A mistake of that class is its own: it will be told there.
         with suppress(Exception):
-            running.expect(following, kind_of(following))
+            running.expect(following, kind_of(following), position)
 
 
 def kind_of(test_class: Any) -> type[RunningClass]:

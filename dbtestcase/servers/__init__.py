@@ -10,7 +10,7 @@ from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.programs import Programs, find_programs
 from dbtestcase.servers.roles import check_app_role, with_app_role
-from dbtestcase.servers.running import expect, running_instance, running_kept, start_instance
+from dbtestcase.servers.running import expect, expects, running_instance, running_kept, start_instance
 from dbtestcase.servers.standby import discard_standby
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "clear_cache",
     "discard_standby",
     "expect",
+    "expects",
     "find_programs",
     "kept_instances",
     "leftovers",

@@ -18,7 +18,7 @@ from dbtestcase.servers.recipe import Recipe
 from dbtestcase.servers.server import Boot
 from dbtestcase.servers.template import boot
 
-__all__ = ["expect", "running_instance", "running_kept", "start_instance"]
+__all__ = ["expect", "expects", "running_instance", "running_kept", "start_instance"]
 
 
 @contextmanager
@@ -47,19 +47,28 @@ def running_instance(
         instance.end()
 
 
-def expect(options: PostgresOptions, contents: Contents, *, owner: str = "") -> None:
+def expect(options: PostgresOptions, contents: Contents, *, owner: str = "", position: int = 0) -> None:
     """Begin to make an instance for this in the background; one that waits for something else is ended.
 
     Never raises: an error is raised by the :func:`running_instance` that wants the instance.
+
+    Args:
+        position: How many others are wanted before it; less than :func:`expects`.
     """
     with suppress(DBTestCaseError):
         options = chosen(options)
-        if isinstance(options, ExistingPostgres):
-            standby.discard_standby()
+        is_throwaway = isinstance(options, ThrowawayPostgres)
+        if position == 0:
+            (existing if is_throwaway else standby).discard_standby()
+        if isinstance(options, ThrowawayPostgres):
+            standby.expect(options, contents, owner=owner, position=position)
+        elif position == 0:
             existing.expect(options, contents, owner=owner)
-        else:
-            existing.discard_standby()
-            standby.expect(options, contents, owner=owner)
+
+
+def expects() -> int:
+    """Return how many of the instances that are wanted next are best made ahead: two while classes are short."""
+    return standby.worthwhile()
 
 
 def start_instance(

@@ -1,4 +1,4 @@
-"""The standby: the next class's instance, booted while the present class's tests run."""
+"""The standbys: instances of the next classes, booted while the present class's tests run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import psycopg2
 
 from dbtestcase.libpq import hidden_variables
-from dbtestcase.native import Gate, new_lock, start_thread
+from dbtestcase.native import Gate, monotonic, new_lock, start_thread
 from dbtestcase.servers.contents import Contents
 from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
@@ -19,7 +19,7 @@ from dbtestcase.servers.server import Boot, Server
 from dbtestcase.servers.supervisor_client import at_end
 from dbtestcase.servers.template import begin_boot, boot
 
-__all__ = ["discard_standby", "expect", "take"]
+__all__ = ["discard_standby", "expect", "take", "worthwhile"]
 
 
 class Standby:
@@ -32,6 +32,8 @@ class Standby:
         self._lock = new_lock()
         self._is_unwanted = False
         self._over = Gate()
+        self._begun = monotonic()
+        self.seconds = 0.0  # that it took
         self._recipe: Recipe | None = None
         self._boot: Boot | None = None
         self._server: Server | None = None
@@ -51,6 +53,7 @@ class Standby:
                 if server is not None:
                     self._connect(server)
         finally:
+            self.seconds = monotonic() - self._begun
             self._over.open()
 
     def _connect(self, server: Server) -> None:
@@ -126,35 +129,50 @@ def _key(options: ThrowawayPostgres, contents: Contents) -> Hashable:
     return (options, contents.key, os.environ.get("DBTESTCASE_BIN_DIR"))
 
 
+# A second one is booted beside the first while classes are shorter than a boot.
+_MOST = 2
 _lock = new_lock()
-_standby: tuple[Hashable, Standby] | None = None
+_standbys: list[tuple[Hashable, Standby]] = []  # in the order in which they are wanted
+_last_taken = 0.0  # seconds of the clock
+_are_classes_short = False
 
 
-def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "") -> None:
-    """Begin to boot an instance for this in the background; one that waits for something else is ended.
+def worthwhile() -> int:
+    """Return how many standbys are of use: two if the last class took less than twice as long as a boot."""
+    return _MOST if _are_classes_short else 1
+
+
+def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "", position: int = 0) -> None:
+    """Begin to boot an instance for this in the background; those that wait for something else are ended.
 
     Never raises: an error is raised by the :func:`running_instance` that wants the instance.
+
+    Args:
+        position: How many others are wanted before it.
     """
-    global _standby
     key = _key(options, contents)
     with _lock:
-        if _standby is not None and _standby[0] == key:
+        unwanted = _standbys[position:]
+        if position > len(_standbys) or (unwanted and unwanted[0][0] == key):
             return
-        previous, _standby = _standby, (key, Standby(options, contents, owner))
-    _end(previous)
+        _standbys[position:] = [(key, Standby(options, contents, owner))]
+    _end(unwanted)
 
 
 def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
-    """Return the standby if it fits and lives; ``None`` if there is none, and one that does not fit is ended."""
-    global _standby
+    """Return the first standby if it fits and lives; ``None`` if there is none, and what does not fit is ended."""
+    global _last_taken, _are_classes_short
     with _lock:
-        standby, _standby = _standby, None
-    if standby is None:
+        fits = bool(_standbys) and _standbys[0][0] == _key(options, contents)
+        standbys = _standbys[: 1 if fits else None]
+        del _standbys[: len(standbys)]
+    if not fits:
+        _end(standbys)
         return None
-    if standby[0] != _key(options, contents):
-        _end(standby)
-        return None
-    instance = standby[1].take()
+    standby = standbys[0][1]
+    instance = standby.take()
+    previous, _last_taken = _last_taken, monotonic()
+    _are_classes_short = _last_taken - previous < 2 * standby.seconds
     if instance is not None and not instance.is_alive():
         instance.end()
         return None
@@ -162,24 +180,24 @@ def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
 
 
 def discard_standby() -> None:
-    """End and delete a standby that nobody took."""
-    global _standby
+    """End and delete the standbys that nobody took."""
     with _lock:
-        standby, _standby = _standby, None
-    _end(standby)
+        standbys = _standbys[:]
+        _standbys.clear()
+    _end(standbys)
 
 
-def _end(standby: tuple[Hashable, Standby] | None) -> None:
-    if standby is not None:
+def _end(standbys: list[tuple[Hashable, Standby]]) -> None:
+    for _, standby in standbys:
         with suppress(Exception):
-            standby[1].discard()
+            standby.discard()
 
 
 def _after_fork_in_child() -> None:
-    # The standby is the parent's.
-    global _lock, _standby
+    # The standbys are the parent's.
+    global _lock
     _lock = new_lock()
-    _standby = None
+    _standbys.clear()
 
 
 at_end(discard_standby)

@@ -17,11 +17,11 @@ from dbtestcase.lifecycle import schedule
 
 def note(test, following):
     with Path(__file__).with_suffix(".log").open("a") as log:
-        print(type(test).__name__, "then", following and following.__name__, file=log)
+        print(type(test).__name__, "then", *(each.__name__ for each in following), file=log)
 
 class First(DatabaseTestCase):
     def test_1(self):
-        note(self, schedule.after(type(self)))
+        note(self, schedule.after(type(self), 2))
     def test_2(self):
         pass
 
@@ -31,7 +31,7 @@ class Plain(unittest.TestCase):
 
 class Second(DatabaseTestCase):
     def test_1(self):
-        note(self, schedule.after(type(self)))
+        note(self, schedule.after(type(self), 2))
 
 @unittest.skip("not today")
 class Skipped(DatabaseTestCase):
@@ -40,7 +40,7 @@ class Skipped(DatabaseTestCase):
 
 class Third(DatabaseTestCase):
     def test_1(self):
-        note(self, schedule.after(type(self)))
+        note(self, schedule.after(type(self), 2))
 """
 
 
@@ -60,19 +60,19 @@ class ScheduleTests(unittest.TestCase):
     def test_unittest_tells_by_building_the_tests(self):
         # By name: First, Plain, Second, Skipped, Third.
         self.assertEqual(
-            self.notes("unittest", "test_it"), ["First then Second", "Second then Third", "Third then None"]
+            self.notes("unittest", "test_it"), ["First then Second Third", "Second then Third", "Third then"]
         )
 
     def test_pytest_tells_through_the_plugin(self):
         self.assertEqual(
             self.notes("pytest", "-p", "no:cacheprovider"),
-            ["First then Second", "Second then Third", "Third then None"],
+            ["First then Second Third", "Second then Third", "Third then"],
         )
 
     def test_what_pytest_leaves_out_is_not_expected(self):
         self.assertEqual(
             self.notes("pytest", "-p", "no:cacheprovider", "-k", "First or Third"),
-            ["First then Third", "Third then None"],
+            ["First then Third", "Third then"],
         )
 
     def test_the_plugin_imports_nothing_of_ours_where_pytest_runs_other_tests(self):

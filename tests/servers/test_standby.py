@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 from contextlib import closing
 
 from dbtestcase.errors import PostgresNotFound
-from dbtestcase.servers import EMPTY, Contents, ThrowawayPostgres, discard_standby, expect, running_instance
+from dbtestcase.servers import EMPTY, Contents, ThrowawayPostgres, discard_standby, expect, expects, running_instance
 from tests.servers.support import ScratchTestCase, changed_environment
 
 OPTIONS = ThrowawayPostgres()
@@ -68,6 +69,39 @@ class SpareTests(ScratchTestCase):
         discard_standby()
 
         self.assertAllGone()
+
+    def test_two_are_booted_side_by_side_and_taken_in_turn(self):
+        other = ThrowawayPostgres(settings={"work_mem": "8MB"})
+        expect(OPTIONS, EMPTY)
+        expect(other, EMPTY, position=1)
+        expect(OPTIONS, EMPTY, position=2)
+        self.assertSoon(lambda: len({process.ppid() for process in self.servers()}) > 3, 5, "not three servers came up")
+        before = {process.pid for process in self.servers()}
+
+        for options in (OPTIONS, other, OPTIONS):
+            with running_instance(options) as instance:
+                self.assertIn(instance.server_pid, before)
+        self.assertAllGone()
+
+    def test_those_behind_one_that_is_not_wanted_any_more_are_ended_too(self):
+        for position in range(2):
+            expect(OPTIONS, EMPTY, position=position)
+        expect(ThrowawayPostgres(settings={"work_mem": "8MB"}), EMPTY)
+        expect(OPTIONS, EMPTY, position=3)  # of which nobody knows what comes before it
+        discard_standby()
+
+        self.assertAllGone()
+
+    def test_classes_that_are_shorter_than_a_boot_are_worth_two(self):
+        for number in range(3):
+            with running_instance(OPTIONS):
+                expect(OPTIONS, EMPTY)
+                if number == 2:
+                    time.sleep(2)
+                else:
+                    self.assertEqual(expects(), number + 1)
+        with running_instance(OPTIONS):
+            self.assertEqual(expects(), 1)
 
     def test_expecting_the_same_again_keeps_the_spare(self):
         expect(OPTIONS, EMPTY)
