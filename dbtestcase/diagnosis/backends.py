@@ -95,12 +95,7 @@ class Backends:
         self._known.pop(pid, None)
 
     def sends(self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool, kind: str = "") -> None:
-        """The connection sends a statement.
-
-        Args:
-            begins: It was in no transaction before.
-            kind: Whose it is then, "session" or "connection"; if empty, the frames tell.
-        """
+        """Note what a connection sends; of no ``kind`` ("session", "connection"), the frames tell which it is."""
         known = self._known.get(pid)
         if known is None:
             known = self._known[pid] = Backend(pid, "connection", origin)
@@ -123,12 +118,7 @@ class Backends:
         return f"{'a Session on ' if known.kind == 'session' else ''}{known.label} (process {pid})"
 
     def describe(self, pid: int, activity: Activity | None = None, *, in_transaction: bool = False) -> list[str]:
-        """Return lines on a process: who, its state and age, where it was opened and began, its last statement.
-
-        Args:
-            activity: What the server says of it, if it was asked.
-            in_transaction: Without ``activity``: whether the driver says that it is in a transaction.
-        """
+        """Return lines on a process: who, its state and age, where it was opened and began, its last statement."""
         known = self._known.get(pid)
         lines = [f"{self.name(pid)}{self._state(known, activity, in_transaction)}"]
         if known is None:
@@ -165,11 +155,7 @@ class Backends:
 
 
 def ask_server(url: URL, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """Run one query on a connection of its own, within a bound, whatever the others hold.
-
-    Raises:
-        psycopg2.Error: The server did not answer.
-    """
+    """Run one query on a connection of its own, within a bound, whatever the others hold."""
     arguments: dict[str, Any] = url.translate_connect_args(username="user", database="dbname")
     arguments |= {key: value for key, value in url.query.items() if key in ("host", "port", "password", "sslmode")}
     arguments["options"] = f"-c statement_timeout={_PATIENCE}s -c lock_timeout={_PATIENCE}s"
@@ -182,11 +168,7 @@ def ask_server(url: URL, query: str, parameters: Sequence[Any] = ()) -> list[tup
 
 
 def activities(url: URL, pids: Iterable[int]) -> list[Activity]:
-    """Return what the server says of these processes.
-
-    Raises:
-        psycopg2.Error: The server did not answer.
-    """
+    """Return what the server says of these processes."""
     found = ask_server(url, f"{_ACTIVITY} WHERE a.pid = ANY(%s)", (list(pids),))
     return [
         Activity(

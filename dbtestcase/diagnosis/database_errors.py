@@ -56,14 +56,7 @@ def facts_of(error: BaseException, is_hidden: Hidden) -> Facts | None:
 
 
 def redact(error: BaseException, statements: Sequence[Statement], redaction: Redaction) -> Hidden:
-    """Take the values out of an error, and out of those that it was raised from, where they must not be shown.
-
-    Args:
-        statements: What the test has sent.
-
-    Returns:
-        Whether an error was one of those.
-    """
+    """Take the values out of an error and its causes where they must not be shown; return which those were."""
     sent = {id(each.error): each for each in statements if each.error is not None}
     hidden: dict[int, BaseException] = {}
     for each in chain(error):

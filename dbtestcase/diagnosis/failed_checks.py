@@ -29,13 +29,7 @@ _TIMES = re.compile(r"datetime\.datetime\([^)]*\)|\d{4}-\d\d-\d\d[ T]\d\d:[\d:.+
 def hint_for_check(
     error: BaseException, statements: Sequence[Statement], earlier_inserts: Mapping[str, str]
 ) -> str | None:
-    """Return what to look at first, ``None`` if nothing stands out.
-
-    Args:
-        error: What failed; raised by no database.
-        statements: What the test has sent.
-        earlier_inserts: The INSERTs of earlier tests of the class, each with the name of its test.
-    """
+    """Return what to look at first after an error that no database raised, ``None`` if nothing stands out."""
     # Without SQLAlchemy's own questions about tables.
     sent = [each for each in statements if not (each.is_control or each.error or "pg_catalog." in each.text)]
     found = _bytes_in_text(sent)

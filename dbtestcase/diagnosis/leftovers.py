@@ -64,32 +64,18 @@ def forget_warnings() -> None:
 
 
 def connection_left(owner: str, label: str, opened: Origin, *, when: str, details: Iterable[str] = ()) -> str:
-    """Return the text for a connection that was checked out and never given back.
-
-    Args:
-        owner: The test or test class.
-        when: How long it was open: "in the test".
-        details: Lines of ``Backends.describe()``.
-    """
+    """Return the text for a connection that was checked out and never given back; ``when`` is "in the test", say."""
     lines = "".join(f"\n  {line}" for line in details)
     return messages.CONNECTION_LEFT.format(owner=owner, label=label, opened=opened, when=when, details=lines)
 
 
 def task_left(owner: str, label: str, opened: Origin, tasks: str) -> str:
-    """Return the text for a connection that a task used which outlived the test.
-
-    Args:
-        tasks: All tasks that were still running.
-    """
+    """Return the text for a connection that a task used which outlived the test."""
     return messages.TASK_LEFT.format(owner=owner, label=label, opened=opened, tasks=tasks)
 
 
 def cursor_left(owner: str, opened: Origin, *, when: str) -> str:
-    """Return the text for a cursor that outlived the test although its connection was given back.
-
-    Args:
-        when: How long it was open: "in the test".
-    """
+    """Return the text for a cursor that outlived the test although its connection was given back."""
     return messages.CURSOR_LEFT.format(owner=owner, opened=opened, when=when)
 
 
@@ -129,11 +115,7 @@ class ThreadWatch:
         return False
 
     def end(self, bound: float = 0.1) -> None:
-        """A test ends: let threads that used the database finish what they are at, a request to a server for example.
-
-        Args:
-            bound: Longest wait for all of them together, in seconds.
-        """
+        """A test ends: let threads that used the database finish what they are at, all within ``bound`` seconds."""
         if not self._users:
             return
         deadline = monotonic() + bound
@@ -175,11 +157,7 @@ def _frame_of(thread: threading.Thread) -> FrameType | None:
 
 
 def _is_waiting(frame: FrameType | None, *, for_work: bool = True) -> bool:
-    """Whether a thread that is at this frame waits for others.
-
-    Args:
-        for_work: Only for what makes a worker of it: a queue, a pool, a socket; not for an event, a lock or a timer.
-    """
+    """Whether a thread at this frame waits for others; ``for_work``: for a queue, a pool or a socket only."""
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         if module.startswith(_WAITING_FOR_WORK):

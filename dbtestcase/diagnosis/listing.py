@@ -15,12 +15,7 @@ _SHOWN_FIRST, _SHOWN_LAST = 15, 35
 
 
 def sent(statements: Sequence[Statement], *, since: str = "", dropped: tuple[int, int] | None = None) -> str:
-    """Return how many statements there were and how long they took, and then list them.
-
-    Args:
-        since: Since when, if not since the test began.
-        dropped: After how many statements how many were not kept.
-    """
+    """Return how many statements there were and how long they took, and then list them."""
     counted = sum(not each.is_control for each in statements) + (dropped[1] if dropped else 0)
     took = sum(each.seconds or 0.0 for each in statements)
     head = f"SQL sent{since}: {counted} statement{'' if counted == 1 else 's'}, {duration(took)}"

@@ -63,12 +63,7 @@ class _Timed:
 
 
 def span(kind: str, name: str = "") -> AbstractContextManager[None]:
-    """Time the block for the report, if one is wanted.
-
-    Args:
-        kind: One of :data:`KINDS`.
-        name: The class or test that it is done for.
-    """
+    """Time the block for the report, if one is wanted; ``name`` is the class or test that it is done for."""
     return _Timed(kind, name) if _wanted else _NOTHING
 
 
@@ -96,11 +91,7 @@ def is_wanted() -> bool:
 
 
 def begin(wanted: str | None = None) -> None:
-    """Begin to record, and arrange for what is said at the end of the process. Called when the library is imported.
-
-    Args:
-        wanted: What ``DBTESTCASE_REPORT`` says; read from there if ``None``.
-    """
+    """Begin to record, and arrange for what is printed at the end; called when the library is imported."""
     global _wanted, _has_begun, _parent
     if _has_begun:
         return

@@ -19,13 +19,7 @@ def explaining(
     explain: Callable[[type, BaseException], None],
     before: Callable[[type], None] | None = None,
 ) -> Callable[[type], Any]:
-    """Return a ``setUpClass`` or ``tearDownClass`` whose errors are given to ``explain`` before anybody sees them.
-
-    No result object stands between these and the runner.
-
-    Args:
-        before: Called first, if given.
-    """
+    """Return a ``setUpClass`` or ``tearDownClass`` whose errors go through ``explain`` first."""
 
     @functools.wraps(hook)
     def explained(cls: type) -> Any:

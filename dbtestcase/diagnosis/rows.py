@@ -36,11 +36,7 @@ _COMPARED = 200
 
 
 class Entity:
-    """A mapped class or a table, as an assertion was given it.
-
-    Raises:
-        TypeError: It is neither.
-    """
+    """A mapped class or a table, as an assertion was given it; anything else is a ``TypeError``."""
 
     def __init__(self, given: Any) -> None:
         self._given = given
@@ -67,11 +63,7 @@ class Entity:
         return found
 
     def criterion(self, name: str, value: Any) -> ColumnElement[bool]:
-        """Return the condition that a column or relationship has a value.
-
-        Raises:
-            TypeError: The entity has no such column, or it cannot be compared with the value.
-        """
+        """Return the condition that a column or relationship has a value."""
         attribute = self._attribute(name)
         try:
             if value is not None and isinstance(getattr(attribute, "type", None), JSON):
@@ -123,11 +115,7 @@ class Entity:
 
 
 class RowSearch:
-    """Rows of an entity with given values.
-
-    Raises:
-        TypeError: Not a mapped class or table, or no such column.
-    """
+    """Rows of an entity with given values; an unknown column is a ``TypeError``."""
 
     def __init__(self, entity: Any, values: Mapping[str, Any], redaction: Redaction) -> None:
         self.entity = Entity(entity)
@@ -204,12 +192,7 @@ class RowSearch:
 
 
 def check_count(expected: object) -> int:
-    """Return a number of rows or queries as given to an assertion.
-
-    Raises:
-        TypeError: It is no whole number.
-        ValueError: It is negative.
-    """
+    """Return a number of rows or queries as given to an assertion, unless it is no whole number or negative."""
     if isinstance(expected, bool) or not isinstance(expected, int):
         raise TypeError(f"the expected number is to be a whole number, not {expected!r}.")
     if expected < 0:
@@ -218,11 +201,7 @@ def check_count(expected: object) -> int:
 
 
 def check_criteria(criteria: Sequence[object]) -> None:
-    """Refuse criteria that are no SQL expressions.
-
-    Raises:
-        TypeError: One is a bool, a string or the like.
-    """
+    """Raise ``TypeError`` for criteria that are no SQL expressions: a bool, a string or the like."""
     for number, criterion in enumerate(criteria, 1):
         if not isinstance(criterion, ClauseElement) and not hasattr(criterion, "__clause_element__"):
             raise TypeError(

@@ -60,11 +60,7 @@ class SecondRun:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """All spans of one kind.
-
-    Attributes:
-        name: The class or test of the longest one.
-    """
+    """All spans of one kind; ``name`` is the class or test of the longest one."""
 
     title: str
     times: int

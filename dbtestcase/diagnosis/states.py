@@ -59,11 +59,7 @@ _is_listening = False
 
 
 def state_of(instance: object) -> str:
-    """Return one of :data:`STATES`.
-
-    Raises:
-        TypeError: The object is not an instance of a mapped class.
-    """
+    """Return one of :data:`STATES`."""
     state = _instance_state(instance)
     return next(name for name in STATES if getattr(state, name))
 

@@ -53,11 +53,7 @@ class BindDatabases:
         return None if bind_key == _MAIN else bind_key
 
     def join_equal(self, engines: Mapping[str | None, Engine]) -> bool:
-        """Take binds whose engines were made for one and the same database as one, unless they are declared.
-
-        Returns:
-            Whether there were any of which this was not known.
-        """
+        """Take binds with the same address as one, unless they are declared; return whether there were new ones."""
         first: dict[URL, str] = {}
         has_joined = False
         for bind_key, engine in sorted(engines.items(), key=lambda item: item[0] is not None):

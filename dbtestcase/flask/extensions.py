@@ -48,10 +48,7 @@ _made_for_a_test: WeakSet[Flask] = WeakSet()
 
 
 def imported_by(cls: type) -> Any | None:
-    """Return the extension among the global names of the modules that define ``cls`` and its bases.
-
-    ``None`` if there is none, or more than one.
-    """
+    """Return the only extension among the globals of the modules that define ``cls`` and its bases, if there is one."""
     modules = {base.__module__ for base in cls.__mro__ if not base.__module__.startswith("dbtestcase.")}
     found: dict[int, Any] = {}
     for module in modules:

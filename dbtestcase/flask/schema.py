@@ -24,12 +24,7 @@ def is_schema_of_extension(test_class: Any) -> bool:
 
 
 def schema_of(test_class: Any, extension: Any | None, database_of: Callable[[str], str | None]) -> SchemaLike | None:
-    """Return what exists once the class has been set up.
-
-    Args:
-        extension: The class's extension, if it has one.
-        database_of: Returns the name of the database of a bind, ``None`` for the main one.
-    """
+    """Return what exists once the class has been set up; ``database_of`` is ``None`` for binds of the main database."""
     metadatas = getattr(extension, "metadatas", None)
     # Flask-SQLAlchemy-Lite knows no models; who names it as schema is told so.
     if metadatas is None or not is_schema_of_extension(test_class):

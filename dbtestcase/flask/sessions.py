@@ -17,10 +17,7 @@ __all__ = ["LastingSession", "existing_session", "expire_loaded", "session_of_co
 
 
 def session_of_context() -> Session | None:
-    """Return the session that the extension has for the present application context.
-
-    ``None`` if no context is pushed, or its application has no extension.
-    """
+    """Return the session of the pushed application context's extension, ``None`` if there is none."""
     context = current_application_context()
     extension = extension_of(context.app) if context is not None else None
     session = getattr(extension, "session", None)

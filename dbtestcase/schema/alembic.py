@@ -76,11 +76,7 @@ class AlembicPart(Part):
 
 
 def upgrade(migrations: AlembicMigrations, project: Project, target: Target) -> None:
-    """Upgrade the database of ``target``.
-
-    Raises:
-        SchemaError: A migration failed, or ``env.py`` did not migrate this database.
-    """
+    """Upgrade the database of ``target``."""
     try:
         from alembic.util import CommandError
     except ImportError as exc:

@@ -63,11 +63,7 @@ def read(connection: Any) -> dict[str, Any]:
 
 
 def are_current(notes: str) -> bool:
-    """Whether the extensions of a template are still made from the same files as when it was made.
-
-    Args:
-        notes: What was kept with the template, the text of a JSON object; see :func:`dbtestcase.schema.notes.notes_of`.
-    """
+    """Whether the extensions in a template's notes are still made from the same files as when it was made."""
     if f'"{_KEY}"' not in notes:  # looked at for every class: most need no more than this
         return True
     found: dict[str, Any] = json.loads(notes).get(_KEY, {})
@@ -76,11 +72,7 @@ def are_current(notes: str) -> bool:
 
 
 def advice(connection: Any, name: str) -> str:
-    """Return what to do about an extension that the server does not have; "" if it has it, or cannot be asked.
-
-    Args:
-        connection: A connection of psycopg2's to the server, as superuser, not in a failed transaction.
-    """
+    """Return what to do about an extension that the server does not have; "" if it has it, or cannot be asked."""
     try:
         with connection.cursor() as cursor:
             cursor.execute(_AVAILABLE)

@@ -86,11 +86,7 @@ class Project:
 
     @classmethod
     def of(cls, migrations: AlembicMigrations, owner: str) -> Project:
-        """Find the files that ``migrations`` names.
-
-        Raises:
-            SchemaError: One of them does not exist.
-        """
+        """Find the files that ``migrations`` names, or raise ``SchemaError``."""
         config = Path(migrations.config).absolute()
         ini: Path | None = None
         toml: Path | None = None

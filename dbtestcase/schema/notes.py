@@ -12,13 +12,7 @@ __all__ = ["notes_of"]
 
 
 def notes_of(connect: Callable[[str], Any], databases: Iterable[str]) -> dict[str, Any]:
-    """Return ``{"effects": {database: ...}, "extensions": ...}``, as JSON can hold it.
-
-    See :func:`dbtestcase.schema.effects.read` and :func:`dbtestcase.schema.extensions.read`.
-
-    Args:
-        connect: Opens a connection of psycopg2's to a database.
-    """
+    """Return ``{"effects": {database: ...}, "extensions": ...}`` of databases, as JSON can hold it."""
     found: dict[str, Any] = {"effects": {}}
     for database in databases:
         with closing(connect(database)) as connection:

@@ -35,11 +35,7 @@ class Part(ABC):
 
     @abstractmethod
     def create(self, target: Target) -> None:
-        """Create it and commit.
-
-        Raises:
-            SchemaError: The server or the user's code refused.
-        """
+        """Create it and commit."""
 
 
 class CallablePart(Part):

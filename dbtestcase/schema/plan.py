@@ -148,11 +148,7 @@ def metadata_of(thing: object) -> MetaData | None:
 
 
 class _Reader:
-    """Turns one value of ``schema`` into parts.
-
-    Attributes:
-        bound: The parts of further databases: what a Flask-SQLAlchemy ``db`` says of its other binds.
-    """
+    """Turns one value of ``schema`` into parts; ``bound`` holds those of a Flask-SQLAlchemy ``db``'s other binds."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner

@@ -23,11 +23,7 @@ _PRESENT = f"SELECT format('%I.%I', schemaname, sequencename), last_value, start
 
 
 def states(connection: Any) -> States:
-    """Return where the sequences of a database stand now.
-
-    Args:
-        connection: A connection of psycopg2's or psycopg's to it.
-    """
+    """Return where the sequences of a database stand now; ``connection`` is one of psycopg2 or psycopg."""
     with connection.cursor() as cursor:
         cursor.execute(_NAMES)
         names = [name for (name,) in cursor.fetchall()]

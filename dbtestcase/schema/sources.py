@@ -57,11 +57,7 @@ class Mentions:
 
 
 class Sources:
-    """The user's code as migrations find it.
-
-    Args:
-        import_folders: Where they find more than what is importable here.
-    """
+    """The user's code as migrations find it, in ``import_folders`` and in what is importable here."""
 
     def __init__(self, import_folders: Iterable[str]) -> None:
         self._import_folders = list(import_folders)

@@ -142,11 +142,7 @@ class CloneSupply(Generic[Connections]):
         self._unchanged.append((name, self._once(leave), connections))
 
     def discard(self, name: str, leave: Leave) -> None:
-        """Drop a copy in the background, whoever is still connected to it.
-
-        Args:
-            leave: Called before, in the background, to disconnect from it.
-        """
+        """Drop a copy in the background, whoever is connected to it; ``leave`` is called before, to disconnect."""
         self._changed.append((name, self._once(leave)))
 
     def pause(self) -> None:

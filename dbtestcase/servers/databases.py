@@ -43,11 +43,7 @@ def awaiting_their_end(connections: Iterable[Any]) -> Iterator[None]:
 
 
 class MaintenanceConnections:
-    """Connections in autocommit that are kept open: one for each thread that needs one at the same time.
-
-    Args:
-        dsn: What ``psycopg2.connect()`` takes.
-    """
+    """Connections in autocommit that are kept open: one for each thread that needs one at the same time."""
 
     def __init__(self, dsn: dict[str, Any]) -> None:
         self._dsn = dsn
@@ -117,11 +113,7 @@ class Databases(ABC):
 
     @abstractmethod
     def make_role(self, role: str, owner: str) -> None:
-        """Make a role that is no superuser and can be given to :meth:`url` and :meth:`dsn`, unless it is there.
-
-        Args:
-            owner: The class that wants it, for messages.
-        """
+        """Make a role that is no superuser and can be given to :meth:`url` and :meth:`dsn`, unless it is there."""
 
     @property
     @abstractmethod

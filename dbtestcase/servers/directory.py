@@ -77,11 +77,7 @@ class InstanceDirectory:
         return self.folder / LOG
 
     def run(self, argv: list[str], *, timeout: float) -> tuple[int, str]:
-        """Run a program to its end; return its exit status and what it said.
-
-        Args:
-            timeout: Seconds after which it is ended.
-        """
+        """Run a program to its end, for so many seconds at most; return its exit status and what it said."""
         log = "program.log"
         details = {"argv": argv, "env": server_environment(), "user": self._launch.user, "alias": self._launch.alias}
         reply = self.supervisor.request("run", folder=str(self.folder), log=log, timeout=timeout, **details).wait()

@@ -38,11 +38,7 @@ _SLOW_BOOT = 0.5  # seconds
 
 
 def examine(out: TextIO, server: ExistingPostgres | None = None) -> int:
-    """Write what was found, and return 0 if tests can run and 1 if they cannot.
-
-    Args:
-        server: Look at this server in place of the machine's own programs.
-    """
+    """Examine this machine, or ``server``; write what was found, and return 1 if tests cannot run, else 0."""
     advice: list[str] = []
     try:
         for line in _findings(advice, server):

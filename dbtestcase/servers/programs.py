@@ -69,11 +69,7 @@ class Programs:
 
     @cached_property
     def version(self) -> str:
-        """The version as the server program tells it, such as ``"15.18"``. Asking takes a process.
-
-        Raises:
-            PostgresNotReady: The program does not run.
-        """
+        """The version as the server program tells it, such as ``"15.18"``. Asking takes a process."""
         try:
             answer = subprocess.run(
                 [self.postgres, "--version"],

@@ -49,11 +49,7 @@ class PackLost(Exception):
 
 
 class Boot:
-    """A server on its way.
-
-    Attributes:
-        launch, options, pack, version, port: As those of :class:`Server`.
-    """
+    """A server on its way; its public attributes are those of the :class:`Server` to be."""
 
     def __init__(
         self,

@@ -17,11 +17,7 @@ _EXITING = 4  # PF_EXITING, among the flags of a process
 
 
 class ServerProcess:
-    """A server's main process. It is a child of the supervisor, which reports its end.
-
-    Args:
-        number: Of the request that started it.
-    """
+    """A server's main process, a child of the supervisor, which reports its end by the boot request's number."""
 
     def __init__(self, pid: int, supervisor: SupervisorClient, number: int) -> None:
         self.pid = pid

@@ -50,11 +50,7 @@ class Entry(NamedTuple):
 
 
 class SharedState:
-    """The shared catalogs of a server of ours, as they were when this was made.
-
-    Args:
-        server: A running server on which we are superuser.
-    """
+    """The shared catalogs of a server of ours, as they were when this was made."""
 
     def __init__(self, server: Databases) -> None:
         self._server = server

@@ -47,11 +47,7 @@ class Store:
             return found if extensions.are_current(found.notes) else None
 
     def make(self, key: Hashable, description: str, build: Callable[[], Server]) -> Pack:
-        """Return a template, in the cache if that can be.
-
-        Args:
-            build: Returns a server with the content, stopped in order; not called if somebody else was faster.
-        """
+        """Return a template, in the cache if that can be; ``build`` returns a stopped server with the content."""
         with self._making(key), ExitStack() as stack:
             cache = _locked_cache(key, stack) if isinstance(key, str) else None
             found = self.find(key)

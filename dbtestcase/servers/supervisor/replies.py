@@ -25,12 +25,7 @@ class Replies:
             self.say({"id": request["id"], **details})
 
     def fail(self, request: Message, text: str, directory: Directory | None = None, **details: object) -> None:
-        """Reply to a request that could not be carried out.
-
-        Args:
-            directory: Where it was tried.
-            details: ``errno``; ``kind``, the name of the exception; ``status``, of a program that ended by itself.
-        """
+        """Reply to a request that failed; ``details``: ``errno``, ``kind`` of exception, ``status`` of a program."""
         self.reply(request, error=text, path=directory.path if directory is not None else None, **details)
 
     def say(self, message: Message) -> None:
