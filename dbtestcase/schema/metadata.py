@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from operator import is_
 from typing import Any
@@ -104,7 +105,7 @@ class MetaDataPart(Part):
             engine.dispose()
 
     def _create_all(self, connection: Connection, existing: set[str]) -> None:
-        for name in _schemas(self.metadata):
+        for name in schemas_of(self.metadata):
             if name not in existing:
                 connection.execute(CreateSchema(name, if_not_exists=True))
         self.metadata.create_all(connection)
@@ -196,13 +197,13 @@ def _memoized(kind: type) -> frozenset[str]:
     )
 
 
+@dataclass(frozen=True, eq=False)
 class _Known:
     """What was found out about a MetaData of this shape; kept on the MetaData itself, to live as long as it does."""
 
-    def __init__(self, shape: Shape, runs_python: bool, fingerprint: str | None) -> None:
-        self.shape = shape
-        self.runs_python = runs_python
-        self.fingerprint = fingerprint
+    shape: Shape
+    runs_python: bool
+    fingerprint: str | None
 
 
 def _fingerprint(metadata: MetaData) -> str | None:
@@ -214,10 +215,6 @@ def _fingerprint(metadata: MetaData) -> str | None:
 
 def schemas_of(metadata: MetaData) -> list[str]:
     """Return the PostgreSQL schemas that ``metadata`` names, in order."""
-    return list(_schemas(metadata))
-
-
-def _schemas(metadata: MetaData) -> list[str]:
     named = {metadata.schema}
     named.update(table.schema for table in metadata.tables.values())
     named.update(sequence.schema for sequence in metadata._sequences.values())
@@ -309,7 +306,7 @@ def _compiled(metadata: MetaData) -> Iterable[str]:
 
     engine = create_mock_engine("postgresql+psycopg2://", collect)
     metadata.create_all(engine, checkfirst=False)
-    yield from _schemas(metadata)
+    yield from schemas_of(metadata)
     # Tables come in the order in which modules were imported, indexes in that of a set: neither is content.
     yield from sorted(made)
     # Statements written by hand may build on each other.

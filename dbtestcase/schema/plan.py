@@ -131,10 +131,7 @@ def plan(schema: SchemaLike | None, *, owner: str, extensions: Sequence[str] = (
     if isinstance(schema, Mapping):
         steps = reader.read_mapping(schema)
     else:
-        steps = {MAIN_DATABASE: [], **reader.bound}
-        steps[MAIN_DATABASE] = reader.read(schema)
-        for name, parts in reader.bound.items():
-            steps[name] = parts
+        steps = {MAIN_DATABASE: reader.read(schema), **reader.bound}
     return SchemaPlan(owner, steps, tuple(extensions))
 
 
@@ -150,9 +147,9 @@ def metadata_of(thing: object) -> MetaData | None:
 class _Reader:
     """Turns one value of ``schema`` into parts; ``bound`` holds those of a Flask-SQLAlchemy ``db``'s other binds."""
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, bound: dict[str, list[Part]] | None = None) -> None:
         self._owner = owner
-        self.bound: dict[str, list[Part]] = {}
+        self.bound = {} if bound is None else bound
 
     def read_mapping(self, schema: Mapping[Any, Any]) -> dict[str, list[Part]]:
         if not schema:
@@ -171,18 +168,12 @@ class _Reader:
         if isinstance(value, (list, tuple)):
             parts: list[Part] = []
             for number, item in enumerate(value):
+                reader = _Reader(f"{self._owner}[{number}]", self.bound)
                 if item is None:
-                    raise self._not_accepted(item, f"{self._owner}[{number}]")
-                parts += self._item(number).read_into(self.bound, item)
+                    raise reader._not_accepted(item)
+                parts += reader.read(item)
             return parts
         return list(self._parts(value))
-
-    def read_into(self, bound: dict[str, list[Part]], value: object) -> list[Part]:
-        self.bound = bound
-        return self.read(value)
-
-    def _item(self, number: int) -> _Reader:
-        return _Reader(f"{self._owner}[{number}]")
 
     def _parts(self, value: object) -> Iterator[Part]:
         value = _owner_of_create_all(value)
@@ -200,7 +191,7 @@ class _Reader:
         elif callable(value) and not isinstance(value, type):
             yield CallablePart(value, self._owner)
         else:
-            raise self._not_accepted(value, self._owner)
+            raise self._not_accepted(value)
 
     def _read_binds(self, db: object) -> None:
         by_bind = getattr(db, "metadatas", None)
@@ -228,8 +219,9 @@ class _Reader:
             f"{', '.join(sorted(_RESERVED))}; the first name is the class's main database."
         )
 
-    def _not_accepted(self, value: object, owner: str) -> SchemaError:
-        return SchemaError(f"{owner} is {_described(value)}, which cannot be a schema.\n{_advice(value)}{_ACCEPTED}")
+    def _not_accepted(self, value: object) -> SchemaError:
+        problem = f"{self._owner} is {_described(value)}, which cannot be a schema."
+        return SchemaError(f"{problem}\n{_advice(value)}{_ACCEPTED}")
 
 
 def _owner_of_create_all(value: object) -> object:

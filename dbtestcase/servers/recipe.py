@@ -26,9 +26,8 @@ class Recipe:
         self.options = options
         self.contents = contents
         self.owner = owner
-        self.found: Programs = _programs_for(options)
-        self.launch: Launch = launch_for(self.found)
-        self.base_key = f"base-{_digest(LAYOUT, self.found.fingerprint, options.base_content())}"
+        self.launch: Launch = launch_for(_programs_for(options))
+        self.base_key = self._named("base", options.base_content())
         self.key = self._key()
 
     def _key(self) -> Hashable:
@@ -38,7 +37,11 @@ class Recipe:
         if self.contents.prepare is not None and self.contents.fingerprint is None:
             return (self.base_key, self.options, self.contents.key)
         wanted = self.contents.fingerprint if self.contents.prepare is not None else "empty"
-        return f"prepared-{_digest(LAYOUT, self.found.fingerprint, self.options.content(), wanted)}"
+        return self._named("prepared", self.options.content(), wanted)
+
+    def _named(self, kind: str, *parts: object) -> str:
+        text = "\0".join(map(str, (LAYOUT, self.launch.found.fingerprint, *parts)))
+        return f"{kind}-{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"
 
     def base(self) -> Recipe:
         """Return the recipe for an empty database with the same options, without their extensions."""
@@ -62,7 +65,3 @@ def _programs_for(options: ThrowawayPostgres) -> Programs:
     if known is None or not os.path.exists(known.postgres):
         known = _found[asked] = find_programs(options.bin_dir)
     return known
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=12).hexdigest()

@@ -49,7 +49,7 @@ def boot(recipe: Recipe) -> Server:
 def _made(recipe: Recipe) -> Pack:
     """Make the recipe's template."""
     if recipe.key == recipe.base_key:
-        description = f"an empty database made by {recipe.found.bin_dir}"
+        description = f"an empty database made by {recipe.launch.found.bin_dir}"
         with print_if_slow("preparing PostgreSQL for tests, once on this machine ..."):
             return _store.make(recipe.key, description, lambda: initialize(recipe))
     owner = recipe.owner or "a test class"
