@@ -61,7 +61,7 @@ class Block(AbstractContextManager[Result], AbstractAsyncContextManager[Result],
 
 
 class AsyncDatabaseAssertions(DatabaseAssertions):
-    """What an asynchronous test can ask of its database; see :class:`DatabaseAssertions`.
+    """What an asynchronous test can ask of its database, as :class:`DatabaseAssertions` describes it.
 
     The blocks take ``with`` and ``async with``. What is awaited sees what tasks of the test do meanwhile.
     """
@@ -69,10 +69,6 @@ class AsyncDatabaseAssertions(DatabaseAssertions):
     # -- queries
 
     def capture_queries(self) -> Block[CapturedQueries]:  # type: ignore[override]
-        """Collect the queries that are sent during the block, as a list that can be read in it and afterwards.
-
-        Each one has ``sql``, ``parameters``, ``rows``, ``seconds``, ``origin`` and ``error``.
-        """
         return Block(super().capture_queries())
 
     @overload  # type: ignore[override]
@@ -103,10 +99,6 @@ class AsyncDatabaseAssertions(DatabaseAssertions):
     def assertNoRepeatedQueries(  # type: ignore[override]
         self, at_most: int = 1, *, msg: Any = None
     ) -> Block[CapturedQueries]:
-        """Fail if the block sends one statement more than ``at_most`` times, with whatever values.
-
-        The message names the line that sent it and the relationship whose loading caused it.
-        """
         return Block(super().assertNoRepeatedQueries(at_most, msg=msg))
 
     # -- rows and schema
@@ -114,48 +106,21 @@ class AsyncDatabaseAssertions(DatabaseAssertions):
     def assertRowExists(  # type: ignore[override]
         self, entity: Any, msg: Any = None, /, **values: Any
     ) -> Awaitable[None]:
-        """Fail unless the table has a row with these values; the message shows the rows that come nearest.
-
-        Args:
-            entity: A mapped class or a ``Table``.
-            msg: May be given by name too, unless the entity has a column of that name.
-            values: By attribute or column name; relationships take objects.
-        """
         return _awaited(self, super().assertRowExists, entity, msg, **values)
 
     def assertRowAbsent(  # type: ignore[override]
         self, entity: Any, msg: Any = None, /, **values: Any
     ) -> Awaitable[None]:
-        """Fail if the table has a row with these values; the message shows it.
-
-        Args:
-            entity: A mapped class or a ``Table``.
-            msg: May be given by name too, unless the entity has a column of that name.
-            values: By attribute or column name; relationships take objects.
-        """
         return _awaited(self, super().assertRowAbsent, entity, msg, **values)
 
     def assertRowCount(  # type: ignore[override]
         self, entity: Any, n: int, /, *criteria: Any, msg: Any = None
     ) -> Awaitable[None]:
-        """Fail unless ``n`` rows fulfil the criteria, as ``where()`` takes them; the message shows the first rows."""
         return _awaited(self, super().assertRowCount, entity, n, *criteria, msg=msg)
 
     def assertSchemaMatches(  # type: ignore[override]
         self, metadata: Any, msg: Any = None, *, server_defaults: bool = False, ignore: tuple[str, ...] = ()
     ) -> Awaitable[None]:
-        """Fail unless the database's schema is what the metadata describes; the message lists the differences.
-
-        For a project whose schema comes from migrations. Needs Alembic, whose comparison it is.
-
-        Args:
-            metadata: A ``MetaData`` or a declarative base.
-            server_defaults: Compare them too.
-            ignore: Names of tables to leave out.
-
-        Raises:
-            SchemaError: Alembic is not installed, or ``metadata`` is none.
-        """
         return _awaited(
             self, super().assertSchemaMatches, metadata, msg, server_defaults=server_defaults, ignore=ignore
         )
