@@ -182,11 +182,7 @@ def comes_from(filename: str) -> bool:
 
 
 def is_called_from_library(beyond: str) -> bool:
-    """Whether the nearest caller outside of a folder of this library is still one of this library.
-
-    Args:
-        beyond: The folder, with a separator at its end.
-    """
+    """Whether the nearest caller outside of the folder ``beyond`` is still one of this library."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(beyond):
         frame = frame.f_back

@@ -22,11 +22,7 @@ _set_up: dict[Any, tuple[int, Origin]] = {}
 
 
 def begin(test_class: Any) -> None:
-    """Note that a class is being set up; end those of the same thread that were left behind.
-
-    Raises:
-        DBTestCaseError: It is a base class, set up by a subclass that has called it by name.
-    """
+    """Note that a class is being set up; end those of the same thread that were left behind."""
     _refuse_call_by_name(test_class)
     here = threading.get_ident()
     for stale, (thread, origin) in list(_set_up.items()):

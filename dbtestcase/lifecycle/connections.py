@@ -71,11 +71,7 @@ class ClassConnections:
 
     @contextmanager
     def forbidding_others(self, allowed: Collection[str | URL]) -> Iterator[None]:
-        """Refuse, while the block runs, connections of other engines to servers that are not the class's.
-
-        Args:
-            allowed: Hosts or URLs that may be connected to all the same.
-        """
+        """Refuse, in the block, connections to servers that are neither the class's nor ``allowed`` (hosts or URLs)."""
         self._guard = other_databases.Guard(
             self._name,
             lambda host, port, database: self._instance.is_ours(host, port, database),
@@ -89,11 +85,7 @@ class ClassConnections:
             other_databases.allow_other_databases(self._name)
 
     def check_use(self) -> None:
-        """See, once the tests have run, whether they have used the class's database.
-
-        Raises:
-            UndeclaredDatabase: Nobody has used it, and somebody another one.
-        """
+        """Raise ``UndeclaredDatabase`` if nobody has used the class's database, and somebody another one."""
         error = self._guard.unused() if self._guard is not None else None
         if error is not None and not self.were_used:
             raise error

@@ -16,12 +16,7 @@ __all__ = ["Copies"]
 
 
 class Copies:
-    """The copies of a class's databases. Nobody may be connected to these when it is made.
-
-    Args:
-        instance: The class's running instance.
-        databases: Its databases, by name.
-    """
+    """The copies of a class's databases. Nobody may be connected to these when it is made."""
 
     def __init__(self, instance: BaseInstance, databases: Mapping[str, SandboxedDatabase]) -> None:
         self._databases = dict(databases)
@@ -44,11 +39,7 @@ class Copies:
             each.real.before_special = self._before_special
 
     def begin_test(self, *, following: int) -> None:
-        """Let each database be a fresh copy.
-
-        Args:
-            following: How many tests will want copies after this one, as far as is known.
-        """
+        """Let each database be a fresh copy; ``following`` more tests will want some, as far as is known."""
         self._is_alone = False
         self._ahead.clear()
         for name, supply in self._supplies.items():

@@ -47,11 +47,7 @@ def isolation_of(test: Any) -> Isolation:
 
 
 def check_isolation(test_class: type) -> None:
-    """Raise if the class's attribute says nothing that is known.
-
-    Raises:
-        DBTestCaseError: It does not.
-    """
+    """Raise if the class's attribute says nothing that is known."""
     _check(getattr(test_class, "isolation", None), f"{test_class.__qualname__}.isolation")
 
 

@@ -31,11 +31,7 @@ _CODE = (FunctionType, classmethod, staticmethod, property)
 
 
 def check_names(test_class: type) -> None:
-    """Look for names of ours that a test class or its base classes use for something else, or misspell.
-
-    Raises:
-        DBTestCaseError: There is one.
-    """
+    """Raise if a test class or a base class uses a name of ours for something else, or misspells it."""
     _check_hook(test_class)
     for base in _users_classes(test_class):
         for name in ("setUp", "tearDown"):

@@ -18,20 +18,12 @@ _ROLES = (
 
 
 def plan_of(test_class: Any, schema: Any) -> SchemaPlan:
-    """Return what the schema of a test class asks for.
-
-    Raises:
-        SchemaError: The attribute holds something that is no schema.
-    """
+    """Return what the schema of a test class asks for, or raise ``SchemaError``."""
     return plan(schema, owner=f"{test_class.__qualname__}.schema", extensions=test_class.postgres.extensions)
 
 
 def contents_of(wanted: SchemaPlan, test_class: Any = None) -> Contents:
-    """Translate a schema's plan into what a cluster is asked to hold.
-
-    Args:
-        test_class: Its ``app_role`` is made before the schema.
-    """
+    """Translate a schema's plan into what a cluster is asked to hold, with the class's ``app_role`` if it has one."""
     contents = EMPTY if wanted.is_empty else _contents_of(wanted)
     if test_class is None:
         return contents

@@ -31,11 +31,7 @@ _commands: list[str] = []
 
 
 def is_wanted() -> bool:
-    """Whether the databases of failed tests are to be kept.
-
-    Raises:
-        DBTestCaseError: The variable has a value that means nothing.
-    """
+    """Whether the databases of failed tests are to be kept."""
     wanted = os.environ.get(VARIABLE, "").strip().lower()
     if wanted in ("", "0", "no", "off"):
         return False

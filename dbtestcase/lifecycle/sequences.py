@@ -28,11 +28,7 @@ class ClassSequences:
         self.are_as_prepared = True
 
     def remember(self, databases: Mapping[str, SandboxedDatabase], *, set_back_after_tests: bool) -> None:
-        """Note where they stand, while the real connections of ``setUpClass`` are still open.
-
-        Args:
-            set_back_after_tests: Every attempt is to leave them there.
-        """
+        """Note where they stand, while the real connections of ``setUpClass`` are still open."""
         for name, database in databases.items():
             self._restoring[name] = restoring_sql(self._present(name, database))
             if set_back_after_tests:

@@ -1,4 +1,4 @@
-"""Whether what a test class declares can be what it says: told before anything starts, with the attribute's name."""
+"""Validates the attributes of a test class before anything starts; errors name the attribute."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ __all__ = ["check"]
 
 
 def check(test_class: Any) -> None:
-    """Look at the attributes of a class and the variables that concern it.
-
-    Raises:
-        DBTestCaseError: One has a value of a kind that it cannot have.
-    """
+    """Look at the attributes of a class and the variables that concern it; raise for a value that cannot be."""
     postmortem.is_wanted()
     check_names(test_class)
     check_isolation(test_class)

@@ -37,11 +37,7 @@ _SET_BY_CLASS = ("instance", "engine", "url")
 
 
 class NotRunning:
-    """The state of a class whose ``setUpClass`` has not run.
-
-    Args:
-        kind: Makes the running class.
-    """
+    """The state of a class whose ``setUpClass`` has not run; ``kind`` makes the running class."""
 
     def __init__(self, kind: type[RunningClass]) -> None:
         self.kind = kind
@@ -116,11 +112,7 @@ class _Later:
 
 
 def running_class(test_class: Any) -> Any:
-    """Return the running class behind a test class.
-
-    Raises:
-        DBTestCaseError: Its ``setUpClass`` did not run.
-    """
+    """Return the running class behind a test class, or raise if its ``setUpClass`` did not run."""
     running = test_class.__dict__.get("_dbtestcase")
     if not isinstance(running, RunningClass):
         name = test_class.__qualname__
