@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -100,8 +99,7 @@ class Explanations:
         _gather_notes(error)
         statements = self.log.statements
         is_hidden = redact(error, statements, self.redaction)
-        tables = partial(self._tables, database_of(error))
-        hint = hint_for(error, tables=tables, is_hidden=is_hidden)
+        hint = hint_for(error, tables=lambda: self._tables(database_of(error)), is_hidden=is_hidden)
         if hint is None:
             hint = hint_for_check(error, statements, self.log.earlier_inserts())
         if hint and not any(hint in note for note in getattr(error, "__notes__", ())):

@@ -102,10 +102,6 @@ def _undefined_function(facts: Facts) -> str | None:
     return _extension_with(name)
 
 
-def _undefined_object(facts: Facts) -> str | None:
-    return _extension_with(_quoted(facts.message))
-
-
 def _extension_with(name: str) -> str | None:
     extension = messages.EXTENSION_WITH.get(name.lower())
     return messages.EXTENSION.format(name=name, extensions=repr(extension)) if extension else None
@@ -136,7 +132,7 @@ _BY_STATE: dict[str, Rule | str] = {
     "25P02": messages.FAILED_TRANSACTION,
     "25001": _with_message(messages.NOT_IN_TRANSACTION),
     "42P07": messages.TABLE_THERE,
-    "42704": _undefined_object,
+    "42704": lambda facts: _extension_with(_quoted(facts.message)),
     "3F000": lambda facts: messages.NO_SUCH_SCHEMA.format(name=_quoted(facts.message)),
 }
 

@@ -31,15 +31,12 @@ def repeated(queries: Sequence[Statement], at_most: int) -> str | None:
     if not found:
         return None
     allowed = "once" if at_most == 1 else f"{at_most} times"
-    lines = [f"{_queries(len(found))} sent more than {allowed}, out of {len(queries)}:"]
+    number = "1 query was" if len(found) == 1 else f"{len(found)} queries were"
+    lines = [f"{number} sent more than {allowed}, out of {len(queries)}:"]
     for group in found:
         lines += _group(group)
     lines += _remedies(found)
     return "\n".join(lines)
-
-
-def _queries(number: int) -> str:
-    return "1 query was" if number == 1 else f"{number} queries were"
 
 
 def _group(group: list[Statement]) -> list[str]:

@@ -43,7 +43,7 @@ class Entity:
         self.mapper: Mapper[Any] | None = None
         if isinstance(given, FromClause):
             self.name = given.description if isinstance(given, Table) else str(given)
-            self._primary_key = list(given.primary_key)
+            self.primary_key = list(given.primary_key)
             return
         try:
             found = inspect(given)
@@ -54,7 +54,7 @@ class Entity:
             raise TypeError(f"a mapped class or a Table is needed, but {given!r} is neither{hint}.")
         self.mapper = found
         self.name = found.class_.__name__
-        self._primary_key = [getattr(given, found.get_property_by_column(key).key) for key in found.primary_key]
+        self.primary_key = [getattr(given, found.get_property_by_column(key).key) for key in found.primary_key]
 
     @property
     def clause(self) -> FromClause:
@@ -75,28 +75,22 @@ class Entity:
 
     def columns(self, names: Iterable[str]) -> dict[str, Any]:
         """Return what to select to show a row: the primary key, then the columns named; relationships are left out."""
-        chosen = {_key(column): column for column in self._primary_key}
+        chosen = {_key(column): column for column in self.primary_key}
         for name in names:
             attribute = self._attribute(name)
             if not hasattr(getattr(attribute, "property", None), "mapper"):
                 chosen[name] = attribute
-        return chosen or dict(self._all())
+        return chosen or self.all_columns()
 
     def all_columns(self) -> dict[str, Any]:
         """Return all columns of the entity by name."""
-        return dict(self._all())
+        if self.mapper is None:
+            return {column.key: column for column in self._given.columns}
+        return {prop.key: getattr(self._given, prop.key) for prop in self.mapper.column_attrs}
 
     def selecting(self, *what: Any) -> Select[Any]:
         """Return a query on the entity."""
         return select(*what).select_from(self._given)
-
-    def primary_key(self) -> list[Any]:
-        return self._primary_key
-
-    def _all(self) -> Iterable[tuple[str, Any]]:
-        if self.mapper is None:
-            return [(column.key, column) for column in self._given.columns]
-        return [(prop.key, getattr(self._given, prop.key)) for prop in self.mapper.column_attrs]
 
     def has_column(self, name: str) -> bool:
         """Whether a value can be asked for by this name."""
@@ -157,7 +151,7 @@ class RowSearch:
         query = self.entity.selecting(
             *(column.label(f"c{i}") for i, column in enumerate(columns.values())),
             *(hit.label(f"h{i}") for i, hit in enumerate(hits.values())),
-        ).order_by(matching.desc(), *self.entity.primary_key())
+        ).order_by(matching.desc(), *self.entity.primary_key)
         rows = list(_run(connection, query.limit(_COMPARED), self))
         rows.sort(key=lambda row: -self._similarity(row, list(columns)))
         return [self._difference(row, list(columns)) for row in rows[:_SHOWN]]
@@ -228,7 +222,7 @@ def listed(connection: Connection, entity: Entity, criteria: Sequence[Any], reda
     """Return the first rows that match, a line each."""
     columns = entity.all_columns()
     query = entity.selecting(*(column.label(f"c{i}") for i, column in enumerate(columns.values()))).where(*criteria)
-    rows = connection.execute(query.order_by(*entity.primary_key()).limit(_SHOWN_UNWANTED + 1)).all()
+    rows = connection.execute(query.order_by(*entity.primary_key).limit(_SHOWN_UNWANTED + 1)).all()
     lines = []
     for row in rows[:_SHOWN_UNWANTED]:
         cells = zip(columns, row, strict=True)

@@ -33,6 +33,7 @@ _CODE = (FunctionType, classmethod, staticmethod, property)
 def check_names(test_class: type) -> None:
     """Raise if a test class or a base class uses a name of ours for something else, or misspells it."""
     _check_hook(test_class)
+    first_of_ours = next(base for base in test_class.__mro__ if _is_ours(base))
     for base in _users_classes(test_class):
         for name in ("setUp", "tearDown"):
             hook = vars(base).get(name)
@@ -43,7 +44,7 @@ def check_names(test_class: type) -> None:
                     f"{name[1:]}, or let it be a plain 'def'."
                 )
         for name, value in vars(base).items():
-            if name in _READ and hasattr(_first_of_ours(test_class), name) and not _may_override(name, value):
+            if name in _READ and hasattr(first_of_ours, name) and not _may_override(name, value):
                 raise DBTestCaseError(
                     f"{base.__qualname__}.{name} is {_shown(value)}, but '{name}' is {_MEANING[name]}.\n"
                     f"Give that attribute of {base.__qualname__} another name."
@@ -82,10 +83,6 @@ def _users_classes(test_class: type) -> Iterator[type]:
     for base in test_class.__mro__:
         if not _is_ours(base) and base.__module__ not in ("builtins", "unittest.case", "unittest.async_case"):
             yield base
-
-
-def _first_of_ours(test_class: type) -> type:
-    return next(base for base in test_class.__mro__ if _is_ours(base))
 
 
 def _is_ours(base: type) -> bool:
@@ -145,7 +142,7 @@ def _check_hook(test_class: type) -> None:
     """Look whether ``setUpTestData`` can be called as it is."""
     name = "setUpTestData"
     hook = inspect.getattr_static(test_class, name)
-    if _is_ours_function(hook):
+    if getattr(getattr(hook, "__func__", hook), "__module__", "").partition(".")[0] == _OURS:
         return
     wanted = f"Write it as\n    @classmethod\n    def {name}(cls, session):"
     where = f"{test_class.__qualname__}.{name}"
@@ -164,7 +161,3 @@ def _check_hook(test_class: type) -> None:
         ) from None
     except ValueError:
         return  # a callable whose signature nobody knows
-
-
-def _is_ours_function(hook: Any) -> bool:
-    return getattr(getattr(hook, "__func__", hook), "__module__", "").partition(".")[0] == _OURS

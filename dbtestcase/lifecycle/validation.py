@@ -31,7 +31,8 @@ def check(test_class: Any) -> None:
         raise _wrong(test_class, "postgres", "an object such as ThrowawayPostgres() or ExistingPostgres(url)")
     chosen(postgres)
     check_app_role(test_class.app_role, test_class.__qualname__)
-    if not _holds(test_class.app_engines, _is_engine):
+    # An engine of asyncio is refused later, in words of its own.
+    if not _holds(test_class.app_engines, lambda each: isinstance(each, Engine) or hasattr(each, "sync_engine")):
         raise _wrong(test_class, "app_engines", "a list of SQLAlchemy engines, such as [engine]")
     if not _holds(test_class.hidden_columns, lambda name: isinstance(name, str)):
         raise _wrong(test_class, "hidden_columns", "a list of names of columns")
@@ -48,11 +49,6 @@ def check(test_class: Any) -> None:
 
 def _holds(value: object, fits: Any) -> bool:
     return isinstance(value, Collection) and not isinstance(value, str | bytes) and all(map(fits, value))
-
-
-def _is_engine(value: object) -> bool:
-    # An engine of asyncio is refused later, in words of its own.
-    return isinstance(value, Engine) or hasattr(value, "sync_engine")
 
 
 def _wrong(test_class: Any, attribute: str, wanted: str) -> DBTestCaseError:

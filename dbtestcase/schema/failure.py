@@ -42,11 +42,6 @@ def database_error(exc: BaseException) -> Any:
     return None
 
 
-def statement_of(exc: BaseException) -> str | None:
-    """Return the SQL that failed, if SQLAlchemy noted it."""
-    return exc.statement if isinstance(exc, DBAPIError) else None
-
-
 def server_words(exc: BaseException) -> str:
     """Return what the server said: its message, detail, hint and context."""
     error = database_error(exc)
@@ -80,7 +75,8 @@ def failure(
     if location:
         lines.append(f"  at {location}")
     lines.append(_indented(server_words(exc)))
-    statement = statement if statement is not None else statement_of(exc)
+    if statement is None and isinstance(exc, DBAPIError):
+        statement = exc.statement
     if statement:
         lines += ["The statement:", _indented(_shortened(statement))]
     lines.append(advice or _hint(exc, target))

@@ -151,7 +151,8 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         """
         if self.child_process is not None and self.child_process.poll() is None:
             return
-        self._check_owner()
+        if self._owner_pid != os.getpid():
+            raise PostgresNotReady("this instance belongs to the process that this one was forked from.")
         before = self._server
         self._server = Boot(before.launch, self.options, directory=before.directory, version=before.version).wait()
         self._server.notes = before.notes
@@ -262,7 +263,3 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         connection = self.take_ready_connection()
         if connection is not None:
             connection.close()
-
-    def _check_owner(self) -> None:
-        if self._owner_pid != os.getpid():
-            raise PostgresNotReady("this instance belongs to the process that this one was forked from.")

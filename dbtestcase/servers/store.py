@@ -48,7 +48,9 @@ class Store:
 
     def make(self, key: Hashable, description: str, build: Callable[[], Server]) -> Pack:
         """Return a template, in the cache if that can be; ``build`` returns a stopped server with the content."""
-        with self._making(key), ExitStack() as stack:
+        with self._lock:
+            being_made = self._being_made.setdefault(key, new_lock())
+        with being_made, ExitStack() as stack:
             cache = _locked_cache(key, stack) if isinstance(key, str) else None
             found = self.find(key)
             if found is None and cache is not None and not _dropped_if_damaged(cache, str(key)):
@@ -104,10 +106,6 @@ class Store:
                         f"cannot prepare a test database: there is no location for it: {exc}"
                     ) from exc
             return self._folder
-
-    def _making(self, key: Hashable) -> _thread.LockType:
-        with self._lock:
-            return self._being_made.setdefault(key, new_lock())
 
 
 def _cache() -> Cache | None:
