@@ -17,27 +17,18 @@ _PR_SET_CHILD_SUBREAPER = 36
 _SIGKILL = 9
 
 
-def _no_prctl(option: int, value: int) -> None:
-    """Do nothing: this system neither signals a process because its parent died, nor says who takes in orphans."""
+try:
+    import ctypes
+
+    _prctl = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
+except (ImportError, OSError, AttributeError):
+    _prctl = None
 
 
-def _find_prctl() -> Callable[[int, int], None]:
-    if not sys.platform.startswith("linux"):
-        return _no_prctl
-    try:
-        import ctypes
-
-        function = ctypes.CDLL(None).prctl
-    except (ImportError, OSError, AttributeError):
-        return _no_prctl
-
-    def prctl(option: int, value: int) -> None:
-        function(option, ctypes.c_ulong(value), 0, 0, 0)
-
-    return prctl
-
-
-prctl = _find_prctl()
+def prctl(option: int, value: int) -> None:
+    """Do as the system call of that name; nothing on systems that have none."""
+    if _prctl is not None:
+        _prctl(option, ctypes.c_ulong(value), 0, 0, 0)
 
 
 def adopt_orphans() -> None:
