@@ -40,10 +40,7 @@ new_lock: Callable[[], _thread.LockType] = _original("allocate_lock")
 
 
 def start_thread(function: Callable[..., object], *arguments: object) -> bool:
-    """Run a function in a thread that the interpreter does not wait for at its end; return whether it was started.
-
-    It is not where more processes or threads are not allowed.
-    """
+    """Run a function in a daemon thread; return whether it was started, which a limit on processes may prevent."""
     try:
         _start_new_thread(function, arguments)
     except RuntimeError:
@@ -57,7 +54,7 @@ def sleep(seconds: float) -> None:
 
 
 class Gate:
-    """Where one thread waits for another, which may have been there first."""
+    """Lets one thread wait for another; one that was opened before the wait lets it pass."""
 
     def __init__(self) -> None:
         self._lock = new_lock()

@@ -1,4 +1,4 @@
-"""All that explains the failures of one test class, in one object for the test case to wire."""
+"""Everything that explains the failures of one test class, in one object."""
 
 from __future__ import annotations
 

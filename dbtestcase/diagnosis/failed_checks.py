@@ -1,4 +1,4 @@
-"""What may have led to a wrong result, judged by the statements that were sent: no database error tells."""
+"""Guesses, from the statements that were sent, what led to a wrong result that no database error explains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a count of queries is to say when it is wrong, and which queries repeat."""
+"""Messages for a wrong number of queries, and for queries that are repeated."""
 
 from __future__ import annotations
 

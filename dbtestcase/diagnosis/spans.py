@@ -1,4 +1,4 @@
-"""What a run has recorded of itself, and the numbers that the report makes of it."""
+"""What a run has recorded, and the totals that the report shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a mapped object, in a sentence, and how it came to be in it where that was seen."""
+"""Describes the state of a mapped object in a sentence, and how it came to be in that state."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ class ServerState(Protocol):
     """What belongs to a server as a whole, as it was when this was made."""
 
     def before_statement(self, sql: str) -> None:
-        """Be told of a statement on a copy, other than plain reads and changes of rows, before it is sent."""
+        """Called before a statement on a copy is sent, other than plain reads and changes of rows."""
 
     def is_unchanged(self) -> bool:
         """Return whether all is as it was."""

@@ -31,7 +31,7 @@ CLOSED = "the descriptor of the channel to it was closed, perhaps by os.closeran
 
 
 class ChannelLost(Exception):
-    """Nothing can be said to, or heard from, the supervisor any more; the text says why."""
+    """The channel to the supervisor does not work any more; the text says why."""
 
 
 class Connection:
