@@ -30,6 +30,13 @@ ROOMS = (
 )
 SAME_HEIGHT = {frozenset({"flask", "aio"})}
 
+# Words that a manual of PostgreSQL, SQLAlchemy or unittest would not use for what they once named here.
+OWN_WORDS = {
+    "aside", "belongings", "endings", "equip", "evidence", "furnish", "ghost", "ghosts", "greeting", "hear",
+    "instead", "introductions", "keeper", "lodging", "moment", "obey", "ownership", "places", "press", "proven",
+    "refusal", "retire", "spare", "surroundings", "suspicions", "telling", "upcoming", "workshop",
+}  # fmt: skip
+
 
 def modules() -> dict[str, Path]:
     found = {}
@@ -99,6 +106,16 @@ class HouseTests(unittest.TestCase):
         silent = [name for name, path in self.modules.items() if not ast.get_docstring(ast.parse(path.read_text()))]
 
         self.assertEqual(silent, [])
+
+    def test_names_are_those_of_the_field(self) -> None:
+        found = set()
+        for name, path in self.modules.items():
+            names = set(name.split("."))
+            for node in ast.walk(ast.parse(path.read_text())):
+                names.update(getattr(node, field, None) or "" for field in ("name", "id", "attr", "arg"))
+            found |= {f"{name}: {each}" for each in names if OWN_WORDS & set(each.lower().split("_"))}
+
+        self.assertEqual(sorted(found), [])
 
     def test_no_file_class_or_function_outgrows_a_reader(self) -> None:
         too_large = []

@@ -179,5 +179,5 @@ def activities(url: URL, pids: Iterable[int]) -> list[Activity]:
 
 
 def _stranger(activity: Activity | None) -> str:
-    told = f" (application {activity.application!r})" if activity is not None and activity.application else ""
-    return f"  not opened through an engine of the class{told}"
+    application = f" (application {activity.application!r})" if activity is not None and activity.application else ""
+    return f"  not opened through an engine of the class{application}"

@@ -173,7 +173,7 @@ class SandboxConnection:
         if _calls_sqlalchemy(sys._getframe(1)):
             if not args and not options:
                 return physical.connection.cursor()
-            return cursors.instead_of_server_side(physical.connection, self)
+            return cursors.client_side(physical.connection, self)
         if self.engine.dialect.is_async:
             self.database.stop(self, "a raw cursor of an asynchronous driver needs real connections")
         if args or "name" in options:

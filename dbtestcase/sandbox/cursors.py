@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-__all__ = ["gated", "gated_class", "instead_of_server_side", "text_of"]
+__all__ = ["client_side", "gated", "gated_class", "text_of"]
 
 # Methods that take a text of SQL first.
 _SEND = ("execute", "executemany")
@@ -61,7 +61,7 @@ def gated_class(kind: type) -> type:
     return type(kind.__name__, (kind,), members)
 
 
-def instead_of_server_side(connection: Any, virtual: Any) -> Any:
+def client_side(connection: Any, virtual: Any) -> Any:
     """Return a cursor in place of a server-side one, which SQLAlchemy wants for ``yield_per`` and its like.
 
     It reads the same rows, since those are a snapshot of when the cursor was opened, and it ends as the other would:

@@ -75,11 +75,13 @@ class Guard:
         if url is not None and any(sa.make_url(each) == url for each in self.allowed if "://" in str(each)):
             return
         if url is not None and url.database and url in self.redirected():
-            raise self.refusal(dialect, f"an engine tried to connect to {named}, from the URL of a redirected engine,")
+            raise self.error_for(
+                dialect, f"an engine tried to connect to {named}, from the URL of a redirected engine,"
+            )
         if len(self.elsewhere) < _MOST_SHOWN:
             self.elsewhere.append(_Connection(named, made_at(dialect), user_origin()))
 
-    def refusal(self, dialect: sa.Dialect, what: str, done: str = "connected to") -> UndeclaredDatabase:
+    def error_for(self, dialect: sa.Dialect, what: str, done: str = "connected to") -> UndeclaredDatabase:
         """Return the error for an engine that is not one of the class's."""
         made = made_at(dialect)
         where = f" The engine was made at {made}." if made is not UNKNOWN else ""
@@ -134,7 +136,7 @@ def _before_connect(dialect: sa.Dialect, record: Any, arguments: Any, parameters
     database = str(parameters.get("dbname") or parameters.get("database") or "")
     if not _is_allowed(host, port, database):
         named = _named(dialect, host, port, parameters)
-        raise _last().refusal(dialect, f"an engine tried to connect to {named}")
+        raise _last().error_for(dialect, f"an engine tried to connect to {named}")
 
 
 def _before_use(connection: Any, record: Any, fairy: Any) -> None:
@@ -150,7 +152,7 @@ def _before_use(connection: Any, record: Any, fairy: Any) -> None:
     database = getattr(info, "dbname", "")
     if host and not _is_allowed(host, port, database):
         named = f"database {database!r} of the server at {host!r}"
-        raise _last().refusal(
+        raise _last().error_for(
             dialect, f"an engine tried to use a connection, opened before the class, to the {named}", "used"
         )
 

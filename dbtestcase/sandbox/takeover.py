@@ -121,7 +121,7 @@ class TakenEngine:
         if self._shared_pool is None:
             pool = self._derived_pool(self._shared_connection)
             _listeners(pool, "connect").clear()
-            event.listen(pool, "connect", self._told_of_connect)
+            event.listen(pool, "connect", self._after_connect)
             # The one connection of a test is there, or the test is an error: to ask costs a round trip, tells nothing.
             pool._pre_ping = False
             self._shared_pool = pool
@@ -214,7 +214,7 @@ class TakenEngine:
         if self._keep_added_listeners():
             listeners = _listeners(self.engine.pool, "connect")
             listeners.clear()
-            listeners.append(self._told_of_connect)
+            listeners.append(self._after_connect)
         connection = SandboxConnection(self._database, self, record)
         if any(getattr(self.dialect.dispatch, name) for name in _PAST_THE_GATE):
             # These are given the driver's cursor, and may send what they like.
@@ -226,7 +226,7 @@ class TakenEngine:
             connection.autocommits = True
         return connection
 
-    def _told_of_connect(self, connection: Any, record: Any) -> None:
+    def _after_connect(self, connection: Any, record: Any) -> None:
         # A checkout listener of the user's may want what a connect listener has put into the record.
         if not self.setup.has_met_server or self.setup.state is None:
             self._database.meet_server(connection)
@@ -304,7 +304,7 @@ class TakenEngine:
                 state[name] = mode(name)
 
     def _stream(self, connection: SandboxConnection, cursor: Any, sql: Any, *rest: Any) -> Any:
-        """Send what is meant for a server-side cursor; see :func:`cursors.instead_of_server_side`."""
+        """Send what is meant for a server-side cursor; see :func:`cursors.client_side`."""
         if connection.autocommits or not self._database.rules.of(sql).is_query:
             self._database.stop(connection, "a server-side cursor in autocommit, or for no query, needs a real one")
         try:
