@@ -1,14 +1,16 @@
-"""The environment variables of libpq, which must not bend our connections."""
+"""What libpq reads: its environment variables, which must not bend our connections, and its parameters for asyncpg."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlencode
 
 from dbtestcase.native import new_lock
 
-__all__ = ["hidden_variables", "hide_variables", "show_variables"]
+__all__ = ["asyncpg_arguments", "hidden_variables", "hide_variables", "show_variables"]
 
 # libpq reads these behind the back of a URL that names host, port, user and database: the first three send a
 # connection elsewhere or fail it, the others change the session or refuse a server without passwords or TLS.
@@ -33,6 +35,13 @@ _BENDING = (
     "PGMINPROTOCOLVERSION",
     "PGMAXPROTOCOLVERSION",
 )
+
+# Which of libpq's parameters asyncpg takes as arguments, and which only within a "dsn"; it has no use for the others.
+_ASYNCPG = {"host", "port", "user", "password", "passfile", "database", "service", "target_session_attrs"}
+_ASYNCPG |= {"krbsrvname", "gsslib"}
+_ASYNCPG_DSN = {"application_name", "options"}
+_ASYNCPG_DSN |= {"sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"}
+_ASYNCPG_DSN |= {"ssl_min_protocol_version", "ssl_max_protocol_version"}
 
 _lock = new_lock()
 _users = 0
@@ -72,6 +81,18 @@ def hidden_variables() -> Iterator[None]:
     finally:
         os.environ.update(set_since)
         show_variables()
+
+
+def asyncpg_arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return connection parameters of libpq's as ``asyncpg.connect()`` takes them."""
+    given = {("database" if name == "dbname" else name): value for name, value in parameters.items()}
+    arguments = {name: value for name, value in given.items() if name in _ASYNCPG}
+    if "hostaddr" in given:
+        arguments.setdefault("host", given["hostaddr"])
+    in_dsn = {name: value for name, value in given.items() if name in _ASYNCPG_DSN}
+    if in_dsn:
+        arguments["dsn"] = f"postgresql:///?{urlencode(in_dsn)}"
+    return arguments
 
 
 def _after_fork_in_child() -> None:

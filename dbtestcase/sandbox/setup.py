@@ -12,6 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dbtestcase.libpq import asyncpg_arguments
+
 from .rules import Rules
 
 __all__ = ["Setup"]
@@ -126,6 +128,8 @@ class Setup:
     def arguments(self, url: sa.URL) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return what the driver's ``connect()`` is called with."""
         positional, named = self._dialect.create_connect_args(url if self._as_role is None else self._as_role(url))
+        if self._dialect.driver == "asyncpg":
+            named = asyncpg_arguments(named)
         merged = {**named, **self.connect_args}
         if "options" in named and "options" in self.connect_args:
             merged["options"] = f"{self.connect_args['options']} {named['options']}"

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import Pool
 
 from dbtestcase.errors import SchemaError
-from dbtestcase.libpq import hidden_variables
+from dbtestcase.libpq import asyncpg_arguments, hidden_variables
 from dbtestcase.schema.connect import connect_arguments
 
 # Arguments that say where to connect to, by which name or how safely; all others (options, client_encoding ...) stay.
@@ -107,20 +107,25 @@ class Redirection:
             )
 
     def _arguments(self, dialect: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        ours = self._ours
         kept = {
             name: value
             for name, value in arguments.items()
-            if name not in _WHERE and not name.startswith(("ssl", "gss", "krb"))
+            if name not in _WHERE and name not in ours and not name.startswith(("ssl", "gss", "krb"))
         }
-        ours = self._ours
         if dialect.driver in ("psycopg2", "psycopg", "psycopg_async", "psycopg2cffi"):
             return {**kept, **ours}
-        where = {"user": ours.get("user"), "database": ours.get("dbname")}
         if dialect.driver == "asyncpg":
-            return {**kept, **where, "host": ours.get("host"), "port": int(ours.get("port", 5432))}
+            return {**kept, **asyncpg_arguments({**ours, "port": int(ours.get("port", 5432))})}
         if dialect.driver == "pg8000":
-            return {**kept, **where, "unix_sock": f"{ours.get('host')}/.s.PGSQL.{ours.get('port', 5432)}"}
+            return {**kept, **_pg8000_arguments(ours)}
         raise SchemaError(
             f"{self._owner}: env.py connects with the driver {dialect.driver!r}, which cannot be led to the test "
             "database. Use psycopg2, psycopg, asyncpg or pg8000 there."
         )
+
+
+def _pg8000_arguments(ours: dict[str, Any]) -> dict[str, Any]:
+    host, port = str(ours.get("host", "localhost")), int(ours.get("port", 5432))
+    address = {"unix_sock": f"{host}/.s.PGSQL.{port}"} if host.startswith("/") else {"host": host, "port": port}
+    return {"user": ours.get("user"), "password": ours.get("password"), "database": ours.get("dbname"), **address}

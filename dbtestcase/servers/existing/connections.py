@@ -24,7 +24,7 @@ _LATER = ("too many clients", "too many connections", "connection slots", "is st
 _LONGEST_WAIT = 60.0  # seconds
 
 
-def connect(options: ExistingPostgres, **others: Any) -> Any:
+def connect(options: ExistingPostgres, /, **others: Any) -> Any:
     """Return a new psycopg2 connection; wait for a server that is full or starting, for a minute at most.
 
     Raises:
