@@ -14,6 +14,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 RUNS_ONCE = os.environ.get("TESTS_THAT_RUN_ONCE") != "off"
 once = unittest.skipUnless(RUNS_ONCE, "takes long, and is the same on each interpreter and SQLAlchemy: CI runs it once")
 
+# For tests of what only a server of our own has: a process, a folder, settings, who commits past us, programs that open
+# what was kept. The rest of the suite passes on a server that DBTESTCASE_SERVER names as well.
+of_throwaway_servers = unittest.skipIf(
+    "DBTESTCASE_SERVER" in os.environ, "about throwaway servers, and DBTESTCASE_SERVER says to use one that is there"
+)
+
 
 class Base(DeclarativeBase):
     pass

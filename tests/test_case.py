@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from dbtestcase import URL, DatabaseTestCase, ThrowawayPostgres, errors
 from dbtestcase.servers import running_instance
-from tests.support import Base, Customer, Order, problems, run_case
+from tests.support import Base, Customer, Order, of_throwaway_servers, problems, run_case
 
 FORBIDDEN = "postgresql+psycopg2://nobody@matters.invalid:5432/production"
 
@@ -96,6 +96,7 @@ class LifeCycleTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Empty)), [])
 
+    @of_throwaway_servers
     def test_server_and_directory_are_gone_after_the_class(self):
         seen = {}
 
@@ -113,6 +114,7 @@ class LifeCycleTests(unittest.TestCase):
         with self.assertRaises(ProcessLookupError):
             os.kill(seen["pid"], 0)
 
+    @of_throwaway_servers
     def test_server_stops_when_set_up_class_raises(self):
         seen = {}
 
@@ -138,6 +140,7 @@ class LifeCycleTests(unittest.TestCase):
         self.assertEqual(result.testsRun, 1)
         assert_goes_away(self, seen["directory"])
 
+    @of_throwaway_servers
     def test_server_stops_when_class_data_cannot_be_made(self):
         seen = {}
 
@@ -341,7 +344,8 @@ class IsolationTests(unittest.TestCase):
 
             def test_2_url(self):
                 url = make_url(self.instance.url())
-                self.commit_for_real(psycopg2.connect(host=url.query["host"], user=url.username, dbname=url.database))
+                libpq = url.set(drivername="postgresql").render_as_string(hide_password=False)
+                self.commit_for_real(psycopg2.connect(libpq))
 
             def test_3_connect(self):
                 self.commit_for_real(self.instance.connect())
@@ -365,6 +369,7 @@ class IsolationTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop, ShopOnCopies)), [])
 
+    @of_throwaway_servers
     def test_a_commit_past_our_engines_is_an_error_of_its_test_and_the_next_is_clean(self):
         for driver in ("psycopg2", "psycopg"):
             with self.subTest(driver=driver):
@@ -398,6 +403,7 @@ class IsolationTests(unittest.TestCase):
                 for words in ("IsolationBroken", "Shop", "external_url", '@isolate("clone")'):
                     self.assertIn(words, problem)
 
+    @of_throwaway_servers
     def test_a_commit_while_no_test_used_the_database_is_told_by_the_next_one_that_does(self):
         class Shop(ShopTestCase):
             @classmethod

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dbtestcase.aio import AsyncDatabaseTestCase
 from tests.aio.support import DRIVERS, engine_of
-from tests.support import Base, problems, run_case
+from tests.support import Base, of_throwaway_servers, problems, run_case
 
 ROOT = Path(__file__).parent.parent.parent
 SHOP = """
@@ -88,6 +88,7 @@ class RunnerTests(unittest.TestCase):
                 self.assertIn("2 passed", printed)
                 self.assertIn("ran twice: ShopTests.test_1_twice", printed)
 
+    @of_throwaway_servers
     def test_the_database_of_a_failed_test_is_kept_with_what_it_had_written(self):
         for driver in DRIVERS:
             with self.subTest(driver=driver), tempfile.TemporaryDirectory() as cache:

@@ -92,7 +92,7 @@ class BindTests(unittest.TestCase):
                 self.db.session.commit()
                 for bind in ("reader", "archive", "reports"):
                     with self.db.engines[bind].connect() as connection:
-                        self.assertEqual(connection.scalar(text("SELECT current_database()")), "reports")
+                        self.assertRegex(connection.scalar(text("SELECT current_database()")), "reports$")
                         self.assertEqual(connection.scalar(text("SELECT count(*) FROM report")), 1)
 
             test_2 = test_1
