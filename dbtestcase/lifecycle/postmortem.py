@@ -76,11 +76,9 @@ class PostMortem:
 
 
 def _print_commands() -> None:
-    print(
-        "\nKept as they were at the failure (without --psql: prints the database's URL and serves it until Ctrl-C;\n"
-        "'python -m dbtestcase clean' deletes them):",
-        file=sys.stderr,
-    )
+    are_served = any(" --psql" in line for line in _commands)  # those of a server that is there are reached anyway
+    how = "without --psql: prints the database's URL and serves it until Ctrl-C;\n" if are_served else ""
+    print(f"\nKept as they were at the failure ({how}'python -m dbtestcase clean' deletes them):", file=sys.stderr)
     for line in _commands:
         print(f"  {line}", file=sys.stderr, flush=True)
     _commands.clear()

@@ -15,7 +15,7 @@ from pathlib import Path
 from dbtestcase.diagnosis import report
 from dbtestcase.diagnosis.page import page
 from dbtestcase.diagnosis.spans import SecondRun, Span, ran, waited
-from tests.support import once
+from tests.support import of_throwaway_servers, once
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -183,6 +183,7 @@ class ParallelTests(unittest.TestCase):
         return run.stdout + run.stderr, folder
 
     @once
+    @of_throwaway_servers
     def test_processes_that_are_ended_without_warning_are_in_the_one_report(self):
         said, folder = self.run_in_parallel("pooled.py", report="1")
 

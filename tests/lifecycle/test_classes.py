@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 import dbtestcase
 from dbtestcase import DatabaseTestCase
-from tests.support import Base, Customer, problems, run_case, run_with_warnings
+from tests.support import Base, Customer, of_throwaway_servers, problems, run_case, run_with_warnings
 
 engine = create_engine(dbtestcase.URL)
 
@@ -45,6 +45,7 @@ class EndTests(unittest.TestCase):
             self.assertIn(words, problems(result)[0])
         self.assertEqual(result.testsRun, 1)
 
+    @of_throwaway_servers
     def test_a_class_that_was_left_behind_is_ended_by_the_next_and_named(self):
         class Left(ShopTestCase):
             pass

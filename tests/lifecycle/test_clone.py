@@ -219,7 +219,8 @@ class CloneTests(unittest.TestCase):
             def test_1(self):
                 self.assertEqual(self.names(), ["Ada"])
                 for url, name in ((self.url, "Eve"), (self.engine.url, "Grace")):
-                    own = psycopg2.connect(host=url.query["host"], user=url.username, dbname=url.database)
+                    libpq = url.set(drivername="postgresql").difference_update_query(["plugin"])
+                    own = psycopg2.connect(libpq.render_as_string(hide_password=False))
                     with closing(own), own, own.cursor() as cursor:
                         cursor.execute("INSERT INTO customer (name) VALUES (%s)", [name])
                 self.assertEqual(self.names(), ["Ada", "Eve", "Grace"])

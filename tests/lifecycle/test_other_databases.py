@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 
 import dbtestcase
 from dbtestcase import DatabaseTestCase, errors
-from tests.support import Base, Customer, problems, run_case
+from tests.support import Base, Customer, of_throwaway_servers, problems, run_case
 
 
 class ShopTestCase(DatabaseTestCase):
@@ -187,6 +187,7 @@ class AllowedTests(unittest.TestCase):
 
                 self.assertEqual(problems(run_case(shop)), [])
 
+    @of_throwaway_servers
     def test_another_database_of_the_class_s_server_is_reached_from_a_copy(self):
         class Shop(ShopTestCase):
             def test_it(self):

@@ -8,7 +8,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from tests.support import once
+from tests.support import of_throwaway_servers, once
 
 ROOT = Path(__file__).parent.parent.parent
 FAILING = """
@@ -101,6 +101,7 @@ def run(*command: str, cache: str, **more: object) -> subprocess.CompletedProces
 
 
 class KeepTests(unittest.TestCase):
+    @of_throwaway_servers
     def test_a_failed_test_s_database_can_be_opened_later_and_the_next_test_starts_clean(self):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "failing.py").write_text(FAILING)
@@ -119,6 +120,7 @@ class KeepTests(unittest.TestCase):
             self.assertIn("2 kept instances deleted", cleaned.stdout)
 
     @once
+    @of_throwaway_servers
     def test_several_tests_of_several_classes_are_kept_as_they_were_at_their_failure(self):
         wanted = {
             "test_1_fails": ["Ada", "committed", "flushed"],
@@ -147,6 +149,7 @@ class KeepTests(unittest.TestCase):
                     self.assertIn(f"names {','.join(wanted[test])}", looked.stdout, looked.stderr)
 
     @once
+    @of_throwaway_servers
     def test_a_runner_that_ends_its_workers_without_warning_has_told_of_them(self):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "test_failing.py").write_text(FAILING)

@@ -15,7 +15,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import DisconnectionError, ProgrammingError
 
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres
-from tests.support import Base, Customer, problems, run_case
+from tests.support import Base, Customer, of_throwaway_servers, problems, run_case
 
 DRIVERS = ("psycopg2", "psycopg")
 
@@ -121,6 +121,7 @@ class EngineTests(unittest.TestCase):
         self.assertEqual(problems(run_case(Shop, OnCopies)), [])
         self.assertEqual(levels[0], levels[1])
 
+    @of_throwaway_servers
     def test_a_connection_that_is_opened_after_a_setting_of_its_role_was_changed_begins_with_it(self) -> None:
         class Shop(DatabaseTestCase):
             isolation = "clone"
