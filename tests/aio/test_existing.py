@@ -14,7 +14,7 @@ from dbtestcase.aio import AsyncDatabaseTestCase
 from dbtestcase.schema.redirect import Redirection
 from dbtestcase.servers.existing import server
 from tests.aio.support import DRIVERS, engine_of, names
-from tests.servers.plain_server import PlainServer
+from tests.servers.plain_server import PlainServer, shared_server
 from tests.support import Base, Customer, problems, run_case
 from tests.test_app_role import COUNT, invoices
 
@@ -24,7 +24,7 @@ class ExistingServerTests(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.plain = cls.enterClassContext(PlainServer())
+        cls.plain = shared_server()
         for role in ("shop_app", '"Shop\'s app"'):
             cls.plain.execute(f"CREATE ROLE {role}; GRANT {role} TO tester")
 

@@ -6,6 +6,7 @@ and nothing else.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -13,7 +14,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -24,7 +26,7 @@ from dbtestcase.servers import find_programs
 from dbtestcase.servers.programs import WHEELS, Programs
 from dbtestcase.servers.user import launch_for
 
-__all__ = ["PASSWORD", "PlainServer", "embedded_programs"]
+__all__ = ["PASSWORD", "PlainServer", "embedded_programs", "shared_server"]
 
 # With characters that mean something in URLs and in connection strings.
 PASSWORD = "se:cr/et@'1%"
@@ -117,6 +119,28 @@ class PlainServer:
         connection.autocommit = True
         return connection
 
+    @contextmanager
+    def limited_to(self, connections: int) -> Iterator[Self]:
+        """Allow fewer connections while the block runs; restarts the server."""
+        self._settings["max_connections"] = connections
+        self.stop()
+        self.start()
+        try:
+            yield self
+        finally:
+            del self._settings["max_connections"]
+            self.stop()
+            self.start()
+
+    def empty(self) -> None:
+        """Drop what tests before have left: databases, and roles but the two that are always there."""
+        for name in self.databases():
+            self.execute(f'ALTER DATABASE "{name}" IS_TEMPLATE false')
+            self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        for (name,) in self.execute("SELECT quote_ident(rolname) FROM pg_roles WHERE oid >= 16384"):
+            if name != "tester":
+                self.execute(f"DROP ROLE {name}")
+
     def execute(self, sql: str, *parameters: object, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Execute a statement as superuser and return its rows, if it has any."""
         with closing(self.connect(database)) as connection, connection.cursor() as cursor:
@@ -136,6 +160,22 @@ class PlainServer:
         arguments = ["-U", "postgres", "-A", "scram-sha-256", "--pwfile", str(password), "-N", "-E", "UTF8"]
         command = [str(self._bin_dir / "initdb"), "-D", str(self.folder / "data"), *arguments, "--locale=C"]
         subprocess.run(command, check=True, capture_output=True, user=self._user, cwd=self.folder, env=_environment())
+
+
+_shared: PlainServer | None = None
+
+
+def shared_server() -> PlainServer:
+    """Return the server that all test classes of this process share, emptied; it ends with the process.
+
+    It is no fixture of a module: the classes that run within a test would have that set up again.
+    """
+    global _shared
+    if _shared is None:
+        _shared = PlainServer().__enter__()
+        atexit.register(_shared.__exit__)
+    _shared.empty()
+    return _shared
 
 
 def embedded_programs() -> Programs | None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import unittest
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -15,8 +16,9 @@ from sqlalchemy import Column, Integer, MetaData, Table, create_engine, make_url
 from sqlalchemy.orm import Session
 
 from dbtestcase import DatabaseTestCase, ExistingPostgres, ThrowawayPostgres, errors, isolate
+from dbtestcase.__main__ import main
 from dbtestcase.servers.existing import marks, server
-from tests.servers.plain_server import PASSWORD, PlainServer, embedded_programs
+from tests.servers.plain_server import PASSWORD, PlainServer, embedded_programs, shared_server
 from tests.support import Base, Customer, once, problems, run_case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,9 +35,8 @@ class ServerTestCase(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        # Not for the module: the classes that run within a test would have it set up again.
         global plain
-        plain = cls.enterClassContext(PlainServer())
+        plain = shared_server()
 
     def setUp(self):
         self.addCleanup(end_of_process)
@@ -358,7 +359,7 @@ class OthersTests(ServerTestCase):
 
 
 PROGRAM = """
-import unittest
+import gc, os, sys, unittest
 from sqlalchemy.orm import Session
 from dbtestcase import DatabaseTestCase, ExistingPostgres
 from tests.support import Base, Customer
@@ -380,16 +381,28 @@ class ShopTests(DatabaseTestCase):
 class MoreTests(ShopTests):
     isolation = "clone"
 
-unittest.main()
+if {processes} == 1:
+    unittest.main()
+gc.freeze()  # the ends of eight forks that collect what they have inherited would take most of the time
+children = []
+for _ in range({processes}):
+    children.append(os.fork())
+    if children[-1] == 0:
+        unittest.main()
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 """
 
 
 class Program:
-    """A test run of its own, told by ``DBTESTCASE_SERVER`` which server to use."""
+    """A test run of its own, told by ``DBTESTCASE_SERVER`` which server to use.
 
-    def __init__(self, body, url=None):
+    Args:
+        processes: How many of them at once. They are forked when all is imported, which takes most of their time.
+    """
+
+    def __init__(self, body, url=None, processes=1):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM.format(body=body)],
+            [sys.executable, "-c", PROGRAM.format(body=body, processes=processes)],
             env={**os.environ, "DBTESTCASE_SERVER": url or plain.url(), "PYTHONPATH": str(ROOT)},
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -406,19 +419,19 @@ class Program:
         return self.process.returncode
 
 
-class ManyTests(unittest.TestCase):
+class ManyTests(ServerTestCase):
     @once
     def test_eight_processes_share_a_small_server(self):
-        with PlainServer(settings={"max_connections": 20}) as small:
-            small.execute("CREATE DATABASE theirs OWNER tester")
-            body = "self.session.add(Customer(name='Eve')); self.session.commit(); self.assertIn('Eve', self.names())"
+        body = "self.session.add(Customer(name='Eve')); self.session.commit(); self.assertIn('Eve', self.names())"
+        with plain.limited_to(connections=20):
+            plain.execute("CREATE DATABASE theirs OWNER tester")
             for _ in range(2):
-                runs = [Program(body, small.url()) for _ in range(8)]
-                for run in runs:
-                    self.assertEqual(run.end(), 0, run.errors)
+                run = Program(body, processes=8)
 
-                self.assertEqual(small.unpublished(), {"theirs"})
-                self.assertEqual(len(small.databases()), 2)
+                self.assertEqual(run.end(), 0, run.errors)
+                self.assertEqual(run.errors.count("Ran 2 tests"), 8, run.errors)
+                self.assertEqual(plain.unpublished(), {"theirs"})
+                self.assertEqual(len(plain.databases()), 2)
 
 
 class LifeTests(ServerTestCase):
@@ -528,10 +541,14 @@ class OptionTests(ServerTestCase):
 
 class CommandTests(ServerTestCase):
     def command(self, *arguments, **environment):
-        return subprocess.run(
-            [sys.executable, "-m", "dbtestcase", *arguments],
-            cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        """Run a command of ``python -m dbtestcase`` in this process."""
+        with (
+            mock.patch.dict(os.environ, environment),
+            redirect_stdout(io.StringIO()) as output,
+            redirect_stderr(io.StringIO()) as errors,
+        ):
+            code = main(arguments)
+        return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
     @once
     def test_doctor_tells_rights_version_what_lies_there_and_what_a_class_costs(self):

@@ -17,7 +17,7 @@ from dbtestcase.servers import (
     with_app_role,
 )
 from dbtestcase.servers.existing import server, start_existing
-from tests.servers.plain_server import PlainServer
+from tests.servers.plain_server import shared_server
 
 PLAIN = ["CREATE TABLE invoice (id serial, tenant int)", "INSERT INTO invoice (tenant) VALUES (1), (2)"]
 SECURED = [
@@ -129,7 +129,7 @@ class ThrowawayTests(RoleTests, unittest.TestCase):
 class ExistingTests(RoleTests, unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.plain = cls.enterClassContext(PlainServer())
+        cls.plain = shared_server()
         cls.plain.execute("CREATE ROLE shop_app")
         cls.plain.execute("GRANT shop_app TO tester")
 

@@ -18,6 +18,7 @@ import psycopg2
 
 from dbtestcase.diagnosis import report
 from dbtestcase.errors import DBTestCaseError, PostgresNotReady
+from dbtestcase.schema import notes_of
 from dbtestcase.servers.contents import Contents
 from dbtestcase.servers.databases import Databases
 from dbtestcase.servers.existing import marks
@@ -50,12 +51,12 @@ class Template:
     """What a class's databases are copied from.
 
     Attributes:
-        databases: The names of its databases by their logical names; ``None`` for an empty one.
+        databases: The names of its databases by their logical names.
         notes: What was noted when it was made.
         properties: What PostgreSQL does not copy with a database, by logical name.
     """
 
-    databases: dict[str, str | None]
+    databases: dict[str, str]
     notes: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, DatabaseProperties] = field(default_factory=dict)
 
@@ -77,8 +78,6 @@ class Templates:
 
     def find(self, contents: Contents) -> Template | None:
         """Return the template for these contents, ``None`` if it has to be made first."""
-        if self._is_empty(contents):
-            return Template(dict.fromkeys(contents.databases))
         if contents.fingerprint is None:
             return self._anonymous.get(contents.key)
         content = self._content(contents)
@@ -125,9 +124,6 @@ class Templates:
         self._known = {content: known for content, known in self._known.items() if known is not template}
         for key in [key for key, known in self._anonymous.items() if known is template]:
             del self._anonymous[key]
-
-    def _is_empty(self, contents: Contents) -> bool:
-        return contents.prepare is None and not self._server.options.extensions
 
     def _content(self, contents: Contents) -> int:
         what = "empty" if contents.prepare is None else contents.fingerprint
@@ -203,15 +199,17 @@ class Templates:
             self._anonymous[contents.key] = made
             while len(self._anonymous) > _MOST_ANONYMOUS:
                 _, oldest = self._anonymous.popitem(last=False)
-                self._server.drop_all([name for name in oldest.databases.values() if name], wait=False)
+                self._server.drop_all(oldest.databases.values(), wait=False)
         return made
 
     def _fill(self, contents: Contents, names: dict[str, str]) -> dict[str, Any]:
         databases = self._filling(names)
         for name in names:
             self._create_extensions(databases, name)
+        if contents.prepare is None:
+            return notes_of(databases.connect, names)
         try:
-            return {} if contents.prepare is None else dict(contents.prepare(databases) or {})
+            return dict(contents.prepare(databases) or {})
         except Exception as exc:
             if self._lacks_right(exc):
                 exc.add_note(
