@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from dbtestcase import DatabaseTestCase, errors
 from dbtestcase.flask import FlaskDatabaseTestCase
-from tests.support import problems, run_case
+from tests.support import of_throwaway_servers, problems, run_case
 
 app_engine = create_engine("postgresql+psycopg2://shop_app:secret@production.invalid/shop")
 
@@ -127,6 +127,7 @@ class AppRoleTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Requests)), [])
 
+    @of_throwaway_servers
     def test_a_superuser_s_engine_on_a_schema_with_policies_is_told(self) -> None:
         def schema(connection: Connection) -> None:
             connection.execute(text("CREATE ROLE shop_app"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg2
 from sqlalchemy import make_url
 
-from tests.support import once
+from tests.support import of_throwaway_servers, once
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,6 +28,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@of_throwaway_servers
 class DoctorTests(unittest.TestCase):
     @once
     def test_a_healthy_machine_is_told_what_was_found_and_how_long_a_boot_takes(self):
@@ -137,6 +138,7 @@ class StartTests(unittest.TestCase):
         self.assertNotIn("Traceback", result.stderr)
 
 
+@of_throwaway_servers
 class CleanTests(unittest.TestCase):
     @once
     def test_clean_deletes_the_cached_templates(self):
