@@ -30,12 +30,19 @@ SELECT EXISTS (SELECT 1 FROM acl, aclexplode(items), role WHERE grantee = role.o
     OR EXISTS (SELECT 1 FROM pg_auth_members, role WHERE member = role.oid)
     OR EXISTS (SELECT 1 FROM pg_class, role WHERE relowner = role.oid)
 """
-_SCHEMAS = """
-SELECT nspname FROM pg_namespace
-WHERE nspname NOT LIKE 'pg\\_%%' AND nspname <> 'information_schema'
-    AND (pg_has_role(nspowner, 'USAGE') OR has_schema_privilege(oid, 'USAGE WITH GRANT OPTION'))
+# What may be granted: the schema "public" belongs to whoever made the server up to PostgreSQL 14, and an extension's tables
+# to whoever created that.
+_OURS = """
+WITH schema AS (SELECT * FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
+SELECT 'SCHEMA', string_agg(oid::regnamespace::text, ', ') FROM schema
+WHERE pg_has_role(nspowner, 'USAGE') OR has_schema_privilege(oid, 'USAGE WITH GRANT OPTION')
+UNION ALL
+SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, string_agg(pg_class.oid::regclass::text, ', ')
+FROM pg_class JOIN schema ON relnamespace = schema.oid
+WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND pg_has_role(relowner, 'USAGE') GROUP BY 1
 """
 _OF_ROWS = "SELECT, INSERT, UPDATE, DELETE"
+_RIGHTS_ON = {"SCHEMA": "USAGE", "TABLE": _OF_ROWS, "SEQUENCE": "ALL"}
 
 
 def check_app_role(role: object, owner: str) -> None:
@@ -106,12 +113,10 @@ def _grant_if_nothing_is(databases: Databases, database: str, role: str) -> None
         cursor.execute(_GRANTS, {"role": role})
         if cursor.fetchone()[0]:
             return
-        cursor.execute(_SCHEMAS.replace("%%", "%"))
-        for (schema,) in cursor.fetchall():
-            within = quoted_identifier(schema)
-            cursor.execute(f"GRANT USAGE ON SCHEMA {within} TO {name}")
-            cursor.execute(f"GRANT {_OF_ROWS} ON ALL TABLES IN SCHEMA {within} TO {name}")
-            cursor.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {within} TO {name}")
+        cursor.execute(_OURS)
+        for kind, objects in cursor.fetchall():
+            if objects:
+                cursor.execute(f"GRANT {_RIGHTS_ON[kind]} ON {kind} {objects} TO {name}")
         # And what is created later, by a test for example.
         cursor.execute(f"ALTER DEFAULT PRIVILEGES GRANT {_OF_ROWS} ON TABLES TO {name}")
         cursor.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO {name}")

@@ -146,6 +146,15 @@ class ExistingTests(RoleTests, unittest.TestCase):
             start_existing(ExistingPostgres(self.plain.url()), contents(role=role))
         return str(caught.exception)
 
+    def test_what_an_administrator_has_put_into_every_database_is_left_as_it_is(self):
+        self.plain.execute("CREATE TABLE theirs (id serial)", database="template1")
+        self.addCleanup(self.plain.execute, "DROP TABLE theirs", database="template1")
+
+        with self.running("CREATE TABLE ours (id serial)") as instance, self.as_role(instance) as connection:
+            self.assertEqual(self.rows(connection, "INSERT INTO ours DEFAULT VALUES RETURNING id"), [(1,)])
+            with self.assertRaises(psycopg2.errors.InsufficientPrivilege):
+                self.rows(connection, "TABLE theirs")
+
     def test_a_role_that_cannot_be_had_is_told_with_what_an_administrator_has_to_do(self):
         self.plain.execute("CREATE ROLE stranger")
 
