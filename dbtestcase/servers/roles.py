@@ -30,8 +30,8 @@ SELECT EXISTS (SELECT 1 FROM acl, aclexplode(items), role WHERE grantee = role.o
     OR EXISTS (SELECT 1 FROM pg_auth_members, role WHERE member = role.oid)
     OR EXISTS (SELECT 1 FROM pg_class, role WHERE relowner = role.oid)
 """
-# What may be granted: the schema "public" belongs to whoever made the server up to PostgreSQL 14, and an extension's tables
-# to whoever created that.
+# What may be granted: up to PostgreSQL 14 the schema "public" belongs to the server's superuser, and the tables of an
+# extension belong to whoever created it.
 _OURS = """
 WITH schema AS (SELECT * FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
 SELECT 'SCHEMA', string_agg(oid::regnamespace::text, ', ') FROM schema
