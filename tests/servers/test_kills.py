@@ -158,7 +158,8 @@ class ManyTests(unittest.TestCase):
                 states.append((me.num_fds(), me.num_threads(), me.memory_info().rss))
 
         first, last = states[: len(states) // 3], states[-(len(states) // 3) :]
-        for name, index, spare in (("descriptors", 0, 2), ("threads", 1, 0), ("memory", 2, 8 * 1024**2)):
+        # Standbys that are being made have a thread each; one that was left behind by each class would be more.
+        for name, index, spare in (("descriptors", 0, 2), ("threads", 1, 2), ("memory", 2, 8 * 1024**2)):
             with self.subTest(name):
                 least = [min(state[index] for state in part) for part in (first, last)]
                 self.assertLessEqual(least[1], least[0] + spare)

@@ -34,7 +34,10 @@ from .runner import SIGQUIT, Runner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .channel import Message
+    from .directory import Directory
 
 CHANNEL = 3
 _SIGNALS = (1, 2, 3, 13, 15)  # HUP, INT, QUIT, PIPE, TERM
@@ -60,16 +63,16 @@ class Supervisor:
         self._parent_fd = _watch(parent)
         if self._parent_fd is not None:
             self._poll.register(self._parent_fd, select.POLLIN)
-        self._requests = {
+        self._requests: dict[str, Callable[[Message], None]] = {
             "ping": self._replies.reply,
             "make": self._make,
             "folder": self._make_folder,
-            "run": self._run,
-            "boot": self._boot,
-            "launch": self._launch,
-            "stop": self._stop,
+            "run": lambda request: self._runner.start(self._named(request), request, request["argv"]),
+            "boot": lambda request: self._runner.boot(self._named(request), request),
+            "launch": lambda request: self._runner.boot(self._directories.make(request), request),
+            "stop": lambda request: self._runner.stop(self._named(request), request),
             "end": self._end,
-            "sweep": self._sweep,
+            "sweep": lambda request: self._directories.sweep(request["locations"]),
         }
 
     def serve(self) -> None:
@@ -154,17 +157,8 @@ class Supervisor:
         made = self._directories.make_plain(request["locations"], request["mode"])
         self._replies.reply(request, path=made.path)
 
-    def _run(self, request: Message) -> None:
-        self._runner.start(self._directories[request["folder"]], request, request["argv"])
-
-    def _boot(self, request: Message) -> None:
-        self._runner.boot(self._directories[request["folder"]], request)
-
-    def _launch(self, request: Message) -> None:
-        self._runner.boot(self._directories.make(request), request)
-
-    def _stop(self, request: Message) -> None:
-        self._runner.stop(self._directories[request["folder"]], request)
+    def _named(self, request: Message) -> Directory:
+        return self._directories[request["folder"]]
 
     def _end(self, request: Message) -> None:
         if "launch" in request:
@@ -172,11 +166,8 @@ class Supervisor:
             if directory is None:
                 return  # it came to nothing
         else:
-            directory = self._directories[request["folder"]]
+            directory = self._named(request)
         self._runner.delete(directory, request)
-
-    def _sweep(self, request: Message) -> None:
-        self._directories.sweep(request["locations"])
 
     # The end
 
