@@ -371,7 +371,7 @@ class RunningClass:
         facts = self.instance.notes.get("effects", {}).get(database) or {}
         rules = Rules(facts)
         self.always_real = self.always_real or rules.always_real
-        deferrable = (bool(facts["deferrable"]), ", ".join(facts["initially_deferred"])) if facts else None
+        deferrable = (", ".join(facts["deferrable"]), ", ".join(facts["initially_deferred"])) if facts else None
         about = ClassContext(
             owner=self.name,
             before_use=self.runs.before_use,

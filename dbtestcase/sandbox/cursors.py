@@ -6,7 +6,8 @@ Nothing else of a cursor is touched, so each has and lacks exactly what the driv
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -15,8 +16,8 @@ __all__ = ["client_side", "gated", "gated_class", "text_of"]
 # Methods that take a text of SQL first.
 _SEND = ("execute", "executemany")
 # Those that keep the connection busy beyond the call, or whose text is not known.
-_NEED_REAL = ("callproc", "copy", "stream")
-# psycopg2's for COPY; what each does to the table.
+_NEED_REAL = ("callproc", "stream")
+# psycopg2's for COPY; what each does to the table. psycopg's is copy().
 _COPY = {"copy_from": "COPY FROM", "copy_to": "COPY TO", "copy_expert": ""}
 
 _READ_TOO_LATE = "a server-side cursor was read after its transaction had ended"
@@ -58,6 +59,8 @@ def gated_class(kind: type) -> type:
     for name, text in _COPY.items():
         if hasattr(kind, name):
             members[name] = _copying(getattr(kind, name), text)
+    if hasattr(kind, "copy"):
+        members["copy"] = _copying_in_block(kind.copy)
     return type(kind.__name__, (kind,), members)
 
 
@@ -134,14 +137,20 @@ def text_of(query: Any, cursor: Any) -> str | bytes | None:
     return as_string(cursor) if as_string is not None else None
 
 
+def _known_text(query: Any, cursor: Any) -> Any:
+    text = text_of(query, cursor)
+    if text is None:
+        cursor.sandboxed.database.stop(
+            cursor.sandboxed, f"a {type(query).__name__} as a statement needs real connections"
+        )
+    return text
+
+
 def _sending(inner: Callable[..., Any]) -> Callable[..., Any]:
     how = "many" if inner.__name__ == "executemany" else "one"
 
     def send(self: Any, query: Any, *args: Any, **options: Any) -> Any:
-        virtual = self.sandboxed
-        text = text_of(query, self)
-        if text is None:
-            virtual.database.stop(virtual, f"a {type(query).__name__} as a statement needs real connections")
+        virtual, text = self.sandboxed, _known_text(query, self)
         parameters = args[0] if args else options.get("vars", options.get("params"))
         return virtual.database.execute(
             virtual, self, text, parameters, lambda: inner(self, query, *args, **options), how
@@ -156,6 +165,24 @@ def _copying(inner: Callable[..., Any], text: str) -> Callable[..., Any]:
         virtual = self.sandboxed
         sql = text_of(first, self) if not text else f"{text} {args[0] if args else options.get('table', '')}"
         return virtual.database.execute(virtual, self, sql, None, lambda: inner(self, first, *args, **options), "copy")
+
+    return copy
+
+
+def _copying_in_block(inner: Callable[..., Any]) -> Callable[..., Any]:
+    @contextmanager
+    def copy(self: Any, statement: Any, *args: Any, **options: Any) -> Iterator[Any]:
+        virtual, text = self.sandboxed, _known_text(statement, self)
+        if virtual.autocommits:
+            virtual.database.stop(virtual, "cursor.copy() in autocommit needs real connections")
+        block = ExitStack()
+
+        def begin() -> Any:
+            return block.enter_context(inner(self, statement, *args, **options))
+
+        found = virtual.database.execute(virtual, self, text, None, begin, "copy")
+        with virtual.work.shared.copying(virtual.work), block:
+            yield found
 
     return copy
 

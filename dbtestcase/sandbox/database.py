@@ -45,7 +45,7 @@ class SandboxedDatabase:
         url: The database; its drivername says which driver engines without one of their own use.
         rules: What its schema's functions do.
         kind: Equal for databases that are copies of one template; ``None`` if that is not known.
-        deferrable: Whether the schema has deferrable constraints, and the names of those that begin deferred.
+        deferrable: The names of the schema's deferrable constraints, and of those of them that begin deferred.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SandboxedDatabase:
         *,
         rules: Rules,
         kind: Hashable = None,
-        deferrable: tuple[bool, str] | None = None,
+        deferrable: tuple[str, str] | None = None,
     ) -> None:
         self.owner = about.owner
         self.rules = rules
@@ -294,7 +294,7 @@ class SandboxedDatabase:
                     if isinstance(error, Exception):
                         self._raise_if_blocked(shared, error)
                         shared.refused(work, error, sql, origin, autocommits)
-                    elif not (isinstance(error, CancelledError) or shared.physical.in_transaction()):
+                    elif not (isinstance(error, CancelledError) or shared.physical.status()):
                         shared.stop("was interrupted", sql, origin)
                     raise
                 if observer is not None:

@@ -20,13 +20,11 @@ from dbtestcase.native import monotonic
 
 from . import loops
 
-__all__ = ["SUPPORTED", "Physical", "cancel_what_runs", "physical"]
+__all__ = ["FAILED", "IDLE", "IN_TRANSACTION", "SUPPORTED", "Physical", "cancel_what_runs", "physical"]
 
-_IN_TRANSACTION = (2, 3)  # libpq's PQTRANS_INTRANS and PQTRANS_INERROR
-_IN_ERROR = 3
-_ACTIVE = 1
+# libpq's PQTRANS_IDLE, PQTRANS_ACTIVE, PQTRANS_INTRANS and PQTRANS_INERROR.
+IDLE, ACTIVE, IN_TRANSACTION, FAILED = range(4)
 _PATIENCE = 2.0  # seconds; longest wait for a statement that was cancelled
-_ACTIVE = 1  # PQTRANS_ACTIVE
 _DONE = (1, 2)  # libpq's PGRES_COMMAND_OK and PGRES_TUPLES_OK
 
 SUPPORTED = ("psycopg2", "psycopg", "asyncpg")
@@ -40,23 +38,23 @@ class Physical:
         connection: As the dialect's ``connect()`` gave it.
         send: Sends a text of ours and ignores what it returns.
         ask: Sends a text of ours and returns the first column of the first row of the last result.
-        in_transaction: Whether a transaction is open, told by the driver.
-        is_failed: Whether that transaction has failed.
+        status: The state of its transaction as libpq numbers it, told by the driver.
         close: Closes it without waiting for anything.
         pid: Its server process.
         loop: The event loop that alone can use it; ``None`` if any can, and code without one too.
         caches_plans: Whether the driver keeps plans that a change of the schema, or its undoing, makes wrong.
+        rolled_back: Lets the driver forget what it forgets when its own connection is rolled back.
     """
 
     connection: Any
     send: Callable[[str], Any]
     ask: Callable[[str], Any]
-    in_transaction: Callable[[], bool]
-    is_failed: Callable[[], bool]
+    status: Callable[[], int]
     close: Callable[[], Any]
     pid: int
     loop: asyncio.AbstractEventLoop | None = None
     caches_plans: bool = True
+    rolled_back: Callable[[], None] | None = None
 
     @property
     def serves_here(self) -> bool:
@@ -86,9 +84,9 @@ def physical(connection: Any, dialect: sa.Dialect) -> Physical:
 def cancel_what_runs(connection: Any) -> None:
     """End what another thread executes on a connection of psycopg2 or psycopg: to close it would wait for that."""
     deadline = monotonic() + _PATIENCE
-    if connection.info.transaction_status == _ACTIVE:
+    if connection.info.transaction_status == ACTIVE:
         connection.cancel()
-    while connection.info.transaction_status == _ACTIVE and monotonic() < deadline:
+    while connection.info.transaction_status == ACTIVE and monotonic() < deadline:
         sleep(0.001)
 
 
@@ -100,7 +98,6 @@ def _psycopg2(connection: Any) -> Physical:
         connection.close()
 
     cursor = connection.cursor()
-    status = connection.get_transaction_status
 
     def ask(sql: str) -> Any:
         cursor.execute(sql)
@@ -110,8 +107,7 @@ def _psycopg2(connection: Any) -> Physical:
         connection=connection,
         send=cursor.execute,
         ask=ask,
-        in_transaction=lambda: status() in _IN_TRANSACTION,
-        is_failed=lambda: status() == _IN_ERROR,
+        status=connection.get_transaction_status,
         close=hang_up,
         pid=connection.info.backend_pid,
         caches_plans=False,
@@ -120,23 +116,25 @@ def _psycopg2(connection: Any) -> Physical:
 
 def _psycopg(connection: Any) -> Physical:
     connection.autocommit = True
-    return _over_libpq(connection, connection.pgconn, connection.close)
+    return _over_libpq(connection, connection, connection.close)
 
 
 def _psycopg_async(adapted: Any) -> Physical:
     adapted.autocommit = True
-    native = adapted.driver_connection.pgconn
-    return _over_libpq(adapted, native, native.finish)
+    driver_connection = adapted.driver_connection
+    return _over_libpq(adapted, driver_connection, driver_connection.pgconn.finish)
 
 
-def _over_libpq(connection: Any, native: Any, hang_up: Callable[[], Any]) -> Physical:
+def _over_libpq(connection: Any, driver_connection: Any, hang_up: Callable[[], Any]) -> Physical:
     """Send our texts past psycopg: it takes a third of the time, and needs no event loop.
 
     They are answered at once; a loop waits for them no longer than for a line of Python.
     """
 
+    native, prepared = driver_connection.pgconn, driver_connection._prepared
+
     def run(sql: str) -> Any:
-        if native.transaction_status == _ACTIVE:
+        if native.transaction_status == ACTIVE:
             raise IsolationBroken(f"{sql!r} would have to wait for a statement that was given up.")
         result = native.exec_(sql.encode())
         if result.status not in _DONE:
@@ -147,14 +145,19 @@ def _over_libpq(connection: Any, native: Any, hang_up: Callable[[], Any]) -> Phy
         value = run(sql).get_value(0, 0)
         return None if value is None else value.decode()
 
+    def rolled_back() -> None:
+        if prepared.clear():
+            prepared._to_flush.clear()
+            run("DEALLOCATE ALL")
+
     return Physical(
         connection=connection,
         send=run,
         ask=ask,
-        in_transaction=lambda: native.transaction_status in _IN_TRANSACTION,
-        is_failed=lambda: native.transaction_status == _IN_ERROR,
+        status=lambda: native.transaction_status,
         close=hang_up,
         pid=native.backend_pid,
+        rolled_back=rolled_back,
     )
 
 
@@ -177,8 +180,8 @@ def _asyncpg(adapted: Any) -> Physical:
         connection=adapted,
         send=send,
         ask=ask,
-        in_transaction=connection.is_in_transaction,
-        is_failed=lambda: False,  # the driver does not tell; a statement in a failed transaction is an error
+        # The driver does not tell a failed transaction; a statement in one is an error.
+        status=lambda: IN_TRANSACTION if connection.is_in_transaction() else IDLE,
         close=lambda: loops.hang_up(connection, loop),
         pid=connection.get_server_pid(),
         loop=loop,

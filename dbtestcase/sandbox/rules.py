@@ -7,13 +7,15 @@ Pure and without state but for a cache. A test runs again on real connections as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from dbtestcase.sql import Statement, statements
 
-__all__ = ["Effects", "Rules"]
+__all__ = ["CONSTRAINTS", "CURSOR", "SET_LOCAL", "TEMPORARY", "Effects", "Rules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +24,13 @@ class Effects:
 
     Attributes:
         real: The word for which the text needs real connections; "" if none.
-        private: The word by which it concerns state of its own connection (settings, cursors, temporary tables,
-            advisory locks); "" if none.
+        private: The word by which it concerns state that stays with its connection (settings, temporary tables,
+            prepared statements, advisory locks); "" if none.
         writes: It changes or locks rows.
         alters: It changes the schema or takes locks that even readers of a table wait for.
         excludes_readers: It waits for whoever has read what it concerns.
         savepoints: It opens or ends a savepoint.
-        until_commit: What it did ends at COMMIT, as SET LOCAL does.
+        until_commit: What it concerns of its connection's state that ends with the transaction.
         is_plain: It only reads, or only changes rows: the common case.
         is_query: It is one query that only reads, as a server-side cursor wants it.
     """
@@ -39,7 +41,7 @@ class Effects:
     alters: bool = False
     excludes_readers: bool = False
     savepoints: bool = False
-    until_commit: bool = False
+    until_commit: tuple[str, ...] = ()
     is_plain: bool = False
     is_query: bool = False
 
@@ -50,7 +52,8 @@ _QUERIES = frozenset({"select", "values", "table"})
 _READS = _QUERIES | {"show", "explain", ""}
 _WRITES = frozenset({"insert", "update", "delete", "merge", "lock", "notify"})
 _SAVEPOINTS = frozenset({"savepoint", "release"})
-_PRIVATE = frozenset({"prepare", "execute", "deallocate", "declare", "fetch", "move", "close", "set", "reset"})
+_CURSORS = frozenset({"declare", "fetch", "move", "close"})
+_PRIVATE = frozenset({"prepare", "execute", "deallocate", "set", "reset"})
 # Transaction control, what cannot run inside a transaction, what only acts at a real COMMIT, and code that may do
 # anything.
 _REAL = frozenset({
@@ -100,12 +103,9 @@ _REAL_CALL_PREFIXES = (
 )  # fmt: skip
 _PRIVATE_NAMES = frozenset({"pg_temp", "pg_my_temp_schema", "setseed"})
 _PRIVATE_PREFIXES = ("pg_advisory_", "pg_try_advisory_")
-# By the verb; the words by which a statement's state ends at COMMIT.
-_UNTIL_COMMIT = {
-    "set": frozenset({"local", "constraints"}),
-    "create": frozenset({"drop", "rows"}),
-    "declare": frozenset({"declare"}),
-}
+# What ends with a transaction.
+CURSOR, CONSTRAINTS, SET_LOCAL, TEMPORARY = "a cursor", "SET CONSTRAINTS", "SET LOCAL", "a temporary table"
+_ON_COMMIT = frozenset({"drop", "rows"})
 
 # Volatile as PostgreSQL sees it, because each call gives another answer; they change nothing that others see.
 _HARMLESS = frozenset({
@@ -120,9 +120,13 @@ _ENGINES_OWN = "application_name"
 _RUN_BY_READS = ("view", "materialized view", "policy", "operator", "cast")
 # Languages whose bodies are made of SQL's words.
 _READABLE = frozenset({"sql", "plpgsql", "c", "internal"})
-_NOTHING: frozenset[str] = frozenset()
 _MOST_KNOWN = 5000
 _RETURNS = frozenset({"insert", "update", "delete", "merge"})
+# What a function does that changes tables or constraints: words that follow each other.
+_CHANGES = frozenset({"alter", "create", "drop", "unlogged"})
+_CHANGED = frozenset({"constraint", "schema", "table", "type", "view"})
+# Where a cursor's method for COPY has its data, which no statement has.
+_STREAM = re.compile(r"\b(?:stdin|stdout)\b", re.IGNORECASE)
 
 
 class Rules:
@@ -163,8 +167,7 @@ class Rules:
     def of_copy(self, sql: str | bytes) -> Effects:
         """Return what a COPY does that a cursor's method for it sends, with its own data."""
         text = sql if isinstance(sql, str) else sql.decode("utf-8", "replace")
-        reads = "to" in {word for each in statements(text) for word in each.words}
-        return Effects(writes=not reads, is_plain=True)
+        return self.of(_STREAM.sub("''", text))
 
     def _of_text(self, text: str) -> Effects:
         return _together([self._of_statement(each) for each in statements(text)])
@@ -176,21 +179,23 @@ class Rules:
             real = real or _ENGINES_OWN
         if real:
             return Effects(real=real)
-        private = verb if verb in _PRIVATE else _private_word(words)
         if verb in _SAVEPOINTS or (verb == "rollback" and "to" in words):
-            return Effects(savepoints=True)
+            return Effects(savepoints=True, until_commit=("savepoints",))
+        until_commit = _until_commit(verb, words)
+        private = verb if verb in _PRIVATE and not until_commit else _private_word(words)
         writes = self._writes(statement)
-        alters = not (verb in _READS or verb in _WRITES or verb in ("rollback", "copy") or verb in _PRIVATE)
+        alters = not (verb in _READS or verb in _WRITES or verb in _PRIVATE or verb in _CURSORS or verb == "copy")
         if (verb == "select" and "into" in words) or (verb == "lock" and _keeps_readers_waiting(words)):
             alters = True
+        alters = alters or any(self._functions[name].alters for name in statement.calls if name in self._functions)
         return Effects(
             private=private,
             writes=writes or alters,
             alters=alters,
             excludes_readers=alters and _excludes_readers(verb, words),
-            until_commit=_ends_at_commit(verb, words, private),
-            is_plain=not (private or alters or verb == "lock"),
-            is_query=verb in _QUERIES and not (private or writes or alters),
+            until_commit=until_commit,
+            is_plain=not (private or until_commit or alters),
+            is_query=verb in _QUERIES and not (private or until_commit or writes or alters),
         )
 
     def _real_word(self, verb: str, words: Iterable[str], calls: Iterable[str]) -> str:
@@ -211,15 +216,14 @@ class Rules:
 
     def _real_by_function(self, name: str) -> str:
         function = self._functions.get(name)
-        if function is None or not (function.real or function.private):
-            return ""
-        return f"{name}(), which uses {function.real or function.private}"
+        word = "" if function is None else _first_word(function)
+        return f"{name}(), which uses {word}" if word else ""
 
     def _writes(self, statement: Statement) -> bool:
         verb, words = statement.verb, statement.words
         if verb in _WRITES or (verb == "copy" and "to" not in words):
             return True
-        if statement.with_verbs or (verb == "explain" and not _RETURNS.isdisjoint(words)):
+        if statement.with_verbs or (verb in ("explain", "copy") and not _RETURNS.isdisjoint(words)):
             return True
         if "for" in words and _locks_rows(words):
             return True
@@ -236,13 +240,19 @@ class Rules:
         real = _real_name(words, {name for each in body for name in each.calls})
         if _ENGINES_OWN in words and _reads_settings(words):
             real = real or _ENGINES_OWN
-        return Effects(real=real, private=_private_word(words), writes=bool(function.get("volatile")))
+        return Effects(
+            real=real,
+            private=_private_word(words),
+            writes=bool(function.get("volatile")),
+            alters=any(before in _CHANGES and word in _CHANGED for before, word in pairwise(words)),
+            until_commit=_until_commit("", words),
+        )
 
     def _needs_real(self, implicit: Iterable[Mapping[str, str]]) -> str:
         """Return what in the schema acts unasked and needs real connections, as a sentence's subject; "" if nothing."""
         for each in implicit:
             function = self._of_function({"body": each["text"]})
-            word = function.real or function.private
+            word = _first_word(function)
             if not word and each["what"].startswith(_RUN_BY_READS):
                 calls = {name for one in statements(each["text"]) for name in one.calls}
                 word = next(iter(sorted(calls & self._volatile)), "")
@@ -267,9 +277,13 @@ def _together(effects: list[Effects]) -> Effects:
         alters=any(each.alters for each in effects),
         excludes_readers=any(each.excludes_readers for each in effects),
         savepoints=any(each.savepoints for each in effects),
-        until_commit=any(each.until_commit for each in effects),
+        until_commit=tuple(word for each in effects for word in each.until_commit),
         is_plain=all(each.is_plain for each in effects),
     )
+
+
+def _first_word(function: Effects) -> str:
+    return function.real or function.private or next(iter(function.until_commit), "")
 
 
 def _real_name(words: Iterable[str], calls: Iterable[str]) -> str:
@@ -291,17 +305,28 @@ def _reads_settings(words: Iterable[str]) -> bool:
 def _private_word(words: Iterable[str]) -> str:
     before = ""
     for word in words:
-        if word in _PRIVATE_NAMES or word.startswith(_PRIVATE_PREFIXES):
+        if word in _PRIVATE_NAMES or (word.startswith(_PRIVATE_PREFIXES) and "xact" not in word):
             return word
         if word in ("temp", "temporary") and before in ("create", "into", "local", "global", "replace"):
-            return "a temporary table"
+            return TEMPORARY
         before = word
     return ""
 
 
-def _ends_at_commit(verb: str, words: Iterable[str], private: str) -> bool:
-    """Whether state of one connection ends with its transaction."""
-    return "xact" in private or (bool(private) and not _UNTIL_COMMIT.get(verb, _NOTHING).isdisjoint(words))
+def _until_commit(verb: str, words: Iterable[str]) -> tuple[str, ...]:
+    """Return what a statement concerns of its connection's state that ends with the transaction."""
+    found = tuple(word for word in words if word.startswith(_PRIVATE_PREFIXES) and "xact" in word)
+    if verb in _CURSORS:
+        return (CURSOR, *found)
+    if verb == "set" and "constraints" in words:
+        return (CONSTRAINTS,)
+    if verb == "set" and "local" in words:
+        return (SET_LOCAL,)
+    if verb == "lock":
+        return ("LOCK",)
+    if verb == "create" and not _ON_COMMIT.isdisjoint(words) and _private_word(words) == TEMPORARY:
+        return (TEMPORARY, *found)
+    return found
 
 
 def _excludes_readers(verb: str, words: Iterable[str]) -> bool:

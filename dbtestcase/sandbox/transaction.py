@@ -22,15 +22,17 @@ wait for each other or keep state of their own end the attempt (:meth:`SharedTra
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from dbtestcase.errors import IsolationWarning
 from dbtestcase.frames import UNKNOWN, Origin, user_origin
 
 from .attempt import Attempt, Reason
-from .drivers import Physical
-from .rules import Effects
+from .drivers import FAILED, IDLE, IN_TRANSACTION, Physical
+from .rules import CONSTRAINTS, CURSOR, SET_LOCAL, TEMPORARY, Effects
 
 __all__ = ["SharedTransaction", "Work"]
 
@@ -46,14 +48,14 @@ class Work:
     Attributes:
         is_open: It is in a transaction of its own, as far as the code under test knows.
         wrote: The statement by which it first wrote in that transaction, with its line; ``None`` if it only read.
+        until_commit: What it has on its connection that ends with that transaction, and the statements for it.
         cursors: Close what stands for server-side cursors, which end with their transaction.
     """
 
     # One is made in every test: what most of them never change stands here.
     is_open = False
     wrote: tuple[str, Origin] | None = None
-    savepoints: tuple[str, Origin] | None = None
-    until_commit = ""
+    until_commit: Mapping[str, tuple[str, Origin]] = MappingProxyType({})
     failed = False
     cursors: tuple[Callable[[], None], ...] = ()
     last: tuple[str, Origin] = ("", UNKNOWN)
@@ -66,8 +68,8 @@ class Work:
         """Its transaction is over, and with it the server-side cursors that were opened in it."""
         self.is_open = False
         self.wrote = None
-        if self.savepoints or self.until_commit or self.failed or self.cursors:
-            self.savepoints, self.until_commit, self.failed = None, "", False
+        if self.until_commit or self.failed or self.cursors:
+            self.until_commit, self.failed = Work.until_commit, False
             for close in self.cursors:
                 close()
             self.cursors = ()
@@ -78,16 +80,15 @@ class SharedTransaction:
 
     Attributes:
         owner: Whose work lies above the newest savepoint.
-        sole: The connection's work if there is only one and nothing but plain statements came from it: it need not be
-            checked.
+        sole: The connection's work if there is only one, whose plain statements need not be checked.
         busy: Whose statement is being carried out.
         wants_savepoint: What lies above the newest savepoint is committed: another one is needed before anything that
             may have to be undone.
 
     Args:
         error: Makes the driver's ``OperationalError``.
-        deferrable: Names of the deferrable constraints of the schema, and those of them that begin deferred;
-            ``None`` if they are to be looked up.
+        deferrable: Names of the schema's deferrable constraints, and of those of them that begin deferred; ``None``
+            if they are to be looked up.
     """
 
     owner: Work | None = None
@@ -98,7 +99,8 @@ class SharedTransaction:
     has_begun = False
     has_altered = False
     ended_for_real = False
-    _ends_with_commit = ""
+    # What a COMMIT has ended that goes on in this transaction.
+    _ended = ""
     _savepoint = 0
     _is_held = False  # whether that savepoint is there; number 0 is there only on demand
     _is_dirty = False
@@ -112,7 +114,7 @@ class SharedTransaction:
         *,
         owner: str,
         error: Callable[[str], Exception],
-        deferrable: tuple[bool, str] | None,
+        deferrable: tuple[str, str] | None,
     ) -> None:
         self.attempt = attempt
         self.physical = physical
@@ -154,16 +156,14 @@ class SharedTransaction:
             self.stop(f"needs real connections ({effects.real})", sql, origin)
         if self.busy is not None:
             self.stop("came while another statement was running", sql, origin, self.busy.last)
-        if self._ends_with_commit:
-            self.stop(f"came after a COMMIT that ends {self._ends_with_commit}", sql, origin)
-        if autocommits:
-            self.sole = None
-        if autocommits and not effects.is_plain:
-            self.stop("in autocommit is more than one transaction can carry", sql, origin)
+        # That of SET CONSTRAINTS ALL goes on only for constraints that are made later.
+        if self._ended and (effects.alters or self._ended != CONSTRAINTS):
+            self.stop(f"came after a COMMIT that ends {self._ended}", sql, origin)
+        if autocommits and effects.until_commit:
+            self.stop("in autocommit would be an error, or have no effect", sql, origin)
         if work.failed and work is not self.owner:
             self.stop("came in a failed transaction, after another connection's statement", sql, origin)
         if effects.private or self.private is not None:
-            self.sole = None
             if self.private is None:
                 self.private = work
             if self.private is not work:
@@ -178,8 +178,8 @@ class SharedTransaction:
     def _check_beside(self, other: Work, effects: Effects, sql: str, origin: Origin) -> None:
         if other.wrote is not None:
             self.stop("met uncommitted work of another connection", sql, origin, other.wrote)
-        if other.savepoints is not None:
-            self.stop("came while another connection has savepoints", sql, origin, other.savepoints)
+        for word, statement in other.until_commit.items():
+            self.stop(f"came while another connection has {word}", sql, origin, statement)
         if effects.excludes_readers:
             warnings.warn_explicit(
                 f"{self._class_name}: {sql.strip()[:80]!r} at {origin} needs its tables alone, and a transaction that "
@@ -223,7 +223,7 @@ class SharedTransaction:
 
     def sent(self, work: Work, effects: Effects, sql: str, origin: Origin, autocommits: bool) -> None:
         """Note what a statement did that the server has carried out."""
-        if not self.physical.in_transaction():
+        if self.physical.status() == IDLE:
             self.ended_for_real = True
             self.stop("ended the transaction", sql, origin)
         if effects.is_plain:
@@ -237,22 +237,16 @@ class SharedTransaction:
             self.end(work, keep=True)
 
     def _note(self, work: Work, effects: Effects) -> None:
-        if effects.writes:
-            self._is_dirty = True
-            if work.wrote is None:
-                work.wrote = work.last
-            if effects.alters:
-                self.has_altered = self._has_altered_since = True
-                self._deferrable = None
+        self._is_dirty = True
+        if effects.writes and work.wrote is None:
+            work.wrote = work.last
+        if effects.alters:
+            self.has_altered = self._has_altered_since = True
+            self._deferrable = None
         if effects.savepoints:
-            self._is_dirty = True
             work.failed = False
-            if work.savepoints is None:
-                work.savepoints = work.last
-        if effects.private:
-            self._is_dirty = True
-            if effects.until_commit:
-                work.until_commit = effects.private
+        if effects.until_commit:
+            work.until_commit = {**dict.fromkeys(effects.until_commit, work.last), **work.until_commit}
 
     def refused(self, work: Work, error: Exception, sql: str, origin: Origin, autocommits: bool) -> None:
         """Note that the server has refused a statement.
@@ -260,7 +254,7 @@ class SharedTransaction:
         Raises:
             RunAgain: Real connections may not have refused it.
         """
-        if not self.physical.in_transaction():
+        if self.physical.status() not in (IN_TRANSACTION, FAILED):
             self.stop(f"lost the connection ({type(error).__name__})", sql, origin)
         state = sqlstate(error)
         if state is not None and not state.startswith(_OWN_ERRORS):
@@ -271,12 +265,27 @@ class SharedTransaction:
         elif state is not None:
             # The driver's own errors, such as a wrong number of parameters, never reached the server.
             work.failed = True
-            self.sole = None
+
+    @contextmanager
+    def copying(self, work: Work) -> Iterator[None]:
+        """Let a COPY go on after its statement: until it has ended, no other one passes."""
+        self.busy = work
+        try:
+            yield
+        except Exception as error:
+            if sqlstate(error) is not None:
+                self.refused(work, error, *work.last, False)
+            raise
+        finally:
+            self.busy = None
+            work.failed = work.failed or self.physical.status() == FAILED
+            if not work.is_open:
+                self.stop("ended in the middle of a COPY", *work.last)
 
     def block(self) -> None:
         """The statement that is being carried out was cancelled: real connections would have waited as well."""
         if self.busy is not None:
-            self.busy.failed, self.sole = True, None
+            self.busy.failed = True
 
     # -- the end of a connection's transaction
 
@@ -293,10 +302,12 @@ class SharedTransaction:
                 if owns and self._is_dirty:
                     self._check_deferred(work)
                     if work.until_commit:
-                        self._ends_with_commit = work.until_commit
+                        self._end_state(work.until_commit)
             elif owns:
                 if self._is_dirty or work.failed:
                     self._undo()
+                if not keep and self._count == 1 and self.physical.rolled_back is not None:
+                    self.physical.rolled_back()
             elif work.wrote is not None:
                 self.stop("was rolled back after another connection's statement", *work.wrote)
         finally:
@@ -313,7 +324,7 @@ class SharedTransaction:
         """Undo what was done since something was committed last."""
         if self.wants_savepoint:
             self.stop("failed, and to undo it would undo a COMMIT before it", *self._owners_last())
-        if self._has_altered_since and self.physical.caches_plans:
+        if self._has_altered_since and self.physical.caches_plans and self._count > 1:
             self.stop("has changed the schema and was rolled back, under statements that the driver has prepared",
                       *self._owners_last())  # fmt: skip
         if self._savepoint:
@@ -321,7 +332,7 @@ class SharedTransaction:
         else:
             self._send("ROLLBACK; BEGIN")
             self._is_held = False
-        self._is_dirty = False
+        self._is_dirty = self._has_altered_since = False
 
     def _owners_last(self) -> tuple[str, Origin]:
         return self.owner.last if self.owner is not None else ("", UNKNOWN)
@@ -344,16 +355,26 @@ class SharedTransaction:
             self.owner = None
         work.ended()
 
+    def _end_state(self, ended: Mapping[str, Any]) -> None:
+        """Let end what a COMMIT ends, as far as there is a statement for it; locks are seen by no other connection."""
+        if CURSOR in ended:
+            self._send("CLOSE ALL")
+        self._ended = next((word for word in (SET_LOCAL, TEMPORARY, CONSTRAINTS) if word in ended), self._ended)
+        if self._ended and self._ended != CONSTRAINTS:
+            self.sole = None
+
     def _check_deferred(self, work: Work) -> None:
         """Check what PostgreSQL checks at COMMIT."""
         if self._deferrable is None:
-            self._deferrable = _parted(self.physical.ask(_DEFERRABLE))
-        any_deferrable, deferred = self._deferrable
-        if not any_deferrable:
+            names, _, deferred = self.physical.ask(_DEFERRABLE).partition(_BETWEEN)
+            self._deferrable = names, deferred
+        names, deferred = self._deferrable
+        if not names:
             return
         cursor = self.physical.connection.cursor()
         try:
-            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            # ALL would be for constraints, too, that are made later.
+            cursor.execute(f"SET CONSTRAINTS {names} IMMEDIATE")
         except Exception:
             self._undo()
             raise
@@ -378,7 +399,7 @@ class SharedTransaction:
 
     def keep(self) -> None:
         """Commit what the test has done, for somebody to look at."""
-        if self.has_begun and not self.physical.is_failed():
+        if self.has_begun and self.physical.status() == IN_TRANSACTION:
             self.physical.send("COMMIT")
             self.has_begun = False
 
@@ -386,16 +407,10 @@ class SharedTransaction:
 _seen: dict[Any, Any] = {}
 _LABELS = tuple(f"connection {number}" for number in range(10))
 
-_DEFERRABLE = (
-    "SELECT count(*)::text || ' ' || coalesce(string_agg(quote_ident(n.nspname) || '.' || quote_ident(conname), ', ')"
-    " FILTER (WHERE condeferred), '') FROM pg_constraint c JOIN pg_namespace n ON n.oid = connamespace"
-    " WHERE condeferrable"
-)
-
-
-def _parted(answer: str) -> tuple[bool, str]:
-    count, _, names = answer.partition(" ")
-    return count != "0", names
+_BETWEEN = "\x01"
+_DEFERRABLE = """SELECT concat(string_agg(name, ', '), E'\\x01', string_agg(name, ', ') FILTER (WHERE condeferred))
+FROM (SELECT DISTINCT format('%I.%I', n.nspname, conname) AS name, condeferred FROM pg_constraint
+JOIN pg_namespace n ON n.oid = connamespace WHERE condeferrable) AS found"""
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -170,7 +170,7 @@ def _judge(judgements: Sequence[Judgement], engines: dict[str, Any], case: Any) 
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", ResourceWarning)
-        warnings.filterwarnings("ignore", message=".*app_role", category=UserWarning)
+        warnings.filterwarnings("ignore", message="(?s).*app_role", category=UserWarning)
         logging.disable()  # SQLAlchemy's and psycopg's own, of connections that programs have broken
         try:
             suite.run(result)

@@ -375,7 +375,7 @@ class ConnectionTests(SandboxTests):
         reasons = self.run_twice_or_not(Shop)
 
         self.assertIn("another connection has savepoints", reasons["test_savepoints"])
-        self.assertIn("COMMIT that ends set", reasons["test_setting_until_commit"])
+        self.assertIn("COMMIT that ends SET LOCAL", reasons["test_setting_until_commit"])
         self.assertIn("failed transaction", reasons["test_failed"])
 
     def test_many_statements_in_autocommit_are_many_transactions(self) -> None:

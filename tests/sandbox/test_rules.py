@@ -112,7 +112,7 @@ ROLLBACK TO SAVEPOINT a
 ROLLBACK TRANSACTION TO a
 """.strip().splitlines()
 
-# What concerns one connection; those behind the line end with its transaction.
+# What stays with a connection.
 PRIVATE = """
 SET search_path = other
 SET timezone TO 'UTC'
@@ -129,23 +129,27 @@ INSERT INTO pg_temp.scratch VALUES (1)
 PREPARE plan AS SELECT 1
 EXECUTE plan (1)
 DEALLOCATE plan
-FETCH 2 FROM reader
-MOVE 1 IN reader
-CLOSE reader
 SELECT pg_advisory_lock(1)
+SELECT pg_advisory_lock(1), pg_advisory_xact_lock(2)
 SELECT pg_try_advisory_lock(1, 2)
 SELECT pg_advisory_unlock_all()
 SELECT setseed(0.5)
 """.strip().splitlines()
-PRIVATE_UNTIL_COMMIT = """
-SET LOCAL search_path = other
-SET CONSTRAINTS ALL DEFERRED
-CREATE TEMP TABLE scratch (id int) ON COMMIT DROP
-CREATE TEMP TABLE scratch (id int) ON COMMIT DELETE ROWS
-DECLARE reader CURSOR FOR SELECT 1
-SELECT pg_advisory_xact_lock(1)
-SELECT pg_try_advisory_xact_lock_shared(1)
-""".strip().splitlines()
+# What ends with a transaction, and what it is.
+UNTIL_COMMIT = {
+    "SET LOCAL search_path = other": "SET LOCAL",
+    "SET CONSTRAINTS ALL DEFERRED": "SET CONSTRAINTS",
+    "CREATE TEMP TABLE scratch (id int) ON COMMIT DROP": "a temporary table",
+    "CREATE TEMP TABLE scratch (id int) ON COMMIT DELETE ROWS": "a temporary table",
+    "DECLARE reader CURSOR FOR SELECT 1": "a cursor",
+    "FETCH 2 FROM reader": "a cursor",
+    "MOVE 1 IN reader": "a cursor",
+    "CLOSE reader": "a cursor",
+    "SELECT pg_advisory_xact_lock(1)": "pg_advisory_xact_lock",
+    "SELECT pg_try_advisory_xact_lock_shared(1)": "pg_try_advisory_xact_lock_shared",
+    "LOCK TABLE item IN SHARE MODE": "LOCK",
+    "SAVEPOINT a": "savepoints",
+}
 
 # The statement, and the word that decides.
 REAL = {
@@ -270,15 +274,18 @@ class StatementTests(unittest.TestCase):
         self.check(SAVEPOINTS, real="", private="", savepoints=True, is_plain=False)
 
     def test_state_of_a_connection_is_private(self) -> None:
-        for text in (*PRIVATE, *PRIVATE_UNTIL_COMMIT):
+        for text in PRIVATE:
             with self.subTest(text):
                 effects = self.rules.of(text)
                 self.assertTrue(effects.private and not effects.real)
                 self.assertFalse(effects.is_plain)
 
-    def test_private_state_that_ends_with_its_transaction_is_told_from_what_stays(self) -> None:
-        self.check(PRIVATE, until_commit=False)
-        self.check(PRIVATE_UNTIL_COMMIT, until_commit=True)
+    def test_state_that_ends_with_its_transaction_is_told_from_what_stays(self) -> None:
+        for text, word in UNTIL_COMMIT.items():
+            with self.subTest(text):
+                effects = self.rules.of(text)
+                self.assertEqual((effects.until_commit, effects.real, effects.is_plain), ((word,), "", False))
+                self.assertEqual(effects.private, word if word == "a temporary table" else "")
 
     def test_what_needs_real_connections_is_named(self) -> None:
         for text, word in REAL.items():
@@ -300,6 +307,8 @@ class StatementTests(unittest.TestCase):
     def test_a_cursor_method_for_copy_has_its_own_data(self) -> None:
         self.assertEqual(self.rules.of_copy("COPY item (a, b) FROM STDIN"), Effects(writes=True, is_plain=True))
         self.assertEqual(self.rules.of_copy("COPY (SELECT 1) TO STDOUT WITH CSV"), Effects(is_plain=True))
+        self.assertTrue(self.rules.of_copy("COPY (DELETE FROM item RETURNING id) TO STDOUT").writes)
+        self.assertEqual(self.rules.of_copy("COPY (SELECT txid_current()) TO STDOUT").real, "txid_current()")
 
     def test_a_text_is_read_once(self) -> None:
         text = "SELECT 'once'"
