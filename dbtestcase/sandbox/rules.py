@@ -15,7 +15,7 @@ from typing import Any
 
 from dbtestcase.sql import Statement, statements
 
-__all__ = ["CONSTRAINTS", "CURSOR", "SET_LOCAL", "TEMPORARY", "Effects", "Rules"]
+__all__ = ["CONSTRAINTS", "CURSOR", "NEED_A_BLOCK", "SET_LOCAL", "TEMPORARY", "Effects", "Rules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,9 @@ class Effects:
 # -- statements, by their first word
 
 _QUERIES = frozenset({"select", "values", "table"})
-_READS = _QUERIES | {"show", "explain", ""}
+_READS = _QUERIES | {"show", "explain", "fetch", "move", "close", ""}
 _WRITES = frozenset({"insert", "update", "delete", "merge", "lock", "notify"})
 _SAVEPOINTS = frozenset({"savepoint", "release"})
-_CURSORS = frozenset({"declare", "fetch", "move", "close"})
 _PRIVATE = frozenset({"prepare", "execute", "deallocate", "set", "reset"})
 # Transaction control, what cannot run inside a transaction, what only acts at a real COMMIT, and code that may do
 # anything.
@@ -103,8 +102,10 @@ _REAL_CALL_PREFIXES = (
 )  # fmt: skip
 _PRIVATE_NAMES = frozenset({"pg_temp", "pg_my_temp_schema", "setseed"})
 _PRIVATE_PREFIXES = ("pg_advisory_", "pg_try_advisory_")
-# What ends with a transaction.
+# What ends with a transaction, beside advisory locks; in autocommit most of it is an error or of no effect.
 CURSOR, CONSTRAINTS, SET_LOCAL, TEMPORARY = "a cursor", "SET CONSTRAINTS", "SET LOCAL", "a temporary table"
+_LOCK, _SAVEPOINT = "a table lock", "savepoints"
+NEED_A_BLOCK = frozenset({CURSOR, SET_LOCAL, TEMPORARY, _LOCK, _SAVEPOINT})
 _ON_COMMIT = frozenset({"drop", "rows"})
 
 # Volatile as PostgreSQL sees it, because each call gives another answer; they change nothing that others see.
@@ -180,11 +181,11 @@ class Rules:
         if real:
             return Effects(real=real)
         if verb in _SAVEPOINTS or (verb == "rollback" and "to" in words):
-            return Effects(savepoints=True, until_commit=("savepoints",))
+            return Effects(savepoints=True, until_commit=(_SAVEPOINT,))
         until_commit = _until_commit(verb, words)
         private = verb if verb in _PRIVATE and not until_commit else _private_word(words)
         writes = self._writes(statement)
-        alters = not (verb in _READS or verb in _WRITES or verb in _PRIVATE or verb in _CURSORS or verb == "copy")
+        alters = not (verb in _READS or verb in _WRITES or verb in _PRIVATE or verb in ("declare", "copy"))
         if (verb == "select" and "into" in words) or (verb == "lock" and _keeps_readers_waiting(words)):
             alters = True
         alters = alters or any(self._functions[name].alters for name in statement.calls if name in self._functions)
@@ -316,14 +317,14 @@ def _private_word(words: Iterable[str]) -> str:
 def _until_commit(verb: str, words: Iterable[str]) -> tuple[str, ...]:
     """Return what a statement concerns of its connection's state that ends with the transaction."""
     found = tuple(word for word in words if word.startswith(_PRIVATE_PREFIXES) and "xact" in word)
-    if verb in _CURSORS:
+    if verb == "declare":
         return (CURSOR, *found)
     if verb == "set" and "constraints" in words:
         return (CONSTRAINTS,)
     if verb == "set" and "local" in words:
         return (SET_LOCAL,)
     if verb == "lock":
-        return ("LOCK",)
+        return (_LOCK,)
     if verb == "create" and not _ON_COMMIT.isdisjoint(words) and _private_word(words) == TEMPORARY:
         return (TEMPORARY, *found)
     return found

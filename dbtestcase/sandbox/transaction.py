@@ -32,7 +32,7 @@ from dbtestcase.frames import UNKNOWN, Origin, user_origin
 
 from .attempt import Attempt, Reason
 from .drivers import FAILED, IDLE, IN_TRANSACTION, Physical
-from .rules import CONSTRAINTS, CURSOR, SET_LOCAL, TEMPORARY, Effects
+from .rules import CONSTRAINTS, CURSOR, NEED_A_BLOCK, SET_LOCAL, TEMPORARY, Effects
 
 __all__ = ["SharedTransaction", "Work"]
 
@@ -159,7 +159,7 @@ class SharedTransaction:
         # That of SET CONSTRAINTS ALL goes on only for constraints that are made later.
         if self._ended and (effects.alters or self._ended != CONSTRAINTS):
             self.stop(f"came after a COMMIT that ends {self._ended}", sql, origin)
-        if autocommits and effects.until_commit:
+        if autocommits and not NEED_A_BLOCK.isdisjoint(effects.until_commit):
             self.stop("in autocommit would be an error, or have no effect", sql, origin)
         if work.failed and work is not self.owner:
             self.stop("came in a failed transaction, after another connection's statement", sql, origin)

@@ -19,7 +19,7 @@ from dbtestcase import isolate
 from dbtestcase.aio import AsyncDatabaseTestCase
 from dbtestcase.errors import IsolationWarning
 from tests.sandbox.oracle import URL, Programs
-from tests.sandbox.players import LOOKS, STREAMED, Account, outcome_of, rows_of, values_of
+from tests.sandbox.players import IS_THERE, LOOKS, STREAMED, Account, outcome_of, rows_of, values_of
 from tests.sandbox.programs import ALL, MODES, SAVEPOINTS, Program
 
 __all__ = ["AsyncPrograms"]
@@ -263,6 +263,8 @@ async def play(program: Program, engines: Mapping[str, AsyncEngine], note: Calla
 
 async def _look(engine: AsyncEngine, kind: str) -> Any:
     async with engine.connect() as connection:
+        if kind == "extra" and not (await connection.exec_driver_sql(IS_THERE)).scalar():
+            return None
         return rows_of(await connection.exec_driver_sql(ALL[kind][0]))
 
 

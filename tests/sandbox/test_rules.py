@@ -142,12 +142,9 @@ UNTIL_COMMIT = {
     "CREATE TEMP TABLE scratch (id int) ON COMMIT DROP": "a temporary table",
     "CREATE TEMP TABLE scratch (id int) ON COMMIT DELETE ROWS": "a temporary table",
     "DECLARE reader CURSOR FOR SELECT 1": "a cursor",
-    "FETCH 2 FROM reader": "a cursor",
-    "MOVE 1 IN reader": "a cursor",
-    "CLOSE reader": "a cursor",
     "SELECT pg_advisory_xact_lock(1)": "pg_advisory_xact_lock",
     "SELECT pg_try_advisory_xact_lock_shared(1)": "pg_try_advisory_xact_lock_shared",
-    "LOCK TABLE item IN SHARE MODE": "LOCK",
+    "LOCK TABLE item IN SHARE MODE": "a table lock",
     "SAVEPOINT a": "savepoints",
 }
 
