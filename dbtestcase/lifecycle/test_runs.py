@@ -27,7 +27,7 @@ from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.class_of_tests import ClassOfTests
 from dbtestcase.lifecycle.held import HeldResult, is_debugged
 from dbtestcase.lifecycle.isolation import Isolation, isolation_of
-from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, TasksOfTest
+from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, TasksOfTest, accept_interruptions
 
 __all__ = ["TestRuns"]
 
@@ -42,6 +42,7 @@ class TestRuns:
     """Runs the tests of one class, one after the other."""
 
     def __init__(self, home: ClassOfTests) -> None:
+        accept_interruptions()
         self._home = home
         self._ran_twice = 0
         self._beginning = threading.RLock()
@@ -202,11 +203,10 @@ class TestRuns:
                 run(held)
             else:
                 self._run_prepared(test, held, run, "savepoint")
-        except (KeyboardInterrupt, RunAgain) as error:
-            attempt = self._attempt
-            if attempt is None or (isinstance(error, KeyboardInterrupt) and not attempt.was_interrupted):
+        except RunAgain as error:
+            if self._attempt is None:
                 raise
-            attempt.let_alone()
+            self._attempt.let_alone()
             _tidy_up(test, error)
         finally:
             if self._attempt is None and not held.has_failed and self._home.has_left_nothing(test):

@@ -6,7 +6,7 @@ classes or of how things are explained: whoever wants to know what is sent is an
 
 from . import plugin as _plugin  # registers itself with SQLAlchemy, for use without installation
 from .ahead import MOST, ConnectionsAhead
-from .attempt import Attempt, Reason, RunAgain, TasksOfTest
+from .attempt import Attempt, Reason, RunAgain, TasksOfTest, accept_interruptions
 from .context import ClassContext
 from .database import SandboxedDatabase
 from .engine_origins import watch_engines as _watch_engines
@@ -27,6 +27,7 @@ __all__ = [
     "RunAgain",
     "SandboxedDatabase",
     "TasksOfTest",
+    "accept_interruptions",
     "activate",
     "deactivate",
 ]

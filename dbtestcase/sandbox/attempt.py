@@ -20,7 +20,7 @@ from dbtestcase.diagnosis.sqltext import fingerprint
 from dbtestcase.errors import IsolationBroken
 from dbtestcase.frames import UNKNOWN, Origin, user_origin
 
-__all__ = ["Attempt", "Reason", "RunAgain", "TasksOfTest"]
+__all__ = ["Attempt", "Reason", "RunAgain", "TasksOfTest", "accept_interruptions"]
 
 # How long an attempt that cannot count any more may go on, in seconds.
 _BOUND = 5.0
@@ -123,11 +123,6 @@ class Attempt:
                 self.tasks.attempt_died()
             self._interruption = _Interruption(self.thread, self.tasks)
 
-    @property
-    def was_interrupted(self) -> bool:
-        """Whether a KeyboardInterrupt in the test's thread is ours: it waited for what could not come any more."""
-        return self._interruption is not None and self._interruption.has_signalled
-
     def let_alone(self) -> None:
         """Interrupt the test no more; called in its thread."""
         if self._interruption is not None:
@@ -173,14 +168,12 @@ class _Interruption:
         self._thread = thread
         self._tasks = tasks
         self._lock = threading.Lock()
-        self._is_cancelled = False
-        self._has_raised = False
-        self.has_signalled = False
+        self.is_cancelled = False
         self._timer = _after(_BOUND, self._interrupt)
 
     def _interrupt(self) -> None:
         with self._lock:
-            if self._is_cancelled:
+            if self.is_cancelled:
                 return
             if self._tasks is None or not self._tasks.cancel():
                 self._interrupt_thread()
@@ -188,33 +181,45 @@ class _Interruption:
 
     def _interrupt_thread(self) -> None:
         # A wait without a timeout sees no exception of another thread's, but a signal ends it.
-        if self._has_raised and self._may_signal():
-            self.has_signalled = True
-            signal.pthread_kill(self._thread, signal.SIGINT)
+        if self._thread == threading.main_thread().ident and _can_signal():
+            _present[:] = [self]
+            signal.pthread_kill(self._thread, _SIGNAL)
         else:
-            self._has_raised = True
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(RunAgain))
-
-    def _may_signal(self) -> bool:
-        # Somebody else's handler means something else by it: unittest -c stops the whole run.
-        is_main = self._thread == threading.main_thread().ident
-        return is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def cancel(self) -> None:
         """Let the thread alone from now on; called in that thread."""
         while True:
             try:
                 with self._lock:
-                    self._is_cancelled = True
+                    self.is_cancelled = True
                     self._timer.cancel()
                 for _ in range(_CHECKS):
                     pass  # what was raised already arrives here
                 return
             except RunAgain:
                 continue
-            except KeyboardInterrupt:
-                if not self.has_signalled:
-                    raise
+
+
+# A signal that is ignored by default and that hardly anybody uses. SIGINT would not do: a shell's background jobs
+# ignore it, and "unittest -c" has a handler of its own.
+_SIGNAL = signal.SIGURG
+_present: list[_Interruption] = []
+
+
+def accept_interruptions() -> None:
+    """Let a test in the main thread be interrupted while it waits; called in that thread, does nothing elsewhere."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(_SIGNAL) is signal.SIG_DFL:
+        signal.signal(_SIGNAL, _signalled)
+
+
+def _can_signal() -> bool:
+    return signal.getsignal(_SIGNAL) is _signalled
+
+
+def _signalled(*_: object) -> None:
+    if _present and not _present.pop().is_cancelled:
+        raise RunAgain
 
 
 def _after(seconds: float, act: Callable[[], None]) -> threading.Timer:

@@ -61,7 +61,7 @@ class SandboxedDatabase:
         self.rules = rules
         self.observer = about.observer
         self.real_url = url.difference_update_query(["plugin"])
-        self.connection = SharedConnection(self)
+        self.connection = SharedConnection(self, kind)
         self.sessions = SessionsOfTest()
         self.shared: SharedTransaction | None = None
         self.real = RealConnections(rules, self.listening, about.locks)

@@ -8,7 +8,7 @@ attempt.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
@@ -49,15 +49,19 @@ class SharedConnection:
     Attributes:
         physical: ``None`` if none is open.
         given_up: Server processes that may go on with a statement which nobody waits for any more.
+
+    Args:
+        kind: Equal for databases that are copies of one template; ``None`` if that is not known.
     """
 
-    def __init__(self, database: Sharing) -> None:
+    def __init__(self, database: Sharing, kind: Hashable) -> None:
         self.physical: Physical | None = None
         self.given_up: list[int] = []
         self._database = database
         self._setup: Setup | None = None
         self._same_state: set[Setup] = set()
-        self._are_modes_known = False  # of connections without state of their own
+        self._kind = kind
+        self._are_modes_known = kind in _usual_kinds
         self._is_opening = False
         self._ready: Any = None
         self._lock = threading.RLock()
@@ -125,6 +129,8 @@ class SharedConnection:
             self._database.stop(connection, rule, of_class=of_class)
         if of_class:
             self._are_modes_known = True
+            if self._kind is not None:
+                _usual_kinds.add(self._kind)
 
     def _share_or_stop(self, connection: SandboxConnection) -> None:
         """Let an engine share the physical connection of another one if it leaves its connections in the same state."""
@@ -200,6 +206,8 @@ class SharedConnection:
             opened.hang_up()
 
 
+# Of databases whose connections begin usual transactions, unless they have state of their own.
+_usual_kinds: set[Hashable] = set()
 _MODES = (
     "SELECT replace(current_setting('transaction_isolation'), ' ', '-') || ' '"
     " || current_setting('transaction_read_only')"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import signal
 import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
@@ -525,6 +526,8 @@ class ThreadTests(unittest.TestCase):
     def setUp(self):
         # Seconds, a tenth of what it is: the mechanism is the same.
         self.enterContext(mock.patch.object(attempt, "_BOUND", 0.5))
+        # As in the background jobs of a shell.
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
 
     def test_a_thread_that_meets_the_end_gets_an_error_of_the_driver_s(self):
         class Shop(ShopTestCase):
