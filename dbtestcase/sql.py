@@ -22,11 +22,15 @@ __all__ = [
 ]
 
 # Identifiers hold ASCII letters, digits, "_", "$" and whatever lies beyond ASCII, a no-break space included; so \w and
-# \s would be wrong. A string continues on the next line; only an E'' string must know, its backslashes go on there.
+# \s would be wrong. They are told by what they do not hold: a set that reaches to the end of Unicode takes milliseconds
+# to compile. A string continues on the next line; only an E'' string must know, its backslashes go on there.
+_START = r"[^\x00-@\x5b-\x5e\x60\x7b-\x7f]"
+_PART = r"[^\x00-\x23\x25-/:-@\x5b-\x5e\x60\x7b-\x7f]"
+_PART_OF_TAG = r"[^\x00-/:-@\x5b-\x5e\x60\x7b-\x7f]"
 _TOKEN = re.compile(
-    r"""
+    rf"""
       (?P<space> [ \t\n\r\f\v]+ )
-    | (?P<name> (?! [eEnNbBxX]' | [uU]&['"] ) [A-Za-z_\u0080-\U0010ffff] [A-Za-z0-9_$\u0080-\U0010ffff]*+ )
+    | (?P<name> (?! [eEnNbBxX]' | [uU]&['"] ) {_START} {_PART}*+ )
     | (?P<parameter> %\([^)]*\)[sbt] | %[sbt] | \$[0-9]+ | \?(?![|&\#\-])
         | :[A-Za-z_][A-Za-z0-9_]*+ (?! [ \t\n\r\f\v]* [(.] ) )
     | (?P<punctuation> [(),;\[\]] | \.(?![0-9]) )
@@ -37,13 +41,13 @@ _TOKEN = re.compile(
           (?: (?: [ \t\f\v] | --[^\n\r]*+ )*+ [\n\r] (?: [ \t\n\r\f\v] | --[^\n\r]*+[\n\r] )*+
               '(?: [^'\\]++ | \\. | '' )*+' )*+
         | (?: [nNbBxX] | [uU]& )'(?: [^']++ | '' )*+'
-        | \$(?P<tag>(?: [A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*+ )?)\$ .*? \$(?P=tag)\$ )
+        | \$(?P<tag>(?: {_START}{_PART_OF_TAG}*+ )?)\$ .*? \$(?P=tag)\$ )
     | (?P<quoted> "(?: [^"]++ | "" )*+"
         | [uU]&"(?: [^"]++ | "" )*+" (?: [ \t\n\r\f\v]+ [uU][eE][sS][cC][aA][pP][eE] [ \t\n\r\f\v]* '[^']' )? )
     | (?P<number> 0[xX][0-9a-fA-F_]++ | 0[oO][0-7_]++ | 0[bB][01_]++
         | (?: [0-9][0-9_]*+ (?: \.(?!\.)[0-9_]*+ )? | \.[0-9][0-9_]*+ ) (?: [eE][+\-]?[0-9][0-9_]*+ )? )
     | (?P<unclosed> (?: [eEnNbBxX] | [uU]& )? ['"]
-        | \$(?: [A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*+ )?\$ )
+        | \$(?: {_START}{_PART_OF_TAG}*+ )?\$ )
     | (?P<command> \\[^\n\r]*+ )
     | (?P<operator> :: | := | %% | @\? | \?[|&\#\-]++ | (?: (?! -- | /\* ) [+\-*/<>=~!@\#^&|`] )++ | . )
     """,

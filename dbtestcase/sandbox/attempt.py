@@ -7,7 +7,6 @@ of the code under test must not eat it. In other threads it is the driver's ``Op
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import threading
 from collections.abc import Callable
@@ -185,6 +184,8 @@ class _Interruption:
             _present[:] = [self]
             signal.pthread_kill(self._thread, _SIGNAL)
         else:
+            import ctypes  # a millisecond, and hardly ever needed
+
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(RunAgain))
 
     def cancel(self) -> None:

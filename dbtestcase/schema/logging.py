@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging.config
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,8 @@ def restored_logging() -> Iterator[None]:
     What ``fileConfig`` sets up would be undone a moment later, but it also closes the handlers that exist and prints
     a line for each migration.
     """
+    import logging.config  # only where somebody's migrations run; it brings a server of sockets with it
+
     before = {name: _state(logger) for name, logger in _loggers().items()}
     root = _state(logging.root)
     disabled = logging.root.manager.disable
