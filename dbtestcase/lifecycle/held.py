@@ -37,13 +37,15 @@ class HeldResult:
         result: The runner's. What it has, this has too; setting an attribute sets it there.
     """
 
+    # One is made for every test: what most of them never change stands here.
+    _explain: Any = None
+    _has_started = False
+    has_failed = False
+
     def __init__(self, result: unittest.TestResult) -> None:
         own = self.__dict__
         own["_result"] = result
-        own["_explain"] = None
         own["_events"] = []
-        own["_has_started"] = False
-        own["has_failed"] = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_result"], name)
@@ -54,10 +56,9 @@ class HeldResult:
     # -- told by unittest
 
     def startTest(self, test: Any) -> None:
-        own = self.__dict__
-        if not own["_has_started"]:
-            own["_has_started"] = True
-            own["_result"].startTest(test)
+        if not self._has_started:
+            self.__dict__["_has_started"] = True
+            self._result.startTest(test)
 
     def stopTest(self, test: Any) -> None:
         """Told by :meth:`tell`, once."""
@@ -174,7 +175,7 @@ class HeldResult:
                 elif (add := getattr(result, name, None)) is not None:
                     add(*what)
         finally:
-            if own["_has_started"]:
+            if self._has_started:
                 result.stopTest(test)
 
 

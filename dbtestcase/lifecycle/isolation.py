@@ -39,11 +39,10 @@ def isolate(value: Isolation) -> Callable[[Test], Test]:
 
 def isolation_of(test: Any) -> Isolation:
     """Return how a test (an object of a test class) is to be isolated."""
-    method = getattr(test, test._testMethodName, None)
-    marks = getattr(method, "__dict__", None)
-    if marks and _MARK in marks:
-        return marks[_MARK]  # type: ignore[no-any-return]
-    return type(test).isolation  # type: ignore[no-any-return]
+    # Asked before each test, and most have no mark: no bound method is made to find that.
+    method = getattr(type(test), test._testMethodName, None)
+    kind: Isolation = getattr(method, _MARK, None) or type(test).isolation
+    return kind
 
 
 def check_isolation(test_class: type) -> None:

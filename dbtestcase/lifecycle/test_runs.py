@@ -43,6 +43,7 @@ class TestRuns:
 
     def __init__(self, home: ClassOfTests) -> None:
         accept_interruptions()
+        self._is_debugging = schedule.is_debugging()
         self._home = home
         self._ran_twice = 0
         self._beginning = threading.RLock()
@@ -131,14 +132,12 @@ class TestRuns:
         kind = isolation_of(test)
         held = HeldResult(result)
         try:
-            if kind == "savepoint":
-                self._run_attempt(test, held, run, may_run_again=False)
-            elif kind == "class":
-                self._run_for_real(test, held, run, "class")
-            elif kind == "clone" or self._begins_on_copies():
-                self._run_for_real(test, held, run, "clone")
-            else:
+            if kind == "auto" and not self._begins_on_copies():
                 self._run_auto(test, held, run)
+            elif kind == "savepoint":
+                self._run_attempt(test, held, run, may_run_again=False)
+            else:
+                self._run_for_real(test, held, run, "class" if kind == "class" else "clone")
         finally:
             held.tell(test)
 
@@ -168,10 +167,10 @@ class TestRuns:
                 warnings.warn(f"{self._home.name}: {problem}", ResourceWarning, stacklevel=2)
 
     def _begins_on_copies(self) -> bool:
-        if self._ran_twice >= _MANY or self._home.always_real or schedule.is_debugging():
+        if self._ran_twice >= _MANY or self._home.always_real or self._is_debugging:
             return True
         # From CPython 3.12 on, debuggers may do without a trace function.
-        return (sys.gettrace() is not None or _HAS_MONITORING) and is_debugged()
+        return (_HAS_MONITORING or sys.gettrace() is not None) and is_debugged()
 
     def _run_auto(self, test: Any, held: HeldResult, run: Callable[[Any], Any]) -> None:
         before = test.__dict__.copy()
@@ -279,7 +278,7 @@ class TestRuns:
         try:
             self._run_prepared(test, held, run, kind)
         finally:
-            if schedule.is_debugging():
+            if self._is_debugging:
                 self._postponed = end  # the debugger opens, and pytest calls tearDown, once this has returned
             else:
                 held.add_problems(test, end())
