@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
-__all__ = ["client_side", "gated", "gated_class", "text_of"]
+__all__ = ["client_side", "default_class", "gated", "gated_class", "text_of"]
 
 # Methods that take a text of SQL first.
 _SEND = ("execute", "executemany")
@@ -35,7 +35,7 @@ def gated(connection: Any, virtual: Any, options: dict[str, Any]) -> Any:
 
 
 def _cursor_of(class_of: Callable[[type], type], connection: Any, virtual: Any, options: dict[str, Any]) -> Any:
-    kind = options.pop("cursor_factory", None) or getattr(connection, "cursor_factory", None) or _default_class()
+    kind = options.pop("cursor_factory", None) or getattr(connection, "cursor_factory", None) or default_class()
     if virtual.engine.dialect.driver == "psycopg2":
         cursor = connection.cursor(cursor_factory=class_of(kind), **options)
     else:
@@ -194,7 +194,8 @@ def _needing_real(name: str) -> Callable[..., Any]:
     return stop
 
 
-def _default_class() -> type:
+def default_class() -> type:
+    """Return the class of psycopg2's cursors that are not asked to be of another one."""
     import psycopg2.extensions
 
     return psycopg2.extensions.cursor

@@ -13,14 +13,12 @@ from typing import Any, Protocol
 from dbtestcase.frames import UNKNOWN, Origin, user_origin, usual_origin
 
 from . import loops
-from .cursors import text_of
-from .drivers import cancel_what_runs
+from .cursors import default_class, text_of
+from .drivers import FAILED, IDLE, IN_TRANSACTION, cancel_what_runs
 from .observer import Observer
 from .rules import Rules
 
 __all__ = ["LeftOpen", "Locks", "RealConnection", "RealConnections"]
-
-_IN_TRANSACTION, _IN_ERROR = 2, 3  # libpq's PQTRANS_INTRANS and PQTRANS_INERROR
 
 
 class Locks(Protocol):
@@ -102,7 +100,7 @@ class RealConnection:
         info = getattr(native, "info", None)
         if info is not None:
             return int(info.transaction_status)
-        return _IN_TRANSACTION if native.is_in_transaction() else 0
+        return IN_TRANSACTION if native.is_in_transaction() else IDLE
 
     @property
     def can_be_closed_anywhere(self) -> bool:
@@ -195,7 +193,7 @@ class RealConnections:
         if self._locks is not None:
             self._locks.backends.opened(pid, known.label, known.origin)
         if not dialect.is_async:
-            factory = connection.cursor_factory or _default_cursor()
+            factory = connection.cursor_factory or default_class()
             connection.cursor_factory = observed_class(factory, _Observed(self, weakref.ref(connection)))
 
     def get(self, connection: Any) -> RealConnection | None:
@@ -235,7 +233,7 @@ class RealConnections:
             observer.statement_started(known.label, origin, sql, parameters)
         watched: AbstractContextManager[None] = nullcontext()
         if self._locks is not None and known.pid:
-            begins = known.status == 0
+            begins = known.status == IDLE
             watched = self._locks.statement(known.pid, sql, parameters, origin, begins=begins)
         known.is_inside = known.has_sent = True
         try:
@@ -309,12 +307,12 @@ class RealConnections:
         """Commit what is open on them and close them, for somebody to look at."""
         for each in self._open.values():
             with suppress(Exception):  # busy in another thread, or its transaction has failed
-                if each.status == _IN_TRANSACTION:
+                if each.status == IN_TRANSACTION:
                     each.commit()
         self.close_all()
 
     def _has_changes(self, one: RealConnection) -> bool:
-        if one.is_async or one.status not in (_IN_TRANSACTION, _IN_ERROR):
+        if one.is_async or one.status not in (IN_TRANSACTION, FAILED):
             return False
         one.is_inside = True
         try:
@@ -368,9 +366,3 @@ def _observing(kind: type) -> type:
         return send
 
     return type(kind.__name__, (kind,), {name: sending(name) for name in ("execute", "executemany")})
-
-
-def _default_cursor() -> type:
-    import psycopg2.extensions
-
-    return psycopg2.extensions.cursor

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from dbtestcase.libpq import asyncpg_arguments
 
+from .cursors import default_class
 from .rules import Rules
 
 __all__ = ["Setup"]
@@ -147,7 +148,7 @@ class Setup:
         before = _modes(connection) if is_recorded else ()
         factory = getattr(connection, "cursor_factory", None)
         if is_recorded:
-            connection.cursor_factory = _recording(factory or _plain_cursor(), sent, rules)
+            connection.cursor_factory = _recording(factory or default_class(), sent, rules)
         try:
             for listener in self._listeners:
                 listener(connection, record)
@@ -199,14 +200,8 @@ def _recording(kind: type, sent: list[Hashable], rules: Rules) -> type:
     def execute(self: Any, query: Any, *args: Any, **options: Any) -> Any:
         text = query if isinstance(query, (str, bytes)) else str(query)
         effects = rules.of(text)
-        if effects.real or effects.private or effects.writes or effects.savepoints:
+        if effects.writes or not effects.is_plain:
             sent.append((text, repr(args)))
         return inner(self, query, *args, **options)
 
     return type(kind.__name__, (kind,), {"execute": execute})
-
-
-def _plain_cursor() -> type:
-    import psycopg2.extensions
-
-    return psycopg2.extensions.cursor
