@@ -126,6 +126,8 @@ _RETURNS = frozenset({"insert", "update", "delete", "merge"})
 # What a function does that changes tables or constraints: words that follow each other.
 _CHANGES = frozenset({"alter", "create", "drop", "unlogged"})
 _CHANGED = frozenset({"constraint", "schema", "table", "type", "view"})
+# Before a SET in a body that is no part of an UPDATE.
+_BEFORE_SET = frozenset({"", "begin", "then", "else", "loop", "execute"})
 # Where a cursor's method for COPY has its data, which no statement has.
 _STREAM = re.compile(r"\b(?:stdin|stdout)\b", re.IGNORECASE)
 
@@ -243,7 +245,7 @@ class Rules:
             real = real or _ENGINES_OWN
         return Effects(
             real=real,
-            private=_private_word(words),
+            private="SET" if any(_sets(each.words) for each in body) else _private_word(words),
             writes=bool(function.get("volatile")),
             alters=any(before in _CHANGES and word in _CHANGED for before, word in pairwise(words)),
             until_commit=_until_commit("", words),
@@ -312,6 +314,14 @@ def _private_word(words: Iterable[str]) -> str:
             return TEMPORARY
         before = word
     return ""
+
+
+def _sets(words: Iterable[str]) -> bool:
+    """Whether there is a SET statement among the words of a function's body."""
+    return any(
+        (word == "set" and before in _BEFORE_SET) or (before == "set" and word == "local")
+        for before, word in pairwise(("", *words))
+    )
 
 
 def _until_commit(verb: str, words: Iterable[str]) -> tuple[str, ...]:

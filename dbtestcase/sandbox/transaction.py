@@ -41,6 +41,9 @@ __all__ = ["SharedTransaction", "Work"]
 # the server refuses may be refused only because many transactions are one here.
 _OWN_ERRORS = ("21", "22", "23", "25P02", "26", "28", "34", "3B", "42", "44", "P0")
 
+# Insufficient privilege, for the constraint's schema; undefined object.
+_NO_SUCH_NAME = ("42501", "42704")
+
 
 class Work:
     """What one connection does in a test's transaction, from its first statement there.
@@ -375,7 +378,9 @@ class SharedTransaction:
         try:
             # ALL would be for constraints, too, that are made later.
             cursor.execute(f"SET CONSTRAINTS {names} IMMEDIATE")
-        except Exception:
+        except Exception as error:
+            if sqlstate(error) in _NO_SUCH_NAME:
+                self.stop("has deferred constraints that it may not name", *work.last)
             self._undo()
             raise
         finally:

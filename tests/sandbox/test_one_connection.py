@@ -116,6 +116,31 @@ class ConstraintTests(SandboxTests):
 
         self.check_runs_once(Shop)
 
+    def test_one_that_is_gone_unseen_makes_the_test_run_again(self) -> None:
+        engine = application_engine()
+
+        class Shop(Items):
+            app_engines = [engine]
+
+            @staticmethod
+            def schema(connection: sa.Connection) -> None:  # type: ignore[override]
+                connection.exec_driver_sql(
+                    "CREATE TABLE item (id int CONSTRAINT late UNIQUE DEFERRABLE, n int);"
+                    "CREATE FUNCTION free() RETURNS void LANGUAGE plpgsql AS $$ BEGIN"
+                    " EXECUTE concat('ALTER TAB', 'LE item DROP CON', 'STRAINT late'); END $$"
+                )
+
+            def test_it(self) -> None:
+                with engine.begin() as connection:
+                    connection.execute(sa.text("SELECT free()"))
+                    connection.execute(sa.text("INSERT INTO item VALUES (1, 1), (1, 2)"))
+                self.assertEqual(count(engine), 2)
+
+        result, reasons = run_noting_reasons(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertIn("constraints that it may not name", reasons["test_it"])
+
     def test_all_that_were_set_are_as_the_schema_says_after_commit(self) -> None:
         engine = application_engine()
 

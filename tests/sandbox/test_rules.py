@@ -330,9 +330,16 @@ class SchemaTests(unittest.TestCase):
             "SELECT txid_current()",
             "EXECUTE 'SELECT txid_current()'",
             "begin perform set_config(a, b, c); end",
+            "BEGIN SET work_mem = '5MB'; END",
+            "BEGIN PERFORM 1; SET LOCAL work_mem = '5MB'; END",
+            "BEGIN EXECUTE format('SET LOCAL app.user = %L', name); END",
+            "BEGIN PERFORM pg_advisory_xact_lock(1); END",
         ):
             self.assertIn("work(), which uses ", self.rules(body).of("SELECT work()").real, body)
-        self.assertEqual(self.rules("BEGIN UPDATE item SET n = 1; END").of("SELECT work()").real, "")
+        body = "BEGIN INSERT INTO item VALUES (1) ON CONFLICT (id) DO UPDATE SET n = 1; UPDATE item SET n = 1; END"
+        self.assertEqual(self.rules(body).of("SELECT work()").real, "")
+        self.assertEqual(self.rules(body).of("SELECT work()").alters, False)
+        self.assertTrue(self.rules("BEGIN EXECUTE 'CREATE TABLE other ()'; END").of("SELECT work()").alters)
 
     def test_what_runs_unasked_and_needs_real_connections_is_named(self) -> None:
         rules = self.rules(implicit=[{"what": "default of item.transaction", "text": "txid_current()"}])
