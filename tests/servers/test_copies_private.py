@@ -7,7 +7,7 @@ import unittest
 from sqlalchemy import text
 
 from dbtestcase import DatabaseTestCase
-from tests.support import problems, run_case
+from tests.support import of_throwaway_servers, problems, run_case
 
 NUMBERED = "CREATE TABLE message (id serial, tx xid8 DEFAULT pg_current_xact_id())"
 
@@ -18,6 +18,7 @@ def restricted(connection):
     )
 
 
+@of_throwaway_servers
 class PrivateCopiesTests(unittest.TestCase):
     def test_settings_and_privileges_of_the_schema_s_database_are_there_in_each_copy(self):
         class Shop(DatabaseTestCase):
