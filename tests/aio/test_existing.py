@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import unittest
+from contextlib import closing
 from typing import Any
 
+import psycopg2
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import ProgrammingError
 
-from dbtestcase import ExistingPostgres
+from dbtestcase import ExistingPostgres, errors, isolate
 from dbtestcase.aio import AsyncDatabaseTestCase
 from dbtestcase.schema.redirect import Redirection
-from dbtestcase.servers.existing import server
+from dbtestcase.servers.existing import server, start_existing
 from tests.aio.support import DRIVERS, engine_of, names
 from tests.servers.plain_server import PlainServer, shared_server
 from tests.support import Base, Customer, problems, run_case
@@ -85,6 +88,34 @@ class ExistingServerTests(unittest.TestCase):
 
             with self.subTest(driver=driver):
                 self.assertEqual(problems(run_case(Shop)), [])
+
+    @unittest.skipUnless(shutil.which("openssl"), "makes a certificate with openssl")
+    def test_tls_with_a_checked_certificate_is_used_by_every_driver(self) -> None:
+        settings = self.plain.make_certificate()
+        url = f"{self.plain.url()}?sslmode=verify-full&sslrootcert={settings['ssl_cert_file']}"
+        is_secret = text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        with self.plain.restarted_with(**settings):
+            for driver in DRIVERS:
+                engine = engine_of(driver)
+
+                class Shop(AsyncDatabaseTestCase):
+                    app_engines = [engine]
+                    postgres = ExistingPostgres(url)
+
+                    @isolate("clone")
+                    async def test(self, engine: Any = engine) -> None:
+                        async with engine.connect() as connection:
+                            self.assertTrue(await connection.scalar(is_secret))
+                        with closing(psycopg2.connect(self.external_url)) as own, own.cursor() as cursor:
+                            cursor.execute(is_secret.text)
+                            self.assertEqual(cursor.fetchone(), (True,))
+
+                with self.subTest(driver=driver):
+                    self.assertEqual(problems(run_case(Shop)), [])
+            wrong = ExistingPostgres(url.replace("127.0.0.1", "localhost"))
+            with self.assertRaisesRegex(errors.PostgresNotReady, "does not match host name"):
+                start_existing(wrong)
+            server.drop_everything()
 
     def test_engines_of_migrations_are_led_there_too(self) -> None:
         url = make_url(f"{self.plain.url()}?application_name=ci%20run&sslmode=disable")

@@ -120,17 +120,39 @@ class PlainServer:
         return connection
 
     @contextmanager
-    def limited_to(self, connections: int) -> Iterator[Self]:
-        """Allow fewer connections while the block runs; restarts the server."""
-        self._settings["max_connections"] = connections
+    def restarted_with(self, **settings: object) -> Iterator[None]:
+        """Restart it with other settings, and without them when the block ends."""
+        before = self._settings
+        self._settings = {**before, **settings}
         self.stop()
-        self.start()
         try:
-            yield self
+            self.start()
+            yield
         finally:
-            del self._settings["max_connections"]
+            self._settings = before
             self.stop()
             self.start()
+
+    def make_certificate(self) -> dict[str, object]:
+        """Return settings for TLS, with a certificate for 127.0.0.1 that ``ssl_cert_file`` holds; needs ``openssl``."""
+        certificate, key = self.folder / "server.crt", self.folder / "server.key"
+        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+        files = [
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-out",
+            str(certificate),
+            "-keyout",
+            str(key),
+        ]
+        subprocess.run([*command.split(), *files], check=True, capture_output=True)
+        key.chmod(0o600)
+        certificate.chmod(0o644)
+        if self._user is not None:
+            os.chown(key, self._user, -1)
+        return {"ssl": "on", "ssl_cert_file": certificate, "ssl_key_file": key}
 
     def empty(self) -> None:
         """Drop what tests before have left: databases, and roles but the two that are always there."""

@@ -423,7 +423,7 @@ class ManyTests(ServerTestCase):
     @once
     def test_eight_processes_share_a_small_server(self):
         body = "self.session.add(Customer(name='Eve')); self.session.commit(); self.assertIn('Eve', self.names())"
-        with plain.limited_to(connections=20):
+        with plain.restarted_with(max_connections=20):
             plain.execute("CREATE DATABASE theirs OWNER tester")
             for _ in range(2):
                 run = Program(body, processes=8)
