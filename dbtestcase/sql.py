@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = [
+    "LONGEST_NAME",
     "Statement",
     "Token",
     "quoted_identifier",
@@ -55,7 +56,7 @@ _TOKEN = re.compile(
 )
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _UNICODE_NAME = re.compile(r"""[uU]&"(.*)"(?:[^'"]*'(.)')?""", re.DOTALL)
-_LONGEST_NAME = 63  # bytes; the server cuts longer ones
+LONGEST_NAME = 63  # bytes; the server cuts longer ones
 
 _WRITING = frozenset({"insert", "update", "delete", "merge"})
 _MAIN_VERBS = _WRITING | {"select", "values", "table"}
@@ -112,8 +113,8 @@ class Token(NamedTuple):
             name = text.lower() if text.isascii() else re.sub("[A-Z]+", lambda found: found[0].lower(), text)
         else:
             name = _unquoted(self.text)
-        if len(name) * 4 > _LONGEST_NAME and len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
-            return name.encode("utf-8", "replace")[:_LONGEST_NAME].decode("utf-8", "ignore")
+        if len(name) * 4 > LONGEST_NAME and len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+            return name.encode("utf-8", "replace")[:LONGEST_NAME].decode("utf-8", "ignore")
         return name
 
 

@@ -10,7 +10,7 @@ import importlib.util
 import io
 import os
 import sys
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,9 +60,6 @@ class AlembicPart(Part):
         except OSError as exc:
             raise SchemaError(f"{self._owner}: cannot read {exc.filename}: {exc.strerror}.") from exc
         return digest("alembic", texts)
-
-    def token(self) -> Hashable:
-        return self.fingerprint()
 
     def create(self, target: Target) -> None:
         upgrade(self._migrations, self.project, target)

@@ -29,9 +29,9 @@ class Part(ABC):
     def fingerprint(self) -> str | None:
         """Return what identifies the content in any process, or None if it cannot be known without running it."""
 
-    @abstractmethod
     def token(self) -> Hashable:
-        """Return what identifies the content within this process."""
+        """Return what identifies the content within this process, where it has no fingerprint."""
+        return None
 
     @abstractmethod
     def create(self, target: Target) -> None:

@@ -17,11 +17,10 @@ from dbtestcase.schema.migrations import AlembicMigrations
 from dbtestcase.schema.parts import CallablePart, Part
 from dbtestcase.schema.sql_files import SqlFilesPart
 from dbtestcase.schema.target import Target
-from dbtestcase.sql import quoted_identifier
+from dbtestcase.sql import LONGEST_NAME, quoted_identifier
 
 MAIN_DATABASE = "test"
 _RESERVED = {"postgres", "template0", "template1"}
-_LONGEST_NAME = 63  # bytes, PostgreSQL's limit for identifiers
 _ACCEPTED = (
     "Accepted are: a MetaData, a declarative base, a Flask-SQLAlchemy db, a pathlib.Path to a .sql file or to a folder "
     'of them, AlembicMigrations("alembic.ini"), a callable taking a Connection, a sequence of these, a mapping of '
@@ -211,9 +210,9 @@ class _Reader:
 
     def _check_name(self, name: object) -> None:
         if isinstance(name, str) and name and name not in _RESERVED and "\0" not in name:
-            if len(name.encode()) <= _LONGEST_NAME:
+            if len(name.encode()) <= LONGEST_NAME:
                 return
-            raise SchemaError(f"{self._owner}: {name!r} is too long for a database, {_LONGEST_NAME} bytes at most.")
+            raise SchemaError(f"{self._owner}: {name!r} is too long for a database, {LONGEST_NAME} bytes at most.")
         raise SchemaError(
             f"{self._owner}: {name!r} cannot name a database. Take a str that is not empty and none of "
             f"{', '.join(sorted(_RESERVED))}; the first name is the class's main database."

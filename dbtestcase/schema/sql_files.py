@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,6 @@ class SqlFilesPart(Part):
         for file in self._files:
             texts += [file.name, self._read(file_digest, file)]
         return digest("sql", texts)
-
-    def token(self) -> Hashable:
-        return self.fingerprint()
 
     def create(self, target: Target) -> None:
         for file in self._files:

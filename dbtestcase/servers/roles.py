@@ -12,11 +12,10 @@ import psycopg2
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.servers.contents import Contents
 from dbtestcase.servers.databases import Databases
-from dbtestcase.sql import quoted_identifier
+from dbtestcase.sql import LONGEST_NAME, quoted_identifier
 
 __all__ = ["check_app_role", "with_app_role"]
 
-_LONGEST_NAME = 63  # bytes
 _RESERVED = frozenset({"postgres", "public", "none", "current_user", "session_user", "current_role"})
 
 _RIGHTS = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = %s"
@@ -56,7 +55,7 @@ def check_app_role(role: object, owner: str) -> None:
     """
     if role is None:
         return
-    if not isinstance(role, str) or not role or "\0" in role or len(role.encode()) > _LONGEST_NAME:
+    if not isinstance(role, str) or not role or "\0" in role or len(role.encode()) > LONGEST_NAME:
         raise DBTestCaseError(f"{owner}.app_role is {role!r}; it has to be the name of a role, such as 'shop_app'.")
     if role.lower() in _RESERVED or role.lower().startswith("pg_"):
         raise DBTestCaseError(

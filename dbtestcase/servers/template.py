@@ -18,6 +18,7 @@ from dbtestcase.servers.messages import print_if_slow
 from dbtestcase.servers.recipe import Recipe
 from dbtestcase.servers.server import Boot, PackLost, Server
 from dbtestcase.servers.store import Store
+from dbtestcase.sql import quoted_identifier
 
 __all__ = ["begin_boot", "boot"]
 
@@ -78,9 +79,8 @@ def _prepared_server(recipe: Recipe) -> Server:
 
 def _create_extensions(instance: Instance, database: str) -> None:
     for name in instance.options.extensions:
-        quoted = name.replace('"', '""')
         try:
-            instance.execute(f'CREATE EXTENSION IF NOT EXISTS "{quoted}" CASCADE', database=database)
+            instance.execute(f"CREATE EXTENSION IF NOT EXISTS {quoted_identifier(name)} CASCADE", database=database)
         except psycopg2.Error as exc:
             with closing(instance.connect(database)) as connection:
                 advice = extensions.advice(connection, name)
