@@ -20,7 +20,6 @@ from dbtestcase.diagnosis.listing import duration
 from dbtestcase.diagnosis.redaction import Redaction
 from dbtestcase.diagnosis.sqltext import fingerprint, render
 from dbtestcase.frames import UNKNOWN, Origin, comes_from
-from dbtestcase.native import monotonic
 
 _PATIENCE = 2  # seconds; longest time that asking the server may take
 
@@ -29,7 +28,7 @@ _LONGEST_QUERY = 1000  # characters; track_activity_query_size is 1,024 bytes
 _SESSION_MODULE = session.__file__
 
 _ACTIVITY = """
-SELECT a.pid, a.state, a.query, a.application_name, a.datname, a.backend_type,
+SELECT a.pid, a.state, a.query, a.application_name,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float,
        extract(epoch FROM clock_timestamp() - a.state_change)::float,
        pg_blocking_pids(a.pid)
@@ -45,7 +44,6 @@ class Backend:
     label: str
     opened: Origin
     began: Origin = UNKNOWN
-    began_at: float = 0.0
     kind: str = "connection"
     thread_ident: int = 0
     thread_name: str = ""  # of other threads than the main one
@@ -65,8 +63,6 @@ class Activity:
     state: str
     query: str
     application: str
-    database: str
-    kind: str
     transaction_age: float | None
     state_age: float | None
     blocked_by: tuple[int, ...]
@@ -94,17 +90,17 @@ class Backends:
         """The connection is gone; process ids are used again."""
         self._known.pop(pid, None)
 
-    def sends(self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool, kind: str = "") -> None:
-        """Note what a connection sends; of no ``kind`` ("session", "connection"), the frames tell which it is."""
+    def sends(self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool) -> None:
+        """Note what a connection sends, and if it was in no transaction before, where and for whom it begins one."""
         known = self._known.get(pid)
         if known is None:
             known = self._known[pid] = Backend(pid, "connection", origin)
         known.sql, known.parameters = sql, parameters
         if begins:
-            known.began, known.began_at = origin, monotonic()
+            known.began = origin
             known.thread_ident = threading.get_ident()
             known.thread_name = "" if known.thread_ident == self._main else threading.current_thread().name
-            known.kind = kind or ("session" if comes_from(_SESSION_MODULE) else "connection")
+            known.kind = "session" if comes_from(_SESSION_MODULE) else "connection"
 
     def get(self, pid: int) -> Backend | None:
         """Return what is known of a process."""
@@ -117,10 +113,10 @@ class Backends:
             return f"process {pid}"
         return f"{'a Session on ' if known.kind == 'session' else ''}{known.label} (process {pid})"
 
-    def describe(self, pid: int, activity: Activity | None = None, *, in_transaction: bool = False) -> list[str]:
+    def describe(self, pid: int, activity: Activity | None = None) -> list[str]:
         """Return lines on a process: who, its state and age, where it was opened and began, its last statement."""
         known = self._known.get(pid)
-        lines = [f"{self.name(pid)}{self._state(known, activity, in_transaction)}"]
+        lines = [f"{self.name(pid)}{_state(activity)}"]
         if known is None:
             lines.append(_stranger(activity))
         else:
@@ -137,21 +133,6 @@ class Backends:
             running = activity is not None and activity.state == "active"
             lines.append(f"  {'its statement' if running else 'last statement'}: {last}")
         return [line for line in lines if line]
-
-    @staticmethod
-    def _state(known: Backend | None, activity: Activity | None, in_transaction: bool) -> str:
-        if activity is None:
-            if not in_transaction:
-                return ""
-            age = f" for {duration(monotonic() - known.began_at)}" if known is not None and known.began_at else ""
-            return f", in a transaction{age}"
-        if activity.state.startswith("idle in transaction"):
-            begun = activity.transaction_age
-            return f", {activity.state}" + (f", begun {duration(begun)} ago" if begun is not None else "")
-        if activity.state == "active" and activity.state_age is not None:
-            what = "waiting" if activity.blocked_by else "running its statement"
-            return f", {what} for {duration(activity.state_age)}"
-        return f", {activity.state}" if activity.state else ""
 
 
 def ask_server(url: URL, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -171,11 +152,21 @@ def activities(url: URL, pids: Iterable[int]) -> list[Activity]:
     """Return what the server says of these processes."""
     found = ask_server(url, f"{_ACTIVITY} WHERE a.pid = ANY(%s)", (list(pids),))
     return [
-        Activity(
-            pid, state or "", query or "", application or "", database or "", kind or "", age, since, tuple(blocked)
-        )
-        for pid, state, query, application, database, kind, age, since, blocked in found
+        Activity(pid, state or "", query or "", application or "", age, since, tuple(blocked))
+        for pid, state, query, application, age, since, blocked in found
     ]
+
+
+def _state(activity: Activity | None) -> str:
+    if activity is None:
+        return ""
+    if activity.state.startswith("idle in transaction"):
+        begun = activity.transaction_age
+        return f", {activity.state}" + (f", begun {duration(begun)} ago" if begun is not None else "")
+    if activity.state == "active" and activity.state_age is not None:
+        what = "waiting" if activity.blocked_by else "running its statement"
+        return f", {what} for {duration(activity.state_age)}"
+    return f", {activity.state}" if activity.state else ""
 
 
 def _stranger(activity: Activity | None) -> str:

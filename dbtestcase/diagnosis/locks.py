@@ -83,18 +83,17 @@ class LockWatch:
         self.watched_among: object = None
 
     def statement(
-        self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool, kind: str = ""
+        self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool
     ) -> AbstractContextManager[None]:
         """Watch what is sent in the block by the connection whose server process is ``pid``.
 
         Args:
             begins: The connection was in no transaction before.
-            kind: Whose it is then, "session" or "connection"; found out if empty.
 
         Raises:
             LockWait: It waited too long for a lock.
         """
-        self.backends.sends(pid, sql, parameters, origin, begins=begins, kind=kind)
+        self.backends.sends(pid, sql, parameters, origin, begins=begins)
         return _Running(self, pid)
 
     def look_at(self, present: Callable[[], tuple[int, object] | None]) -> None:

@@ -99,18 +99,14 @@ class StatementLog:
 
     # -- told by the sandbox
 
-    def statement_started(
-        self, connection_label: str, origin: Origin, sql: object, parameters: Any, *, many: bool | None = None
-    ) -> None:
+    def statement_started(self, connection_label: str, origin: Origin, sql: object, parameters: Any) -> None:
         """Remember a statement that is about to be sent."""
         ident = get_ident()
         if self._muted and ident in self._muted:
             return
         sets = 0
         if parameters:
-            if many is None:
-                many = type(parameters) is list and isinstance(parameters[0], (dict, tuple, list))
-            if many:
+            if type(parameters) is list and isinstance(parameters[0], (dict, tuple, list)):
                 sets = len(parameters)
                 parameters = [self._copy(each) for each in parameters[:_SETS_KEPT]]
             else:
@@ -118,20 +114,7 @@ class StatementLog:
         if type(sql) is str and len(sql) > _LONGEST_SQL:
             sql = self._cut(sql)
         thread = None if ident == self._main else threading.current_thread()
-        record = [
-            connection_label,
-            origin,
-            sql,
-            parameters,
-            sets,
-            thread,
-            monotonic(),
-            None,
-            None,
-            None,
-            None,
-            False,
-        ]
+        record = [connection_label, origin, sql, parameters, sets, thread, monotonic(), None, None, None, None, False]
         self._running[connection_label] = record
         if self._keeps:
             self._records.append(record)

@@ -25,7 +25,7 @@ class Locks(Protocol):
     """Watches statements on real connections while they run."""
 
     def statement(
-        self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool, kind: str = ""
+        self, pid: int, sql: object, parameters: object, origin: Origin, *, begins: bool
     ) -> AbstractContextManager[None]: ...
 
     backends: Any

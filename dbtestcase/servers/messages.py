@@ -21,21 +21,21 @@ def print_once(message: str) -> None:
 
 
 @contextmanager
-def print_if_slow(message: str, seconds: float = 1.0) -> Iterator[None]:
-    """Print one line if the block takes longer than ``seconds`` and somebody watches; nothing into a pipe."""
+def print_if_slow(message: str) -> Iterator[None]:
+    """Print one line if the block takes longer than a second and somebody watches; nothing into a pipe."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield
         return
     over = Gate()
-    start_thread(_print_unless_over, over, seconds, message)
+    start_thread(_print_unless_over, over, message)
     try:
         yield
     finally:
         over.open()
 
 
-def _print_unless_over(over: Gate, seconds: float, message: str) -> None:
-    if not over.wait(seconds):
+def _print_unless_over(over: Gate, message: str) -> None:
+    if not over.wait(1.0):
         _print(message)
 
 
