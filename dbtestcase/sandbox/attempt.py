@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol
 
 from dbtestcase.diagnosis.sqltext import fingerprint
 from dbtestcase.errors import IsolationBroken
-from dbtestcase.frames import UNKNOWN, Origin, user_origin
+from dbtestcase.frames import UNKNOWN, Origin
 
 __all__ = ["Attempt", "Reason", "RunAgain", "TasksOfTest", "accept_interruptions"]
 
@@ -139,11 +139,6 @@ class Attempt:
             f'What to do: mark the test with @isolate("clone"), which gives it a private copy of the database and real '
             f'commits, or let it decide by itself with isolation = "auto" on {self.owner}.'
         )
-
-
-def reason_here(rule: str, sql: str = "") -> Reason:
-    """Return a reason at the user's present line."""
-    return Reason(rule, sql, user_origin())
 
 
 def _at(origin: Origin) -> str:
