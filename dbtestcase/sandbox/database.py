@@ -293,6 +293,7 @@ class SandboxedDatabase:
                         observer.statement_finished(work.label, -1, error)
                     if isinstance(error, Exception):
                         self._raise_if_blocked(shared, error)
+                        self.rules.failed(sql)
                         shared.refused(work, error, sql, origin, autocommits)
                     elif not (isinstance(error, CancelledError) or shared.physical.status()):
                         shared.stop("was interrupted", sql, origin)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -166,6 +166,10 @@ class Rules:
             text = sql if isinstance(sql, str) else sql.decode("utf-8", "replace")
             known = self.known[sql] = self._of_text(text)
         return known
+
+    def failed(self, sql: str | bytes) -> None:
+        """Take a text that has failed no longer for a query that leaves nothing to undo."""
+        self.known[sql] = replace(self.of(sql), is_query=False)
 
     def of_copy(self, sql: str | bytes) -> Effects:
         """Return what a COPY does that a cursor's method for it sends, with its own data."""

@@ -167,9 +167,9 @@ class SharedTransaction:
         if work.failed and work is not self.owner:
             self.stop("came in a failed transaction, after another connection's statement", sql, origin)
         if effects.private or self.private is not None:
-            if self.private is None:
-                self.private = work
-            if self.private is not work:
+            if self.private is None and effects.private.startswith("pg_"):
+                self.private = work  # even if it fails: what holds an advisory lock may fail later
+            if self.private not in (None, work):
                 self.stop("came after another connection had set state of its own", sql, origin, self.private.last)
             if effects.private and self._count > 1:
                 self.stop(f"concerns state of one connection ({effects.private}), and the test uses two", sql, origin)
@@ -248,6 +248,8 @@ class SharedTransaction:
             self._deferrable = None
         if effects.savepoints:
             work.failed = False
+        if effects.private:
+            self.private = work
         if effects.until_commit:
             work.until_commit = {**dict.fromkeys(effects.until_commit, work.last), **work.until_commit}
 

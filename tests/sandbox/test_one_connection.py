@@ -82,6 +82,43 @@ class StateTests(SandboxTests):
 
         self.check_runs_once(Shop)
 
+    def test_a_statement_that_fails_leaves_no_state(self) -> None:
+        engine = application_engine()
+
+        class Shop(Items):
+            app_engines = [engine]
+
+            def test_it(self) -> None:
+                with engine.connect() as connection:
+                    with self.assertRaisesRegex(sa.exc.DBAPIError, "does not exist"):
+                        connection.execute(sa.text("EXECUTE nothing"))
+                    connection.rollback()
+                    self.assertEqual(count(engine), 0)
+
+        self.check_runs_once(Shop)
+
+    def test_a_query_that_fails_after_a_commit_is_met_prepared_the_second_time(self) -> None:
+        engine = application_engine()
+
+        class Shop(Items):
+            app_engines = [engine]
+
+            def test_1(self) -> None:
+                with engine.connect() as connection:
+                    connection.execute(sa.text("INSERT INTO item VALUES (1)"))
+                    connection.commit()
+                    with self.assertRaises(sa.exc.DataError):
+                        connection.execute(sa.text("SELECT 1 / 0"))
+                    connection.rollback()
+                    self.assertEqual(count(engine), 1)
+
+            test_2 = test_1
+
+        result, reasons = run_noting_reasons(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(list(reasons), ["test_1"])
+
 
 class ConstraintTests(SandboxTests):
     def test_one_that_is_made_after_a_commit_is_as_deferred_as_it_says(self) -> None:
