@@ -77,8 +77,7 @@ class SandboxedDatabase:
         self._deferrable = deferrable
         self._commits = CommitWatch(about.own_commits) if about.own_commits is not None else None
         self._restoring_sql = ""
-        self._is_shared = False
-        self._is_closed = False
+        self._is_shared = self._is_closed = False
         self._ahead: ConnectionsAhead | None = None
         self._lock = threading.RLock()
         self._joined: list[weakref.ref[SandboxConnection]] = []
