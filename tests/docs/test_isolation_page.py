@@ -57,8 +57,8 @@ class RunsAgainTests(unittest.TestCase):
         def beside_another(statement: str) -> Callable[[OneTransaction], None]:
             def act(test: OneTransaction) -> None:
                 with test.engine.connect() as one, test.engine.connect() as other:
-                    one.execute(text("SELECT 1"))
-                    other.execute(text(statement))
+                    one.execute(text(statement))
+                    other.execute(text("SELECT 1"))
 
             return act
 
