@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import final
@@ -95,24 +96,26 @@ class ThrowawayPostgres:
                     'give names such as "pgcrypto".'
                 )
 
-    @property
+    @cached_property
     def cluster(self) -> dict[str, str]:
         """What was asked for that ``initdb`` decides about, by the names of the arguments."""
         return {name: value for name in _CLUSTER_EXAMPLES if (value := getattr(self, name)) is not None}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ThrowawayPostgres) and self._identity() == other._identity()
+        return isinstance(other, ThrowawayPostgres) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        return hash(self._identity())
+        return hash(self._identity)
 
     def __repr__(self) -> str:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         given |= {"settings": dict(self.settings), "bin_dir": str(self.bin_dir) if self.bin_dir else None}
         return f"ThrowawayPostgres({', '.join(f'{name}={value!r}' for name, value in given.items() if value)})"
 
+    @cached_property
     def _identity(self) -> tuple[object, ...]:
-        return (self._written_settings(), self.bin_dir, self.extensions, *self.cluster.items(), self.tcp)
+        others = (getattr(self, each.name) for each in fields(self) if each.name != "settings")
+        return (self._written_settings(), *others)
 
     def _written_settings(self) -> tuple[tuple[str, str], ...]:
         # The written form, because 1 == True == 1.0, but '1' and 'on' are not the same setting.
