@@ -31,7 +31,6 @@ from dbtestcase.servers import (
     clear_cache,
     doctor,
     find_programs,
-    kept_instances,
     remove_kept,
     running_kept,
     start_instance,
@@ -181,8 +180,7 @@ def _psql(command: list[str]) -> int:
 
 
 def _clean(options: argparse.Namespace) -> int:
-    kept = len(kept_instances())
-    remove_kept()
+    kept = remove_kept()
     print(f"{kept} kept instance{'' if kept == 1 else 's'} deleted")
     if not options.kept_only:
         gone = clear_cache()

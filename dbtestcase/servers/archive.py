@@ -26,7 +26,7 @@ class KeptInstance:
     """An instance on disk.
 
     Args:
-        name: What it is called; pass it to :func:`running_kept` and :func:`remove_kept`.
+        name: What it is called; pass it to :func:`running_kept`.
         owner: The test class, or the test, that it is from.
         size: Bytes on disk.
         options: Those that it starts with.
@@ -97,16 +97,15 @@ def _trusted_folder() -> Path:
     return folder
 
 
-def remove_kept(name: str | None = None) -> int:
-    """Delete one kept instance, or all of them; return how many that were."""
-    names = [kept.name for kept in kept_instances() if name in (None, kept.name)]
-    folder = _trusted_folder()
-    for one in names:
+def remove_kept() -> int:
+    """Delete all kept instances; return how many that were."""
+    kept = kept_instances()
+    for each in kept:
         for suffix in (".json", ".pack"):
-            (folder / f"{one}{suffix}").unlink(missing_ok=True)
+            each.pack.path.with_suffix(suffix).unlink(missing_ok=True)
     with suppress(OSError):
-        folder.rmdir()
-    return len(names)
+        _trusted_folder().rmdir()
+    return len(kept)
 
 
 def find_kept(name: str) -> KeptInstance:
