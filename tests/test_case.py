@@ -615,6 +615,7 @@ class IsolationTests(unittest.TestCase):
         for words in ("IsolationBroken", "COMMIT", "tests/test_case.py", '@isolate("clone")'):
             self.assertIn(words, result.errors[0][1])
 
+    @of_throwaway_servers
     def test_a_server_that_restarts_fails_its_own_test_only(self):
         class Shop(ShopTestCase):
             def test_1(self):

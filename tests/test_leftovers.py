@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, insert, select, text
 from sqlalchemy.orm import Session
 
 from dbtestcase import DatabaseTestCase
-from tests.support import Base, Customer, problems, run_with_warnings
+from tests.support import Base, Customer, of_throwaway_servers, problems, run_with_warnings
 
 
 class ShopTestCase(DatabaseTestCase):
@@ -437,6 +437,7 @@ class ThreadTests(unittest.TestCase):
 
 
 class ForkTests(unittest.TestCase):
+    @of_throwaway_servers
     def test_what_a_process_that_set_up_class_forked_commits_is_told_and_is_gone_in_the_next_test(self):
         class Shop(ShopTestCase):
             isolation = "savepoint"
