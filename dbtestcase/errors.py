@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Self
 
@@ -30,8 +31,15 @@ __all__ = [
 ]
 
 
+# The password in a URL; it may hold an "@" or a "/", but neither a quote nor a space.
+_PASSWORD = re.compile(r"(\w://[^/\s:@'\"]*:)[^\s'\"]*@")
+
+
 class DBTestCaseError(Exception):
-    """Base of every error that this library raises."""
+    """Base of every error that this library raises. No message of it shows the password of a URL."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_PASSWORD.sub(r"\1***@", each) if isinstance(each, str) else each for each in args))
 
 
 class PostgresNotFound(DBTestCaseError):

@@ -84,11 +84,15 @@ class ThreadWatch:
 
     A thread is judged when it uses the database, not for being there. One that an earlier test of the class started is
     a late one, unless it waited for work when that test ended (a worker of a queue or pool, a server), or the present
-    test waits for it now.
+    test waits for it now. One of an earlier class's is judged likewise; one of a run that was dropped is always late.
     """
+
+    _left: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # by the tests of earlier classes
 
     def __init__(self) -> None:
         self._runner = 0
+        self._at_begin: list[threading.Thread] = []  # of the test
+        self._dropped: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # with a run that does not count
         # The threads that there are, while all of them are early ones or ours.
         self._usual: list[threading.Thread] | None = None
         self._early: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # from before the first test
@@ -99,14 +103,31 @@ class ThreadWatch:
     def begin(self) -> None:
         """A test begins: note which threads are in the middle of something."""
         self._runner = threading.get_ident()
-        if [*_active.values()] != self._usual:  # most tests start none, and are not to pay for this
+        self._at_begin = [*_active.values()]
+        if self._at_begin != self._usual:  # most tests start none, and are not to pay for this
             self._note()
+
+    def drop(self) -> None:
+        """The run was dropped: what it has started works for nobody any more, unless it waits for work."""
+        known = set(self._at_begin)
+        self._dropped.update(each for each in list(_active.values()) if each not in known and not _is_idle(each))
+
+    def left(self) -> list[threading.Thread]:
+        """Return, at the end of the class, the threads that its tests have started and that do not wait for work."""
+        if self._usual is None:
+            return []  # there was no test
+        runner = threading.current_thread()
+        left = [each for each in _not_ours() if not (each in self._early or each is runner or _is_idle(each))]
+        self._left.update(left)
+        return left
 
     def is_late(self) -> bool:
         """Whether the present thread, which is about to use the database, works for an earlier test."""
         if threading.get_ident() == self._runner:
             return False
         thread = threading.current_thread()
+        if thread in self._dropped:
+            return True
         if thread in self._busy:
             if not self._test_waits():
                 return True
@@ -122,7 +143,7 @@ class ThreadWatch:
         for thread in list(self._users):
             if thread in self._waited_for:
                 continue  # it goes on for long, and is waited for once
-            while thread.is_alive() and not _is_waiting(_frame_of(thread)) and monotonic() < deadline:
+            while thread.is_alive() and not _is_idle(thread) and monotonic() < deadline:
                 sleep(0.001)
             if monotonic() >= deadline:
                 self._waited_for.add(thread)
@@ -144,12 +165,21 @@ class ThreadWatch:
 
     def _note(self) -> None:
         frames = sys._current_frames()
-        threads = [each for each in threading.enumerate() if not each.name.startswith("dbtestcase")]
+        threads = _not_ours()
         if self._usual is None:
-            self._early.update(threads)
+            self._early.update(each for each in threads if each not in self._left)
         started = [each for each in threads if each not in self._early]
         self._busy = weakref.WeakSet(each for each in started if not _is_waiting(frames.get(each.ident or 0)))
         self._usual = [] if started else [*_active.values()]
+
+
+def _not_ours() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if not each.name.startswith("dbtestcase")]
+
+
+def _is_idle(thread: threading.Thread) -> bool:
+    """Whether a thread waits for work."""
+    return _is_waiting(_frame_of(thread))
 
 
 def _frame_of(thread: threading.Thread) -> FrameType | None:

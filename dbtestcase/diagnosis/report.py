@@ -42,6 +42,7 @@ _parent: str | None = None  # names the folder of the process that started this 
 _is_forked = False
 _spans: list[Span] = []
 _second_runs: list[SecondRun] = []
+FAILED_FIRST = "passed after failing in the one transaction"
 _processes = 0  # others that have contributed
 _NOTHING = nullcontext()
 
@@ -78,7 +79,7 @@ def ran_twice(test_id: str, reason: str, outcome: str) -> None:
 
     Args:
         reason: A sentence: "SELECT at shop/views.py:42 met uncommitted INSERT of another connection at ...".
-        outcome: "passed", "failed" or "passed after failing in the one transaction".
+        outcome: "passed", "failed" or :data:`FAILED_FIRST`.
     """
     _second_runs.append(SecondRun(test_id, reason, outcome))
     if _is_worker():
@@ -135,13 +136,27 @@ def closing_line() -> str | None:
     global _is_announced
     _is_announced = True
     _take_over_from_workers()
-    if not _second_runs:
-        return None
-    names = list(dict.fromkeys(_short(each.test) for each in _second_runs))
-    named = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    number, them = ("1 test", "it") if len(names) == 1 else (f"{len(names)} tests", "them")
     why = "" if _wanted else f"; {VARIABLE}=1 shows why"
-    return f'dbtestcase: {number} needed real connections and ran twice: {named}{why}; mark {them} @isolate("clone").'
+    lines = []
+    needed = list(dict.fromkeys(_short(each.test) for each in _second_runs if each.outcome != FAILED_FIRST))
+    if needed:
+        them = "it" if len(needed) == 1 else "them"
+        lines.append(
+            f'{_counted(needed, "needed real connections and ran twice")}{why}; mark {them} @isolate("clone").'
+        )
+    failed = list(dict.fromkeys(_short(each.test) for each in _second_runs if each.outcome == FAILED_FIRST))
+    if failed:
+        lines.append(
+            f"{_counted(failed, 'failed in one transaction and passed on real connections')}{why}. What passes with "
+            '@isolate("clone") is to be marked so; what still fails depends on what its first run left, a file say.'
+        )
+    return "\n".join(lines) or None
+
+
+def _counted(names: list[str], what: str) -> str:
+    number = "1 test" if len(names) == 1 else f"{len(names)} tests"
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"dbtestcase: {number} {what}: {', '.join(names[:_NAMED])}{more}"
 
 
 def table(spans: Iterable[Span], second_runs: Iterable[SecondRun] = ()) -> list[str]:

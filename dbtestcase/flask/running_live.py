@@ -9,6 +9,7 @@ from flask import Flask
 from dbtestcase.diagnosis.leftovers import warn_left_open
 from dbtestcase.flask.live import LiveServer
 from dbtestcase.flask.running import RunningFlaskClass
+from dbtestcase.lifecycle.test_runs import id_of
 
 __all__ = ["RunningLiveServerClass"]
 
@@ -43,7 +44,7 @@ class RunningLiveServerClass(RunningFlaskClass):
         self._server.admit()
 
     def leave_test(self, test: Any) -> None:
-        self._finish_requests(f"{test.id()} had ended")
+        self._finish_requests(f"{id_of(test)} had ended")
         super().leave_test(test)
 
     def explain(self, test: Any, error: BaseException) -> bool:

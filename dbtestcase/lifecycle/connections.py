@@ -6,7 +6,8 @@ databases; in an attempt they share one transaction; in a test on copies they ar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from psycopg2.errors import ObjectInUse
@@ -70,7 +71,9 @@ class ClassConnections:
         )
 
     @contextmanager
-    def forbidding_others(self, allowed: Collection[str | URL]) -> Iterator[None]:
+    def forbidding_others(
+        self, allowed: Collection[str | URL], left: Callable[[], Iterable[threading.Thread]]
+    ) -> Iterator[None]:
         """Refuse, in the block, connections to servers that are neither the class's nor ``allowed`` (hosts or URLs)."""
         self._guard = other_databases.Guard(
             self._name,
@@ -82,7 +85,7 @@ class ClassConnections:
         try:
             yield
         finally:
-            other_databases.allow_other_databases(self._name)
+            other_databases.allow_other_databases(self._name, left())
 
     def check_use(self) -> None:
         """Raise ``UndeclaredDatabase`` if nobody has used the class's database, and somebody another one."""

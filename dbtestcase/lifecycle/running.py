@@ -9,10 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, Self
 
 import psycopg2
-from sqlalchemy import URL
+from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
 
 from dbtestcase import sandbox
@@ -26,7 +27,7 @@ from dbtestcase.lifecycle.connections import ClassConnections
 from dbtestcase.lifecycle.names import coroutine_tests
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.postmortem import PostMortem
-from dbtestcase.lifecycle.test_runs import TestRuns
+from dbtestcase.lifecycle.test_runs import TestRuns, id_of
 from dbtestcase.sandbox import ClassContext, LeftOpen, Rules, SandboxedDatabase
 from dbtestcase.schema import SchemaPlan
 from dbtestcase.servers import BaseInstance, expect, running_instance
@@ -89,8 +90,11 @@ class RunningClass:
             undo.callback(self.connections.forget_copies)
             sandbox.activate(self.databases)
             undo.callback(sandbox.deactivate)
+            undo.callback(self.runs.threads_left)
             if self._class.allow_other_databases is not True:
-                undo.enter_context(self.connections.forbidding_others(self._class.allow_other_databases or ()))
+                undo.enter_context(
+                    self.connections.forbidding_others(self._class.allow_other_databases or (), self.runs.threads_left)
+                )
             self._undo = undo.pop_all()
         return self
 
@@ -154,6 +158,8 @@ class RunningClass:
 
     def redirect(self, engine: Any, database: str | None = None) -> None:
         """Point an engine of the code under test to one of the class's databases, and to none of the others."""
+        if not isinstance(getattr(engine, "sync_engine", engine), Engine):
+            raise DBTestCaseError(f"{self.name}.redirect_engine() needs an Engine or AsyncEngine, not {engine!r}.")
         wanted = self.database(database)
         for each in self.databases.values():
             if each is not wanted:
@@ -234,7 +240,7 @@ class RunningClass:
     def run_test(self, test: Any, result: Any, run: Callable[[Any], Any]) -> None:
         """Run a test, once or twice, and tell the result what it came to."""
         if self._is_reported:
-            with report.span("test", test.id()):
+            with report.span("test", id_of(test)):
                 self.runs.run(test, result, run)
         else:
             self.runs.run(test, result, run)
@@ -250,7 +256,7 @@ class RunningClass:
             counts: Whether a failure of this run is the test's, and not a reason to run it again.
         """
         self._told.clear()
-        self.explanations.begin_test(test.id, counts=counts)
+        self.explanations.begin_test(partial(id_of, test), counts=counts)
 
     def use_shared(self) -> None:
         """Let connections share one transaction from now on."""
@@ -331,6 +337,8 @@ class RunningClass:
             False if it only follows from the database having been kept.
         """
         self._told += chain(error)
+        if self.runs.is_untouched:
+            self.explanations.begin_test(partial(id_of, test), counts=True)  # what is logged is an earlier test's
         if self._post_mortem is not None and postmortem.is_aftermath(error):
             if postmortem.NOTHING_MORE not in str(error):
                 error.add_note(f"{self.name}: {postmortem.NOTHING_MORE}")
@@ -348,7 +356,7 @@ class RunningClass:
         """Keep the databases as they are now, and refuse whatever is sent from now on."""
         for each in self.databases.values():
             each.keep_work(f"{self.name}: {postmortem.NOTHING_MORE}")
-        self._post_mortem = PostMortem(self.instance, test.id(), self.main.real_url.database or "test")
+        self._post_mortem = PostMortem(self.instance, id_of(test), self.main.real_url.database or "test")
 
     def explain_class(self, error: BaseException) -> None:
         """Give an error of ``setUpClass`` or ``tearDownClass`` its notes, once on its way out of several of them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import unittest
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,14 +23,14 @@ from dbtestcase.diagnosis import messages, report, states
 from dbtestcase.diagnosis.leftovers import ThreadWatch
 from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import IsolationBroken, LockWait
-from dbtestcase.frames import user_origin
+from dbtestcase.frames import user_origin, user_origin_of
 from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.class_of_tests import ClassOfTests
 from dbtestcase.lifecycle.held import HeldResult, is_debugged
 from dbtestcase.lifecycle.isolation import Isolation, isolation_of
 from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, TasksOfTest, accept_interruptions
 
-__all__ = ["TestRuns"]
+__all__ = ["TestRuns", "id_of"]
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
 
@@ -159,6 +160,10 @@ class TestRuns:
         if problems:
             raise problems[0]
 
+    def threads_left(self) -> list[threading.Thread]:
+        """Return the threads that go on with what the tests have begun."""
+        return self._threads.left()
+
     def end_postponed(self) -> None:
         """End the test before, if a debugger was to find it as it ended."""
         postponed, self._postponed = self._postponed, None
@@ -261,6 +266,7 @@ class TestRuns:
 
     def _run_again(self, test: Any, held: HeldResult, run: Callable[[Any], Any], before: dict[str, Any]) -> None:
         held.drop()
+        self._threads.drop()
         _close_sessions()
         test.__dict__.clear()
         test.__dict__.update(before, _cleanups=[])
@@ -373,14 +379,30 @@ class TestRuns:
             told, outcome = str(reason), "failed" if held.has_failed else "passed"
             note = f"(This test ran twice, here on real connections; it first {_as_rest(reason)}.)"
         else:
-            words = f"{type(first[0]).__name__}: {first[0]}".splitlines()[0] if first else "a failure"
-            told = f"it failed in the one transaction ({words[:160]})"
-            outcome = "failed" if held.has_failed else "passed after failing in the one transaction"
+            words = _first_line(first[0]) if first else "a failure"
+            told = f"it failed in the one transaction ({words})"
+            outcome = "failed" if held.has_failed else report.FAILED_FIRST
             note = "(This test ran twice: in one undone transaction, and here on real connections.)"
+            if first and held.errors_held and words != _first_line(held.errors_held[0]):
+                note = f"{note[:-1]} The first run failed otherwise: {words}{_location_of(first[0])}.)"
         for error in held.errors_held:
             error.add_note(note)
         if reason is not None or not held.has_failed:
-            report.ran_twice(test.id(), told, outcome)
+            report.ran_twice(id_of(test), told, outcome)
+
+
+def id_of(test: Any) -> str:
+    """Return a test's name, also of one that uses the name ``id`` for something else."""
+    return str(test.id() if callable(test.id) else unittest.TestCase.id(test))
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:160]
+
+
+def _location_of(error: BaseException) -> str:
+    origin = user_origin_of(error.__traceback__)
+    return "" if origin is None else f" at {origin}"
 
 
 def _tidy_up(test: Any, error: BaseException) -> None:

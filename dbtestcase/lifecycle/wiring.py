@@ -130,6 +130,16 @@ def set_up(test_class: Any, is_ours: Callable[[type], bool]) -> None:
     Args:
         is_ours: Whether a class that comes later in the run is one that needs a server too.
     """
+    earlier = test_class._class_cleanups[:]
+    test_class._class_cleanups.clear()
+    try:
+        _set_up(test_class, is_ours)
+    finally:
+        # Cleanups from before super().setUpClass() run first all the same: to them the class is still there.
+        test_class._class_cleanups += earlier
+
+
+def _set_up(test_class: Any, is_ours: Callable[[type], bool]) -> None:
     classes.begin(test_class)
     test_class.addClassCleanup(classes.end, test_class)
     # Class cleanups, not tearDownClass: unittest skips tearDownClass when setUpClass raises, and the server would

@@ -73,7 +73,7 @@ class SandboxedDatabase:
         self.refuses = ""  # a sentence for whoever connects, if nothing more may be sent
         # Opens a connection with what it is given; may wait for a server that has no room for it yet.
         self.connects: Callable[[Callable[[], Any]], Any] = lambda connect: connect()
-        self._before_use = about.before_use
+        self.before_use = about.before_use
         self._deferrable = deferrable
         self._commits = CommitWatch(about.own_commits) if about.own_commits is not None else None
         self._restoring_sql = ""
@@ -168,7 +168,7 @@ class SandboxedDatabase:
         Raises:
             IsolationBroken: The class is over, or nothing more may be sent.
         """
-        attempt = self._before_use()
+        attempt = self.before_use()
         if attempt is not None:
             raise sa.exc.DisconnectionError("a connection of another phase")
         if self._is_closed:
@@ -239,7 +239,7 @@ class SandboxedDatabase:
 
     def present_attempt(self) -> Attempt | None:
         """Return the attempt that a connection would take part in now."""
-        return self._before_use() if self._is_shared else None
+        return self.before_use() if self._is_shared else None
 
     def execute(
         self,

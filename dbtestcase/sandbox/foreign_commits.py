@@ -12,7 +12,8 @@ from .transaction import SharedTransaction
 
 __all__ = ["CommitWatch"]
 
-_LAST_COMMIT = "SELECT pg_last_committed_xact()"
+# As a text: drivers have values of their own for a row.
+_LAST_COMMIT = "SELECT pg_last_committed_xact()::text"
 
 
 class CommitWatch:

@@ -7,8 +7,10 @@ Files and databases in memory (SQLite) may be used beside the class's database, 
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Collection
+import weakref
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-from dbtestcase.errors import UndeclaredDatabase
+from dbtestcase.errors import IsolationBroken, UndeclaredDatabase
 from dbtestcase.frames import UNKNOWN, Origin, is_installed, user_origin
 
 from .connection import SandboxConnection
@@ -29,6 +31,8 @@ _SERVERLESS = frozenset({"sqlite", "duckdb", "access"})
 _MOST_SHOWN = 3
 
 _guards: dict[str, Guard] = {}
+# Threads of tests whose class has ended, with its name: the engines are led to the application's own server again.
+_left: weakref.WeakKeyDictionary[threading.Thread, str] = weakref.WeakKeyDictionary()
 _is_listening = False
 
 
@@ -116,9 +120,25 @@ def forbid_other_databases(guard: Guard) -> None:
         event.listen(Pool, "checkout", _before_use)
 
 
-def allow_other_databases(owner: str) -> None:
-    """End what :func:`forbid_other_databases` began; does nothing if it was not called."""
+def allow_other_databases(owner: str, left: Iterable[threading.Thread]) -> None:
+    """End what :func:`forbid_other_databases` began.
+
+    Args:
+        left: Threads that go on with what the tests have begun: they may never connect to anything.
+    """
     _guards.pop(owner, None)
+    _left.update(dict.fromkeys(left, owner))
+
+
+def _refuse_left_thread() -> None:
+    thread = threading.current_thread()
+    owner = _left.get(thread)
+    if owner is not None:
+        raise IsolationBroken(
+            f"{owner} has ended, but the thread {thread.name!r} goes on with what one of its tests has begun, and "
+            f"wants a connection at {user_origin()}. It gets none: its engine may lead to the application's own server "
+            f"by now.\nWhat to do: let the test wait for its threads (join(), shutdown()), or end them in a cleanup."
+        )
 
 
 def _last() -> Guard:
@@ -126,6 +146,8 @@ def _last() -> Guard:
 
 
 def _before_connect(dialect: sa.Dialect, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
+    if _left:
+        _refuse_left_thread()
     if not _guards:
         return
     if dialect.name in _SERVERLESS:
@@ -140,6 +162,8 @@ def _before_connect(dialect: sa.Dialect, record: Any, arguments: Any, parameters
 
 
 def _before_use(connection: Any, record: Any, fairy: Any) -> None:
+    if _left:
+        _refuse_left_thread()
     if type(connection) is SandboxConnection or not _guards or record.starttime >= _last().since:
         return
     dialect = fairy._pool._dialect

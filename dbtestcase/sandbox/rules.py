@@ -78,7 +78,11 @@ _REAL_PAIRS = {
     "update": {"pg_settings"},
     "reset": {"authorization", "role"},
     "copy": {"stdin", "stdout"},
+    "explain": {"create", "execute", "declare", "refresh"},
+    "lock": {"nowait"},
 }  # fmt: skip
+# Names of our own savepoints.
+_OUR_SAVEPOINT = re.compile(r"dbt\d+")
 
 # -- names anywhere outside literals and comments: system columns, views that show other server processes
 
@@ -95,10 +99,11 @@ _REAL_CALLS = frozenset({
     "currval", "lastval", "loread", "lowrite", "pg_backend_pid", "pg_blocking_pids", "pg_cancel_backend",
     "pg_current_snapshot", "pg_current_xact_id", "pg_current_xact_id_if_assigned", "pg_export_snapshot",
     "pg_last_committed_xact", "pg_listening_channels", "pg_notification_queue_usage", "pg_terminate_backend",
-    "pg_visible_in_snapshot", "pg_xact_commit_timestamp", "pg_xact_status", "set_config", "setval",
+    "pg_visible_in_snapshot", "pg_xact_commit_timestamp", "pg_xact_status", "set_config", "setval", "ts_stat",
 })  # fmt: skip
 _REAL_CALL_PREFIXES = (
-    "dblink", "lo_", "pg_copy_", "pg_create_", "pg_drop_", "pg_logical_", "pg_replication_", "pg_snapshot_", "txid_",
+    "dblink", "lo_", "pg_copy_", "pg_create_", "pg_drop_", "pg_logical_", "pg_replication_", "pg_snapshot_",
+    "query_to_xml", "txid_",
 )  # fmt: skip
 _PRIVATE_NAMES = frozenset({"pg_temp", "pg_my_temp_schema", "setseed"})
 _PRIVATE_PREFIXES = ("pg_advisory_", "pg_try_advisory_")
@@ -113,12 +118,14 @@ _HARMLESS = frozenset({
     "bernoulli", "clock_timestamp", "gen_random_bytes", "gen_random_uuid", "nextval", "pg_column_size",
     "pg_database_size", "pg_indexes_size", "pg_is_in_recovery", "pg_notify", "pg_relation_size", "pg_sleep",
     "pg_sleep_for", "pg_sleep_until", "pg_table_size", "pg_total_relation_size", "random", "random_normal", "system",
-    "timeofday", "ts_stat", "uuid_generate_v1", "uuid_generate_v1mc", "uuid_generate_v4", "uuidv4", "uuidv7",
+    "timeofday", "uuid_generate_v1", "uuid_generate_v1mc", "uuid_generate_v4", "uuidv4", "uuidv7",
 })  # fmt: skip
 # The one setting in which engines may differ that share a connection.
 _ENGINES_OWN = "application_name"
 # What a SELECT runs without naming it; what else is implicit belongs to statements that write anyway.
 _RUN_BY_READS = ("view", "materialized view", "policy", "operator", "cast")
+# EXECUTE of PL/pgSQL, not the privilege and not what a trigger does.
+_EXECUTES_A_VARIABLE = re.compile(r"\bexecute\s+(?!format\b|on\b|function\b|procedure\b)[a-z_]", re.IGNORECASE)
 # Languages whose bodies are made of SQL's words.
 _READABLE = frozenset({"sql", "plpgsql", "c", "internal"})
 _MOST_KNOWN = 5000
@@ -187,6 +194,8 @@ class Rules:
         if real:
             return Effects(real=real)
         if verb in _SAVEPOINTS or (verb == "rollback" and "to" in words):
+            if any(map(_OUR_SAVEPOINT.fullmatch, words)):
+                return Effects(real="a savepoint called as one of ours")
             return Effects(savepoints=True, until_commit=(_SAVEPOINT,))
         until_commit = _until_commit(verb, words)
         private = verb if verb in _PRIVATE and not until_commit else _private_word(words)
@@ -242,7 +251,10 @@ class Rules:
             return Effects(real=f"the language {function['language']}")
         # Literals are read as well, since EXECUTE runs them. BEGIN and END are a body's own blocks, and COMMIT can be
         # only in a procedure, which CALL runs.
-        body = statements((function.get("body") or "").replace("'", " "))
+        text = function.get("body") or ""
+        if _EXECUTES_A_VARIABLE.search(text):
+            return Effects(real="EXECUTE of what nobody can read here")
+        body = statements(text.replace("'", " "))
         words = [word for each in body for word in each.words]
         real = _real_name(words, {name for each in body for name in each.calls})
         if _ENGINES_OWN in words and _reads_settings(words):
@@ -346,9 +358,10 @@ def _until_commit(verb: str, words: Iterable[str]) -> tuple[str, ...]:
 
 def _excludes_readers(verb: str, words: Iterable[str]) -> bool:
     """Whether a change of the schema takes an ACCESS EXCLUSIVE lock on what somebody may have read."""
-    first = tuple(words)[:4]
+    words = tuple(words)
+    first = words[:4]
     if verb == "create":
-        return "replace" in first and "view" in first
+        return ("replace" in first and "view" in first) or ("partition", "of") in pairwise(words)
     return verb in _EXCLUSIVE and _SHARED_OBJECTS.isdisjoint(first[1:2])
 
 

@@ -59,6 +59,8 @@ class Database(Gate, Protocol):
     real: RealConnections
     rules: Rules
 
+    def before_use(self) -> Any: ...
+
     def real_connection(self, taken: TakenEngine, record: Any) -> Any: ...
 
     def meet_server(self, connection: SandboxConnection) -> None: ...
@@ -133,6 +135,8 @@ class TakenEngine:
         self._shared_pool = None  # whoever holds a connection of it keeps that one, and starves nobody
         self.engine.pool = pool = self._derived_pool(self._real_connection)
         real = self._database.real
+        # A thread of an earlier test must not get one that lies ready either.
+        event.listen(pool, "checkout", lambda *_: self._database.before_use())
         event.listen(pool, "checkout", real.checked_out)
         event.listen(pool, "checkin", real.checked_in)
 

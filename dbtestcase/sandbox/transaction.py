@@ -211,7 +211,7 @@ class SharedTransaction:
             elif self._is_dirty:
                 self._is_dirty, self.wants_savepoint = False, True
             self.owner = work
-        if self.wants_savepoint and not effects.is_query:
+        if self.wants_savepoint and not (effects.is_query and self.attempt.may_run_again):
             release = f"RELEASE dbt{self._savepoint}; " if self._is_held else ""
             self._savepoint += 1
             self._send(f"{release}SAVEPOINT dbt{self._savepoint}")

@@ -30,6 +30,30 @@ async def add_async(engine, name):
 
 
 class TwoDriversTests(unittest.TestCase):
+    def test_tests_that_take_turns_with_drivers_accuse_nobody_of_a_commit(self):
+        for driver in DRIVERS:
+            engine = engine_of(driver)
+            other = create_engine("postgresql+psycopg2://production.invalid/shop")
+
+            class Shop(AsyncDatabaseTestCase):
+                schema = Base
+                app_engines = [engine, other]
+
+                async def test_1(self):
+                    self.assertEqual(await names(engine), [])
+
+                async def test_2(self):
+                    add(other, "Ada")
+
+                async def test_3(self):
+                    self.assertEqual(await names(engine), [])
+
+                async def test_4(self):
+                    add(other, "Ada")
+
+            with self.subTest(driver=driver):
+                self.assertEqual(problems(run_case(Shop)), [])
+
     def test_each_sees_what_the_other_committed_and_the_rest_of_the_class_begins_on_copies(self):
         for driver in DRIVERS:
             for synchronous in ("psycopg2", "psycopg"):

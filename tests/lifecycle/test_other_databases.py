@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import tempfile
 import textwrap
+import threading
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -112,6 +114,77 @@ class NotUsedTests(unittest.TestCase):
         for words in ("UndeclaredDatabase", "URL of a redirected engine", "engine was made at"):
             self.assertIn(words, problems(result)[0])
         self.assertEqual(list(self.folder.iterdir()), [])
+
+
+class AfterClassTests(unittest.TestCase):
+    """The configured server is connected to by nothing that a class has begun, also when the class has ended."""
+
+    def setUp(self):
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.engine = create_engine(f"sqlite:///{folder / 'production.sqlite'}")
+        self.addCleanup(self.engine.dispose)
+
+    def write(self):
+        with self.engine.begin() as connection:
+            connection.execute(text("INSERT INTO customer (name) VALUES ('Ada')"))
+
+    def test_a_thread_that_goes_on_gets_no_connection(self):
+        has_ended, errors = threading.Event(), []
+
+        def work():
+            has_ended.wait()
+            try:
+                self.engine.connect()
+            except Exception as error:
+                errors.append(str(error))
+
+        write = self.write
+        thread = threading.Thread(target=work, name="mailer")
+
+        class Shop(ShopTestCase):
+            app_engines = [self.engine]
+
+            def test_it(self):
+                write()
+                thread.start()
+
+        result = run_case(Shop)
+        has_ended.set()
+        thread.join()
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(len(errors), 1)
+        for words in ("Shop has ended", "the thread 'mailer'", "test_other_databases.py", "join()"):
+            self.assertIn(words, errors[0])
+
+    def test_one_that_waits_for_work_is_anybody_s(self):
+        class Shop(ShopTestCase):
+            def test_it(self):
+                self.assertRowCount(Customer, 0)
+                self.pool.submit(list).result()
+
+        with ThreadPoolExecutor() as Shop.pool:
+            self.assertEqual(problems(run_case(Shop)), [])
+            with Shop.pool.submit(self.engine.connect).result():
+                pass
+
+    def test_cleanups_from_before_set_up_still_find_the_class(self):
+        write, found = self.write, []
+
+        class Shop(ShopTestCase):
+            app_engines = [self.engine]
+
+            @classmethod
+            def setUpClass(cls):
+                cls.addClassCleanup(lambda: found.append(cls.url.drivername))
+                cls.addClassCleanup(write)
+                super().setUpClass()
+
+            def test_it(self):
+                write()
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertEqual(found, ["postgresql+psycopg2"])
 
 
 class RemedyTests(unittest.TestCase):

@@ -7,6 +7,7 @@ import io
 import logging
 import signal
 import threading
+import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -122,6 +123,28 @@ class OneTestTests(unittest.TestCase):
         self.assertEqual(len(result.failures), 1)
         self.assertNotIn("ran twice", result.failures[0][1])
         self.assertEqual(Shop.calls, ["begun"])
+
+    def test_a_second_failure_of_another_kind_tells_of_the_first(self):
+        class Shop(ShopTestCase):
+            def test_it(self):
+                self.calls.append("run")
+                self.session.execute(select(Customer)).all()
+                if len(self.calls) > 1:
+                    raise FileExistsError("made by the first run")
+                self.fail("the true one")
+
+        told = problems(run_case(Shop))[0]
+
+        self.assertIn("FileExistsError", told)
+        self.assertIn("The first run failed otherwise: AssertionError: the true one at tests/lifecycle", told)
+
+    def test_a_test_may_use_the_name_id_for_something_else(self):
+        class Shop(ShopTestCase):
+            def test_it(self):
+                self.id = 7
+                self.need_real_connections()
+
+        self.assertEqual(problems(run_case(Shop)), [])
 
     def test_a_failure_says_that_the_test_ran_twice_and_why(self):
         class Shop(ShopTestCase):
@@ -528,6 +551,68 @@ class ThreadTests(unittest.TestCase):
         self.enterContext(mock.patch.object(attempt, "_BOUND", 0.5))
         # As in the background jobs of a shell.
         self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
+
+    def test_a_thread_of_the_first_run_has_no_part_in_the_second(self):
+        told = []
+
+        class Shop(ShopTestCase):
+            def work(self, stop, name):
+                while not stop.is_set():
+                    try:
+                        with Session(self.engine) as session, session.begin():
+                            session.add(Customer(name=f"{name} {len(self.calls)}"))
+                        self.calls.append(name)
+                    except Exception as error:
+                        told.append((name, type(error).__name__))
+                    stop.wait(0.01)
+
+            def test_it(self):
+                name, stop = f"run {1 + self.calls.count('begun')}", threading.Event()
+                self.calls.append("begun")
+                thread = threading.Thread(target=self.work, args=(stop, name), daemon=True)
+                thread.start()
+                while name not in self.calls:
+                    self.engine.connect().close()
+                self.need_real_connections()
+                before = len(told)
+                while name == "run 2" and ("run 1", "IsolationBroken") not in told[before:]:
+                    self.engine.connect().close()
+                stop.set()
+                thread.join()
+                names = self.session.scalars(select(Customer.name)).all()
+                self.assertEqual([each for each in names if not each.startswith(("run 2", "uncommitted"))], [])
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_one_of_an_earlier_class_has_no_part_in_the_next(self):
+        stop, told = threading.Event(), []
+        self.addCleanup(stop.set)
+
+        class Shop(ShopTestCase):
+            def test_it(self):
+                self.assertRowCount(Customer, 0)
+                threading.Thread(target=work, daemon=True).start()
+
+        class Next(ShopTestCase):
+            def test_it(self):
+                engines.append(self.engine)
+                deadline = time.monotonic() + 10
+                while "IsolationBroken" not in told and time.monotonic() < deadline:
+                    self.engine.connect().close()
+
+        engines = []
+
+        def work():
+            while not stop.is_set():
+                try:
+                    for engine in engines:
+                        engine.connect().close()
+                except Exception as error:
+                    told.append(type(error).__name__)
+                time.sleep(0.001)
+
+        self.assertEqual(problems(run_case(Shop, Next)), [])
+        self.assertIn("IsolationBroken", told)
 
     def test_a_thread_that_meets_the_end_gets_an_error_of_the_driver_s(self):
         class Shop(ShopTestCase):

@@ -101,7 +101,7 @@ CREATE SCHEMA other
 CREATE ROLE somebody
 SECURITY LABEL ON TABLE item IS 'x'
 LOCK TABLE item
-LOCK item IN ACCESS EXCLUSIVE MODE NOWAIT
+LOCK item IN ACCESS EXCLUSIVE MODE
 """.strip().splitlines()
 
 SAVEPOINTS = """
@@ -160,6 +160,12 @@ REAL = {
     "ROLLBACK AND CHAIN": "ROLLBACK",
     "UPDATE item SET n = 1; COMMIT": "COMMIT",
     "CALL work()": "CALL",
+    "EXPLAIN ANALYZE CREATE TABLE a AS SELECT 1": "EXPLAIN CREATE",
+    "EXPLAIN (ANALYZE) EXECUTE prepared": "EXPLAIN EXECUTE",
+    "LOCK TABLE item IN ACCESS EXCLUSIVE MODE NOWAIT": "LOCK NOWAIT",
+    "SAVEPOINT dbt1": "a savepoint called as one of ours",
+    "SELECT query_to_xml('SELECT set_config(1)', true, true, '')": "query_to_xml()",
+    "SELECT * FROM ts_stat('SELECT work()')": "ts_stat()",
     "DO $$ BEGIN END $$": "DO",
     "LISTEN news": "LISTEN",
     "UNLISTEN *": "UNLISTEN",
@@ -334,6 +340,8 @@ class SchemaTests(unittest.TestCase):
             "BEGIN PERFORM 1; SET LOCAL work_mem = '5MB'; END",
             "BEGIN EXECUTE format('SET LOCAL app.user = %L', name); END",
             "BEGIN PERFORM pg_advisory_xact_lock(1); END",
+            "BEGIN EXECUTE statement; END",
+            "BEGIN EXECUTE statement USING 1; END",
         ):
             self.assertIn("work(), which uses ", self.rules(body).of("SELECT work()").real, body)
         body = "BEGIN INSERT INTO item VALUES (1) ON CONFLICT (id) DO UPDATE SET n = 1; UPDATE item SET n = 1; END"
