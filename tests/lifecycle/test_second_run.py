@@ -553,7 +553,8 @@ class ThreadTests(unittest.TestCase):
         self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
 
     def test_a_thread_of_the_first_run_has_no_part_in_the_second(self):
-        told = []
+        told, stops = [], []
+        self.addCleanup(lambda: [stop.set() for stop in stops])
 
         class Shop(ShopTestCase):
             def work(self, stop, name):
@@ -569,6 +570,7 @@ class ThreadTests(unittest.TestCase):
             def test_it(self):
                 name, stop = f"run {1 + self.calls.count('begun')}", threading.Event()
                 self.calls.append("begun")
+                stops.append(stop)
                 thread = threading.Thread(target=self.work, args=(stop, name), daemon=True)
                 thread.start()
                 while name not in self.calls:
