@@ -164,7 +164,7 @@ class ConstraintTests(SandboxTests):
                 connection.exec_driver_sql(
                     "CREATE TABLE item (id int CONSTRAINT late UNIQUE DEFERRABLE, n int);"
                     "CREATE FUNCTION free() RETURNS void LANGUAGE plpgsql AS $$ BEGIN"
-                    " EXECUTE format('ALTER TAB%s item DROP CON%s late', 'LE', 'STRAINT'); END $$"
+                    " EXECUTE format('ALTER TAB%%s item DROP CON%%s late', 'LE', 'STRAINT'); END $$"
                 )
 
             def test_it(self) -> None:
