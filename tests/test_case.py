@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from dbtestcase import URL, DatabaseTestCase, ThrowawayPostgres, errors
 from dbtestcase.servers import running_instance
-from tests.support import Base, Customer, Order, of_throwaway_servers, problems, run_case
+from tests.support import Base, Customer, Order, of_throwaway_servers, once, problems, run_case
 
 FORBIDDEN = "postgresql+psycopg2://nobody@matters.invalid:5432/production"
 
@@ -909,6 +909,7 @@ class IdentityTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
 
+    @once
     def test_more_sequences_than_a_select_has_columns_are_set_back(self):
         def create(connection):
             connection.exec_driver_sql(

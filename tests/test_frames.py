@@ -16,6 +16,7 @@ import sqlalchemy
 
 import dbtestcase
 from dbtestcase.frames import UNKNOWN, is_users, user_origin, usual_call, usual_origin
+from tests.support import once
 
 # Each puts one more frame of the standard library between the user's line and the question.
 _once = singledispatch(usual_origin)
@@ -36,6 +37,7 @@ class UsersFilesTests(unittest.TestCase):
         ):
             self.assertFalse(is_users(filename), filename)
 
+    @once
     def test_a_layer_is_known_wherever_it_is_loaded_from(self):
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(os.path.dirname(greenlet.__file__), os.path.join(folder, "greenlet"))

@@ -10,6 +10,8 @@ import textwrap
 import unittest
 from pathlib import Path
 
+from tests.support import once
+
 ROOT = Path(__file__).parents[1]
 
 # Hard cases 13, 14 and 16, for every driver and isolation, twice in a row.
@@ -95,6 +97,7 @@ class SchemaAndDataTests(unittest.TestCase):
             text=True,
         )
 
+    @once
     def test_all_that_is_difficult_at_once_passes_in_two_processes_and_again_from_what_they_prepared(self) -> None:
         (self.folder / "test_difficult.py").write_text(MODULE)
 
@@ -105,6 +108,7 @@ class SchemaAndDataTests(unittest.TestCase):
         for end in ends:
             self.assertRegex(end, r"Ran 8 tests in .*\n\nOK\n", end)
 
+    @once
     def test_a_migration_edited_between_two_runs_is_seen_by_the_second(self) -> None:
         versions = self.folder / "migrations/versions"
         versions.mkdir(parents=True)

@@ -85,6 +85,7 @@ class DoctorTests(unittest.TestCase):
 
 
 class StartTests(unittest.TestCase):
+    @once
     def test_a_server_runs_until_ctrl_c_with_the_schema_it_was_asked_for(self):
         command = [sys.executable, "-m", "dbtestcase", "start", "--schema", "tests.support:Base"]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -103,6 +104,7 @@ class StartTests(unittest.TestCase):
         with self.assertRaises(psycopg2.OperationalError):
             psycopg2.connect(url.set(drivername="postgresql").render_as_string())
 
+    @once
     def test_sigterm_ends_it_as_ctrl_c_does(self):
         command = [sys.executable, "-m", "dbtestcase", "start"]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -114,6 +116,7 @@ class StartTests(unittest.TestCase):
         with self.assertRaises(psycopg2.OperationalError):
             psycopg2.connect(url)
 
+    @once
     def test_ctrl_c_in_psql_leaves_the_server_running(self):
         command = [sys.executable, "-m", "dbtestcase", "start", "--psql"]
         with subprocess.Popen(
@@ -130,6 +133,7 @@ class StartTests(unittest.TestCase):
         self.assertIn("still there", rest)
         self.assertEqual(process.returncode, 0)
 
+    @once
     def test_a_schema_that_cannot_be_imported_is_a_sentence(self):
         result = run("start", "--schema", "nowhere:Base")
 
@@ -154,6 +158,7 @@ class CleanTests(unittest.TestCase):
 
 
 class CommandLineTests(unittest.TestCase):
+    @once
     def test_help_names_every_command(self):
         result = run("--help")
 
@@ -161,5 +166,6 @@ class CommandLineTests(unittest.TestCase):
         for command in ("doctor", "start", "clean"):
             self.assertIn(command, result.stdout)
 
+    @once
     def test_an_unknown_command_exits_with_2(self):
         self.assertEqual(run("frobnicate").returncode, 2)

@@ -12,11 +12,13 @@ from tests.aio import oracle
 from tests.aio.support import DRIVERS
 from tests.sandbox.oracle import judged, random_programs
 from tests.sandbox.programs import show
+from tests.support import once
 
 PROGRAMS = 40
 
 
 class AsyncOracleTests(unittest.TestCase):
+    @once
     def test_a_program_gives_what_it_gives_on_real_connections_or_runs_again(self) -> None:
         self.enterContext(warnings.catch_warnings())
         warnings.simplefilter("ignore", sa.exc.SAWarning)

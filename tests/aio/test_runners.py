@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dbtestcase.aio import AsyncDatabaseTestCase
 from tests.aio.support import DRIVERS, engine_of
-from tests.support import Base, of_throwaway_servers, problems, run_case
+from tests.support import Base, of_throwaway_servers, once, problems, run_case
 
 ROOT = Path(__file__).parent.parent.parent
 SHOP = """
@@ -79,6 +79,7 @@ def run(driver, tests, *command, **environment):
 
 
 class RunnerTests(unittest.TestCase):
+    @once
     def test_pytest_runs_the_same_classes(self):
         for driver in DRIVERS:
             with self.subTest(driver=driver):
@@ -88,6 +89,7 @@ class RunnerTests(unittest.TestCase):
                 self.assertIn("2 passed", printed)
                 self.assertIn("ran twice: ShopTests.test_1_twice", printed)
 
+    @once
     @of_throwaway_servers
     def test_the_database_of_a_failed_test_is_kept_with_what_it_had_written(self):
         for driver in DRIVERS:
@@ -113,6 +115,7 @@ class RunnerTests(unittest.TestCase):
         )  # fmt: skip
         return done.stdout.splitlines()[2].strip()
 
+    @once
     def test_without_a_driver_the_package_says_what_to_install(self):
         script = """
             import importlib.util, sys

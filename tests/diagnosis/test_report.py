@@ -193,6 +193,7 @@ class ParallelTests(unittest.TestCase):
         self.assertRegex(told, r"8 classes, 8 tests in [\d.]+ s and \d processes; 8 instances booted")
         self.assertEqual(list(folder.glob("dbtestcase-report-*")), [])
 
+    @once
     def test_tests_of_workers_that_ran_twice_are_named_without_a_report(self):
         said, folder = self.run_in_parallel("pooled.py", report="")
 
@@ -200,6 +201,7 @@ class ParallelTests(unittest.TestCase):
         self.assertIn("4 tests needed real connections and ran twice: ", said)
         self.assertEqual(list(folder.glob("dbtestcase-report-*")), [])
 
+    @once
     def test_pytest_names_them_in_its_summary(self):
         for processes in ((), ("-n", "2")):
             if processes and find_spec("xdist") is None:
@@ -213,6 +215,7 @@ class ParallelTests(unittest.TestCase):
                 self.assertEqual(said.count("where the time went"), 1, said)
                 self.assertIn("4 classes, 4 tests in ", said)
 
+    @once
     def test_unittest_parallel_makes_one_page(self):
         said, folder = self.run_in_parallel("-m", "unittest_parallel", "-j", "2", report="report.html")
 

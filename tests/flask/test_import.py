@@ -6,6 +6,8 @@ import subprocess
 import sys
 import unittest
 
+from tests.support import once
+
 
 def importing(module: str, missing: str) -> subprocess.CompletedProcess[str]:
     program = f"import sys; sys.modules[{missing!r}] = None; import {module}"
@@ -29,6 +31,7 @@ class ImportTests(unittest.TestCase):
     def test_the_rest_of_the_library_needs_no_flask(self):
         self.assertEqual(importing("dbtestcase", missing="flask").stderr, "")
 
+    @once
     def test_neither_extension_is_needed(self):
         for missing in ("flask_sqlalchemy", "flask_sqlalchemy_lite"):
             with self.subTest(missing):

@@ -20,7 +20,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from dbtestcase.flask import FlaskDatabaseTestCase
 from tests.flask import shop
 from tests.flask.shop import Customer, ShopTestCase, create_app
-from tests.support import problems, run_case
+from tests.support import once, problems, run_case
 
 
 class ListeningServer:
@@ -60,6 +60,7 @@ def application(url: str) -> Flask:
 
 
 class ConfiguredServerTests(unittest.TestCase):
+    @once
     def test_not_one_connection_is_made_to_it_however_the_application_is_made(self):
         server = ListeningServer()
         self.addCleanup(server.stop)

@@ -101,6 +101,7 @@ def run(*command: str, cache: str, **more: object) -> subprocess.CompletedProces
 
 
 class KeepTests(unittest.TestCase):
+    @once
     @of_throwaway_servers
     def test_a_failed_test_s_database_can_be_opened_later_and_the_next_test_starts_clean(self):
         with tempfile.TemporaryDirectory() as folder:

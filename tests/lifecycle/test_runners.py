@@ -12,6 +12,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+from tests.support import once
+
 ROOT = Path(__file__).parent.parent.parent
 TESTS = """
 import logging, pytest, sys, unittest
@@ -182,6 +184,7 @@ class RunnerTests(unittest.TestCase):
         self.assertIn("This test ran twice, here on real connections", done.stdout)
         self.assertNotIn("ran twice: ", done.stderr)
 
+    @once
     def test_pytest_stops_at_the_first_failure_and_runs_the_last_one_again(self):
         stopped = self.run_module("pytest", "-x")
         again = self.run_module("pytest", "--lf")
@@ -189,6 +192,7 @@ class RunnerTests(unittest.TestCase):
         self.assertRegex(stopped.stdout, r"1 failed, 2 passed")
         self.assertRegex(again.stdout, "1 failed")
 
+    @once
     def test_pytest_with_fixtures_and_captured_output(self):
         self.write(FIXTURES)
 
@@ -197,6 +201,7 @@ class RunnerTests(unittest.TestCase):
         self.assertIn("1 passed", done.stdout, done.stdout)
         self.assertIn("1 test needed real connections", done.stdout)
 
+    @once
     def test_pytest_with_a_debugger_runs_each_test_once_and_shows_the_database_as_it_was_left(self):
         self.write(DEBUGGED)
 
@@ -211,6 +216,7 @@ class RunnerTests(unittest.TestCase):
         self.assertEqual(done.stdout.count("torn down"), 2)
         self.assertNotIn("ran twice", done.stdout)
 
+    @once
     def test_a_pytest_fixture_that_uses_the_database_is_told_to_be_a_set_up(self):
         self.write(
             FIXTURES.replace(
@@ -224,6 +230,7 @@ class RunnerTests(unittest.TestCase):
 
         self.assertIn("A fixture of pytest that uses the database runs before the test begins", done.stdout)
 
+    @once
     @unittest.skipUnless(is_installed("xdist"), "pytest-xdist is not installed")
     def test_pytest_xdist(self):
         done = self.run_module("pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadscope")
@@ -233,6 +240,7 @@ class RunnerTests(unittest.TestCase):
 
     # -- others
 
+    @once
     @unittest.skipUnless(is_installed("unittest_parallel"), "unittest-parallel is not installed")
     def test_unittest_parallel(self):
         done = self.run_module("unittest_parallel", "-j", "2", "--level", "class", "-s", ".")
@@ -240,6 +248,7 @@ class RunnerTests(unittest.TestCase):
         self.assertIn("FAILED (failures=1, skipped=1)", done.stderr)
         self.assertIn("3 tests needed real connections and ran twice: ", done.stderr)
 
+    @once
     @unittest.skipUnless(is_installed("stestr"), "stestr is not installed")
     def test_stestr(self):
         (self.folder / ".stestr.conf").write_text("[DEFAULT]\ntest_path=.\ngroup_regex=([^\\.]+\\.[^\\.]+)\\.\n")
@@ -250,6 +259,7 @@ class RunnerTests(unittest.TestCase):
         self.assertRegex(done.stdout, r"- Failed: 1")
         self.assertRegex(done.stdout, r"- Skipped: 1")
 
+    @once
     @unittest.skipUnless(is_installed("green"), "green is not installed")
     def test_green(self):
         done = self.run_module("green", "-s", "1", "test_it")

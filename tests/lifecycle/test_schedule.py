@@ -9,6 +9,8 @@ import textwrap
 import unittest
 from pathlib import Path
 
+from tests.support import once
+
 CLASSES = """
 import unittest
 from pathlib import Path
@@ -63,18 +65,21 @@ class ScheduleTests(unittest.TestCase):
             self.notes("unittest", "test_it"), ["First then Second Third", "Second then Third", "Third then"]
         )
 
+    @once
     def test_pytest_tells_through_the_plugin(self):
         self.assertEqual(
             self.notes("pytest", "-p", "no:cacheprovider"),
             ["First then Second Third", "Second then Third", "Third then"],
         )
 
+    @once
     def test_what_pytest_leaves_out_is_not_expected(self):
         self.assertEqual(
             self.notes("pytest", "-p", "no:cacheprovider", "-k", "First or Third"),
             ["First then Third", "Third then"],
         )
 
+    @once
     def test_the_plugin_imports_nothing_of_ours_where_pytest_runs_other_tests(self):
         (self.folder / "test_it.py").write_text(
             "import sys\n\ndef test_it():\n    assert not {'dbtestcase', 'sqlalchemy', 'psycopg2'} & set(sys.modules)\n"

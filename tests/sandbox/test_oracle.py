@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from tests.sandbox.oracle import judged, random_programs
 from tests.sandbox.programs import show
+from tests.support import once
 
 PROGRAMS = 40
 
@@ -36,10 +37,12 @@ class OracleTests(unittest.TestCase):
         self.assertGreater(verdicts["equal"], PROGRAMS / 10, verdicts)
         self.assertGreater(verdicts["ran again"], PROGRAMS / 10, verdicts)
 
+    @once
     @unittest.skipIf(find_spec("psycopg") is None, "psycopg is not installed")
     def test_connections_of_psycopg(self) -> None:
         self.check("psycopg", seed=2)
 
+    @once
     def test_raw_connections(self) -> None:
         self.check("psycopg2", seed=3, raw=True)
 

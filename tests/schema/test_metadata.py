@@ -32,6 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from dbtestcase.schema.metadata import Shape
 from tests.schema.models import hard_case
 from tests.schema.support import ServerTestCase, planned
+from tests.support import once
 
 ROOT = Path(__file__).parents[2]
 
@@ -226,6 +227,7 @@ class FingerprintTests(unittest.TestCase):
 
         self.assertEqual(self.fingerprint(one), self.fingerprint(other))
 
+    @once
     def test_another_process_comes_to_the_same_fingerprint(self) -> None:
         script = textwrap.dedent("""
             from dbtestcase.schema import plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dbtestcase.servers import EMPTY, Contents, ThrowawayPostgres, expect, running_instance
 from tests.servers.support import ScratchTestCase, changed_environment
+from tests.support import once
 
 OPTIONS = ThrowawayPostgres()
 NOTES = {"volatile": ["next_number"], "größe": {"tables": 2}}
@@ -32,6 +33,7 @@ class NotesTests(ScratchTestCase):
                 notes.append(instance.notes)
         return notes
 
+    @once
     def test_another_process_finds_them_in_the_cache(self):
         cache = self.scratch / "cache"
 
