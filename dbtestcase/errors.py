@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 
-# The password in a URL; it may hold an "@" or a "/", but neither a quote nor a space.
-_PASSWORD = re.compile(r"(\w://[^/\s:@'\"]*:)[^\s'\"]*@")
+# The password in a URL; it may hold an "@" or a "/", but neither a quote nor a space. In examples it is "password".
+_PASSWORD = re.compile(r"(\w://[^/\s:@'\"]*:)(?!password@)[^\s'\"]*@")
 
 
 class DBTestCaseError(Exception):

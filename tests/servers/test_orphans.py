@@ -103,7 +103,9 @@ class KilledTests(OrphanTestCase):
     def test_ctrl_c_to_the_group_leaves_nothing(self):
         # Whoever runs this in the background of a shell has SIGINT ignored, which would be inherited.
         heeding = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        process = self.start(heeding + WAITING + "time.sleep(60)", start_new_session=True, stderr=subprocess.DEVNULL)
+        # Short sleeps: a signal that comes between the look for signals and a long one would be seen when that ends.
+        waiting = WAITING + "for _ in range(600):\n    time.sleep(0.1)"
+        process = self.start(heeding + waiting, start_new_session=True, stderr=subprocess.DEVNULL)
         process.stdout.readline()
 
         os.killpg(process.pid, signal.SIGINT)
