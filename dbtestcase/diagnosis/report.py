@@ -31,7 +31,7 @@ from dbtestcase.diagnosis.spans import KINDS, SecondRun, Span, ran, set_ups, sho
 from dbtestcase.native import monotonic
 
 VARIABLE = "DBTESTCASE_REPORT"
-_RUN = "DBTESTCASE_RUN"  # set for child processes: names the folder that takes what they recorded
+RUN = "DBTESTCASE_RUN"  # set for child processes: names the folder that takes what they recorded
 _SLOWEST = 5
 _NAMED = 8
 
@@ -99,7 +99,7 @@ def begin(wanted: str | None = None) -> None:
     _has_begun = True
     wanted = os.environ.get(VARIABLE, "") if wanted is None else wanted
     _wanted = "" if wanted in ("0", "off") else wanted
-    _parent, os.environ[_RUN] = os.environ.get(_RUN), os.urandom(8).hex()
+    _parent, os.environ[RUN] = os.environ.get(RUN), os.urandom(8).hex()
     # Workers leave without running atexit. Whether this is one is not known while it imports the main module.
     Finalize(None, _write_for_parent, exitpriority=0)
     atexit.register(_finish)
@@ -220,7 +220,7 @@ def _report() -> list[str]:
 
 def _begin_in_child() -> None:
     global _is_forked, _parent
-    _is_forked, _parent = True, os.environ.get(_RUN)
+    _is_forked, _parent = True, os.environ.get(RUN)
     _spans.clear()
     _second_runs.clear()
     atexit.unregister(_finish)
@@ -247,7 +247,7 @@ def _write_for_parent() -> None:
 
 
 def _take_over_from_workers() -> None:
-    folder = _folder(os.environ.get(_RUN))
+    folder = _folder(os.environ.get(RUN))
     for path in sorted(folder.glob("*.jsonl")):
         rows = []
         for line in path.read_text(encoding="utf-8").splitlines():

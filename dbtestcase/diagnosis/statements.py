@@ -132,12 +132,12 @@ class StatementLog:
             record[SECONDS] = monotonic() - record[STARTED]
             record[ROWS] = rowcount
             record[ERROR] = error
-            if self._keeps and error is None:
+            if error is None:
                 self.rows_changed(record[SQL])
 
     def rows_changed(self, sql: object) -> None:
         """Remember which test was the first of the class to insert such rows."""
-        if self._name is None or type(sql) is not str or sql[:6] not in ("INSERT", "insert"):
+        if self.mode == "off" or self._name is None or type(sql) is not str or sql[:6] not in ("INSERT", "insert"):
             return
         if sql not in self._inserts and len(self._inserts) < _INSERTS_KEPT:
             self._inserts[sql] = self._name()

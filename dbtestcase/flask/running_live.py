@@ -9,7 +9,7 @@ from flask import Flask
 from dbtestcase.diagnosis.leftovers import warn_left_open
 from dbtestcase.flask.live import LiveServer
 from dbtestcase.flask.running import RunningFlaskClass
-from dbtestcase.lifecycle.test_runs import id_of
+from dbtestcase.lifecycle.names import id_of
 
 __all__ = ["RunningLiveServerClass"]
 

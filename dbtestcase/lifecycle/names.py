@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import unittest
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from dbtestcase.errors import DBTestCaseError
 from dbtestcase.lifecycle.isolation import is_isolation
 from dbtestcase.servers import ExistingPostgres, ThrowawayPostgres
 
-__all__ = ["check_names", "coroutine_tests"]
+__all__ = ["check_names", "coroutine_tests", "id_of"]
 
 _OURS = "dbtestcase"
 # What tests read, and what a class may make of it.
@@ -55,6 +56,11 @@ def check_names(test_class: type) -> None:
                     f"Give that attribute of {base.__qualname__} another name."
                 )
             _check_spelling(base, name, value)
+
+
+def id_of(test: Any) -> str:
+    """Return a test's name, also of one that uses the name ``id`` for something else."""
+    return str(test.id() if callable(test.id) else unittest.TestCase.id(test))
 
 
 def coroutine_tests(test_class: type) -> frozenset[str]:

@@ -24,10 +24,10 @@ from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.lifecycle import classdata, postmortem, validation
 from dbtestcase.lifecycle.app_role import logging_in, warn_of_superuser
 from dbtestcase.lifecycle.connections import ClassConnections
-from dbtestcase.lifecycle.names import coroutine_tests
+from dbtestcase.lifecycle.names import coroutine_tests, id_of
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.postmortem import PostMortem
-from dbtestcase.lifecycle.test_runs import TestRuns, id_of
+from dbtestcase.lifecycle.test_runs import TestRuns
 from dbtestcase.sandbox import ClassContext, LeftOpen, Rules, SandboxedDatabase
 from dbtestcase.schema import SchemaPlan
 from dbtestcase.servers import BaseInstance, expect, running_instance

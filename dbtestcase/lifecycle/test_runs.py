@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import unittest
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,9 +27,10 @@ from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.class_of_tests import ClassOfTests
 from dbtestcase.lifecycle.held import HeldResult, is_debugged
 from dbtestcase.lifecycle.isolation import Isolation, isolation_of
+from dbtestcase.lifecycle.names import id_of
 from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, TasksOfTest, accept_interruptions
 
-__all__ = ["TestRuns", "id_of"]
+__all__ = ["TestRuns"]
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
 
@@ -389,11 +389,6 @@ class TestRuns:
             error.add_note(note)
         if reason is not None or not held.has_failed:
             report.ran_twice(id_of(test), told, outcome)
-
-
-def id_of(test: Any) -> str:
-    """Return a test's name, also of one that uses the name ``id`` for something else."""
-    return str(test.id() if callable(test.id) else unittest.TestCase.id(test))
 
 
 def _first_line(error: BaseException) -> str:

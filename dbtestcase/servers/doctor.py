@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
+from dbtestcase.diagnosis.report import RUN
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.native import monotonic, wall_clock
 from dbtestcase.servers import (
@@ -55,7 +56,8 @@ def _findings(advice: list[str], server: ExistingPostgres | None) -> Iterator[st
     variables = [
         f"{name}={value}"
         for name, value in sorted(os.environ.items())
-        if name.startswith("DBTESTCASE_") and name != VARIABLE  # there may be a password in it
+        # There may be a password in the one; the other is set by this process itself.
+        if name.startswith("DBTESTCASE_") and name not in (VARIABLE, RUN)
     ]
     if variables:
         yield f"environment {', '.join(variables)}"

@@ -220,11 +220,6 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         """
         self._keep_as = label
 
-    @property
-    def kept_name(self) -> str | None:
-        """The name it was kept under, once it has been."""
-        return self._kept_name
-
     def open_command(self, database: str) -> str:
         if self._kept_name is None:
             return ""

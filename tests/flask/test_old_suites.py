@@ -268,15 +268,15 @@ class OldSuiteTests(unittest.TestCase):
                         db.session.commit()
                         return db.session.scalar(text("SELECT count(*) FROM customer"))
 
-                @app.post("/work/<name>")
+                @app.post("/jobs/<name>")
                 def begin_work(name):
                     return {"count": workers.submit(work, name).result()}
 
                 return app
 
             def test_1(self):
-                self.assertEqual(self.client.post("/work/Ada").json, {"count": 1})
-                self.assertEqual(self.client.post("/work/Grace").json, {"count": 2})
+                self.assertEqual(self.client.post("/jobs/Ada").json, {"count": 1})
+                self.assertEqual(self.client.post("/jobs/Grace").json, {"count": 2})
                 self.assertEqual(self.client.get("/customers").json, {"names": ["Ada", "Grace"]})
 
             test_2 = test_1

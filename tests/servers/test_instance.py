@@ -192,7 +192,7 @@ class LifeTests(ScratchTestCase):
         removed = remove_kept()
 
         self.assertEqual(kept.owner, "ShopTests.test_sale")
-        self.assertEqual(instance.kept_name, kept.name)
+        self.assertEqual(instance.open_command("test"), f"python -m dbtestcase start --psql --kept {kept.name}")
         self.assertEqual(found, "evidence")
         self.assertEqual(removed, 1)
         self.assertEqual(kept_instances(), [])
