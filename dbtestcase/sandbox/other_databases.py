@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import NullPool, Pool
 
 from dbtestcase.errors import IsolationBroken, UndeclaredDatabase
 from dbtestcase.frames import UNKNOWN, Origin, is_installed, user_origin
@@ -166,6 +166,8 @@ def _before_use(connection: Any, record: Any, fairy: Any) -> None:
         _refuse_left_thread()
     if type(connection) is SandboxConnection or not _guards or record.starttime >= _last().since:
         return
+    if isinstance(fairy._pool, NullPool):
+        return  # nothing lies ready in it; this connection was being opened when the class began
     dialect = fairy._pool._dialect
     if getattr(dialect, "name", "") in _SERVERLESS:
         _last().note(dialect, _serverless(dialect))

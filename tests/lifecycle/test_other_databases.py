@@ -12,9 +12,11 @@ from pathlib import Path
 from unittest import mock
 
 from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 import dbtestcase
-from dbtestcase import DatabaseTestCase, errors
+from dbtestcase import DatabaseTestCase, ThrowawayPostgres, errors
+from dbtestcase.servers import running_instance
 from tests.support import Base, Customer, of_throwaway_servers, problems, run_case
 
 
@@ -56,6 +58,40 @@ class NotUsedTests(unittest.TestCase):
                     connection.execute(text("SELECT 1"))
 
         self.assertIn("nobody used the class's database", problems(run_case(Shop))[0])
+
+    @of_throwaway_servers
+    def test_one_that_is_being_opened_when_the_class_begins_was_not_there_before(self):
+        # As our own are that prepare the template of a class which comes later.
+        opens, has_begun, found = threading.Event(), threading.Event(), []
+        with running_instance(ThrowawayPostgres()) as other:
+
+            def connect():
+                opens.set()
+                has_begun.wait()
+                return other.connect()
+
+            engine = create_engine("postgresql+psycopg2://", poolclass=NullPool, creator=connect)
+
+            def work():
+                try:
+                    with engine.connect() as connection:
+                        found.append(connection.scalar(text("SELECT 1")))
+                except Exception as error:
+                    found.append(error)
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            opens.wait()
+
+            class Shop(ShopTestCase):
+                def test_it(self):
+                    self.assertRowCount(Customer, 0)
+                    has_begun.set()
+                    thread.join()
+
+            self.assertEqual(problems(run_case(Shop)), [])
+
+        self.assertEqual(found, [1])
 
     def test_a_class_that_uses_its_own_database_as_well_may_use_files(self):
         url = self.url
