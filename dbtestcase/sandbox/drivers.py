@@ -54,7 +54,7 @@ class Physical:
     pid: int
     loop: asyncio.AbstractEventLoop | None = None
     caches_plans: bool = True
-    rolled_back: Callable[[], None] | None = None
+    rolled_back: Callable[[], Any] | None = None
 
     @property
     def serves_here(self) -> bool:
@@ -131,7 +131,7 @@ def _over_libpq(connection: Any, driver_connection: Any, hang_up: Callable[[], A
     They are answered at once; a loop waits for them no longer than for a line of Python.
     """
 
-    native, prepared = driver_connection.pgconn, driver_connection._prepared
+    native = driver_connection.pgconn
 
     def run(sql: str) -> Any:
         if native.transaction_status == ACTIVE:
@@ -145,11 +145,6 @@ def _over_libpq(connection: Any, driver_connection: Any, hang_up: Callable[[], A
         value = run(sql).get_value(0, 0)
         return None if value is None else value.decode()
 
-    def rolled_back() -> None:
-        if prepared.clear():
-            prepared._to_flush.clear()
-            run("DEALLOCATE ALL")
-
     return Physical(
         connection=connection,
         send=run,
@@ -157,7 +152,7 @@ def _over_libpq(connection: Any, driver_connection: Any, hang_up: Callable[[], A
         status=lambda: native.transaction_status,
         close=hang_up,
         pid=native.backend_pid,
-        rolled_back=rolled_back,
+        rolled_back=driver_connection._prepared.clear,
     )
 
 
