@@ -27,6 +27,7 @@ class ClassContext:
         own_commits: Find out at the end of an attempt whether anybody has committed for real; the server must have
             ``track_commit_timestamp`` on. Returns how many statements this library has begun to send there itself,
             and how many of these have ended.
+        log_size: Returns the size of the server's log, in bytes; ``None`` unless that notes each connection.
         as_role: Returns the URL that logs in as the application's role to the database of a URL; ``None`` if it has
             none.
     """
@@ -36,4 +37,5 @@ class ClassContext:
     observer: Observer | None = None
     locks: Locks | None = None
     own_commits: Callable[[], tuple[int, int]] | None = None
+    log_size: Callable[[], int | None] = lambda: None
     as_role: Callable[[sa.URL], sa.URL] | None = None

@@ -75,7 +75,7 @@ class SandboxedDatabase:
         self.connects: Callable[[Callable[[], Any]], Any] = lambda connect: connect()
         self.before_use = about.before_use
         self._deferrable = deferrable
-        self._commits = CommitWatch(about.own_commits) if about.own_commits is not None else None
+        self._commits = CommitWatch(about.own_commits, about.log_size) if about.own_commits is not None else None
         self._restoring_sql = ""
         self._is_shared = self._is_closed = False
         self._ahead: ConnectionsAhead | None = None
@@ -264,12 +264,12 @@ class SandboxedDatabase:
         # Each statement of every test comes through here: what the common one does not need is not called.
         effects = self.rules.of_copy(sql) if how == "copy" else self.rules.known.get(sql) or self.rules.of(sql)
         origin = usual_origin(sql)
-        observer = self.listening()
         with self._lock:
             work = connection.work
             if work is None or work.shared is not self.shared or work.shared.attempt.is_over:
                 work = self.work_of(connection)
             shared = work.shared
+            observer = self.listening()  # a test that has begun just now may not be listened to
             autocommits = connection.autocommits
             if autocommits and how == "many":
                 self.stop(connection, "many statements at once in autocommit are many transactions")
@@ -390,7 +390,8 @@ class SandboxedDatabase:
         committed = False
         try:
             if shared.busy is None and self._commits is not None:
-                committed = self._commits.undo(shared)
+                may_wait = self._commits.is_alone and not self._restoring_sql
+                committed = not (may_wait and shared.finish_later()) and self._commits.undo(shared)
             elif shared.busy is None:
                 shared.finish()
             else:

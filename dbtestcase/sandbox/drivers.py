@@ -27,6 +27,8 @@ IDLE, ACTIVE, IN_TRANSACTION, FAILED = range(4)
 _PATIENCE = 2.0  # seconds; longest wait for a statement that was cancelled
 _DONE = (1, 2)  # libpq's PGRES_COMMAND_OK and PGRES_TUPLES_OK
 
+BEGIN = "BEGIN"
+
 SUPPORTED = ("psycopg2", "psycopg", "asyncpg")
 
 
@@ -44,6 +46,7 @@ class Physical:
         loop: The event loop that alone can use it; ``None`` if any can, and code without one too.
         caches_plans: Whether the driver keeps plans that a change of the schema, or its undoing, makes wrong.
         rolled_back: Lets the driver forget what it forgets when its own connection is rolled back.
+        begin: What begins the next transaction; the one before may still be there, to be undone in the same round trip.
     """
 
     connection: Any
@@ -55,6 +58,13 @@ class Physical:
     loop: asyncio.AbstractEventLoop | None = None
     caches_plans: bool = True
     rolled_back: Callable[[], Any] | None = None
+    begin: str = BEGIN
+
+    def undo(self) -> None:
+        """Undo the transaction before, if that is still there."""
+        if self.begin != BEGIN:
+            self.begin = BEGIN
+            self.send("ROLLBACK")
 
     @property
     def serves_here(self) -> bool:

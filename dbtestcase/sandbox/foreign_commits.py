@@ -1,7 +1,8 @@
 """Whether somebody has committed past the engines that are isolated: told by the server's last commit.
 
 ``pg_last_committed_xact()`` (PostgreSQL manual, "Transaction ID and Snapshot Information Functions") is asked in the
-round trip that undoes a test.
+round trip that undoes a test. Where the server's log notes each connection, that is needed only after the log has
+grown, or while somebody else is connected.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from .transaction import SharedTransaction
 
 __all__ = ["CommitWatch"]
 
-# As a text: drivers have values of their own for a row.
-_LAST_COMMIT = "SELECT pg_last_committed_xact()::text"
+# As a text: drivers have values of their own for a row. Behind it, how many are connected to the database.
+_LAST_COMMIT = """SELECT concat(pg_last_committed_xact(), ' ', pg_stat_get_db_numbackends(oid))
+FROM pg_database WHERE datname = current_database()"""
 
 
 class CommitWatch:
@@ -22,21 +24,33 @@ class CommitWatch:
     Args:
         own_commits: Returns how many statements this library has begun to send to the server itself, and how many of
             these have ended.
+        log_size: Returns the size of the server's log, in bytes; ``None`` unless that notes each connection.
     """
 
-    def __init__(self, own_commits: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, own_commits: Callable[[], tuple[int, int]], log_size: Callable[[], int | None]) -> None:
         self._own_commits = own_commits
-        self._own_ended = -1
+        self._log_size = log_size
         self._last_commit: str | None = None
+        self._own_ended = -1
+        # The size of the log, and what we had committed, when last asked; None if somebody else was connected.
+        self._alone_since: tuple[int | None, tuple[int, int]] | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody can have committed since that was asked: nobody else was connected, and nobody is."""
+        size = self._log_size()
+        return size is not None and (size, self._own_commits()) == self._alone_since
 
     def undo(self, shared: SharedTransaction) -> bool:
-        """Undo an attempt; return whether somebody else has committed since the one before was undone."""
-        ended = self._own_commits()[1]
-        committed = shared.finish(_LAST_COMMIT)
-        if committed is None:
+        """Undo an attempt; return whether somebody else has committed since that was asked."""
+        size, own = self._log_size(), self._own_commits()
+        answer = shared.finish(_LAST_COMMIT)
+        if answer is None:
             return False  # nothing was sent, and so nothing was asked
+        committed, _, connected = answer.rpartition(" ")
+        self._alone_since = (size, own) if connected == "1" else None
         known, self._last_commit = self._last_commit, committed
-        own_ended, self._own_ended = self._own_ended, ended
+        own_ended, self._own_ended = self._own_ended, own[1]
         if committed == known or known is None:
             return False
         # What we have begun to send since then may be what was committed.
@@ -44,4 +58,4 @@ class CommitWatch:
 
     def expect(self) -> None:
         """Something of ours commits, or has committed, in another way."""
-        self._last_commit = None
+        self._last_commit = self._alone_since = None

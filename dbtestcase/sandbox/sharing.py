@@ -79,6 +79,8 @@ class SharedConnection:
                 self._database.stop(connection, "came while another connection was being opened")
             self._is_opening = True
             try:
+                if self.physical is not None and not self._database.has_spoken:
+                    self.physical.undo()
                 if self.physical is None:
                     self._open(connection)
                 elif taken.setup not in self._same_state:

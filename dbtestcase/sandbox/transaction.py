@@ -9,7 +9,7 @@ the newest one:
     SELECT ...          a query leaves nothing that would have to be undone
     SAVEPOINT dbt1      what was committed is out of reach for whatever may have to be
     UPDATE ...
-    (rollback)          ROLLBACK TO dbt1; without a savepoint yet, ROLLBACK; BEGIN
+    (rollback)          ROLLBACK TO dbt1; without a savepoint yet, ROLLBACK AND CHAIN
     RELEASE dbt1; SAVEPOINT dbt2   where more was committed in between
 
 The first savepoint is dbt0, if the code under test has one of its own before there is one of ours: releasing ours
@@ -31,7 +31,7 @@ from dbtestcase.errors import IsolationWarning
 from dbtestcase.frames import UNKNOWN, Origin, user_origin
 
 from .attempt import Attempt, Reason
-from .drivers import FAILED, IDLE, IN_TRANSACTION, Physical
+from .drivers import BEGIN, FAILED, IDLE, IN_TRANSACTION, Physical
 from .rules import CONSTRAINTS, CURSOR, NEED_A_BLOCK, SET_LOCAL, TEMPORARY, Effects
 
 __all__ = ["SharedTransaction", "Work"]
@@ -40,6 +40,9 @@ __all__ = ["SharedTransaction", "Work"]
 # savepoints, cursors and prepared statements), RAISE. What else
 # the server refuses may be refused only because many transactions are one here.
 _OWN_ERRORS = ("21", "22", "23", "25P02", "26", "28", "34", "3B", "42", "44", "P0")
+
+# One statement, which the server answers once: the next transaction begins with its time.
+_UNDO_AND_BEGIN = "ROLLBACK AND CHAIN"
 
 # Insufficient privilege, for the constraint's schema; undefined object.
 _NO_SUCH_NAME = ("42501", "42704")
@@ -204,7 +207,8 @@ class SharedTransaction:
                 work.is_open = True
                 self._open.add(work)
             if not self.has_begun:
-                self._send("BEGIN")
+                self._send(self.physical.begin)
+                self.physical.begin = BEGIN
                 self.has_begun = True
             elif self.owner is not None and self.owner.failed:
                 self._undo()
@@ -335,7 +339,7 @@ class SharedTransaction:
         if self._savepoint:
             self._send(f"ROLLBACK TO dbt{self._savepoint}")
         else:
-            self._send("ROLLBACK; BEGIN")
+            self._send(_UNDO_AND_BEGIN)
             self._is_held = False
         self._is_dirty = self._has_altered_since = False
 
@@ -403,6 +407,13 @@ class SharedTransaction:
             return self.physical.ask(f"ROLLBACK; {ask}")
         self.physical.send("ROLLBACK")
         return None
+
+    def finish_later(self) -> bool:
+        """Let the next transaction undo this one as it begins; return whether that is all the same to everybody."""
+        if not self.has_begun or not self.is_reusable or self.has_altered:
+            return False
+        self.physical.begin = _UNDO_AND_BEGIN
+        return True
 
     def keep(self) -> None:
         """Commit what the test has done, for somebody to look at."""

@@ -39,6 +39,8 @@ _DEFAULTS: Mapping[str, str] = {
     "jit": "off",
     "max_prepared_transactions": "16",
     "log_checkpoints": "off",
+    # Tells whether anybody else has connected, and so may have committed.
+    "log_connections": "on",
     "logging_collector": "off",
     "log_destination": "'stderr'",
     "log_line_prefix": "'%m [%p] '",

@@ -242,6 +242,10 @@ class BaseInstance(Databases):
     def take_ready_connection(self) -> Any:
         """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""
 
+    def log_size(self) -> int | None:
+        """Return how many bytes the server's log has, ``None`` unless it can be read and notes each connection."""
+        return None
+
     @abstractmethod
     def state(self) -> ServerState:
         """Return how the server is now, to put it back after a test."""

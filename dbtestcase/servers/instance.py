@@ -60,6 +60,8 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         self._owner = owner
         self._owner_pid = os.getpid()
         self._is_ours = True
+        # Asked for its size in every test; "" if that tells nothing.
+        self._log = str(server.directory.log) if self.options.logs_connections else ""
         self._keep_as: str | None = None
         self._kept_name: str | None = None
         self._lock = new_lock()
@@ -236,6 +238,14 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         if self._is_ours:
             self._is_ours = False
             show_variables()
+
+    def log_size(self) -> int | None:
+        if not self._log:
+            return None
+        try:
+            return os.stat(self._log).st_size
+        except OSError:
+            return None  # nobody knows any more
 
     def read_bootlog(self) -> str:
         """Return the server's log."""

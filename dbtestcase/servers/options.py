@@ -130,6 +130,11 @@ class ThrowawayPostgres:
         """Whether the server notes who committed last, and has no processes of its own that commit."""
         return not {name.lower() for name in self.settings} & {"track_commit_timestamp", "autovacuum"}
 
+    @property
+    def logs_connections(self) -> bool:
+        """Whether the server's log notes each connection."""
+        return not any(name.lower().startswith("log") for name in self.settings)
+
     def content(self) -> str:
         """Return what must be equal for two servers to be able to share a prepared cluster, beside the programs."""
         return repr((self._written_settings(), self.extensions, self.cluster)) + defaults_content()

@@ -1,13 +1,27 @@
-"""Who has committed past the engines: told, unless it was this library itself."""
+"""Who has committed past the engines: told, unless it was this library itself; asked only where somebody could have."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import unittest
 
-from sqlalchemy import text
+import psycopg2
+from sqlalchemy import func, select, text
 
-from dbtestcase import DatabaseTestCase
-from tests.support import Base, Customer, problems, run_case
+from dbtestcase import DatabaseTestCase, ThrowawayPostgres
+from tests.support import Base, Customer, of_throwaway_servers, problems, run_case
+
+# What the class's only connection to its database was sent last.
+_LAST = "SELECT query FROM pg_stat_activity WHERE datname = 'test'"
+_OTHER_PROGRAM = """
+import psycopg2, sys
+connection = psycopg2.connect(sys.argv[1])
+for line in sys.stdin:
+    with connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO customer (name) VALUES ('by another program')")
+    print("written", flush=True)
+"""
 
 
 class ForeignCommitTests(unittest.TestCase):
@@ -28,3 +42,147 @@ class ForeignCommitTests(unittest.TestCase):
 
         for _ in range(4):  # the copies come at another moment each time
             self.assertEqual(problems(run_case(Shop)), [])
+
+
+@of_throwaway_servers
+class LogTests(unittest.TestCase):
+    """The server's log tells whether anybody else has connected."""
+
+    def last_statements(self, **attributes: object) -> list[str]:
+        """Run a class of tests that count; return what each but the first found to have been sent before it began."""
+        found: list[str] = []
+
+        class Shop(DatabaseTestCase):
+            schema = Base
+
+            def test_1(self) -> None:
+                found.append("".join(query for (query,) in self.instance.query(_LAST)))
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+
+            test_2 = test_3 = test_4 = test_1
+
+        for name, value in attributes.items():
+            setattr(Shop, name, value)
+        self.assertEqual(problems(run_case(Shop)), [])
+        return found[1:]
+
+    def test_where_nobody_else_has_connected_the_next_test_undoes_the_one_before(self) -> None:
+        asked, *others = self.last_statements()
+
+        self.assertIn("ROLLBACK; SELECT", asked)
+        self.assertEqual([each[:12] for each in others], ["SELECT count"] * 2)
+
+    def test_a_log_that_the_class_has_changed_is_not_believed(self) -> None:
+        for settings in ({"log_connections": "off"}, {"log_min_messages": "fatal"}):
+            with self.subTest(settings):
+                sent = self.last_statements(postgres=ThrowawayPostgres(settings=settings))
+
+                self.assertTrue(all("ROLLBACK; SELECT" in each for each in sent), sent)
+
+    def test_a_program_that_has_connected_before_the_tests_is_watched(self) -> None:
+        class Shop(DatabaseTestCase):
+            schema = Base
+            isolation = "savepoint"
+
+            @classmethod
+            def setUpClass(cls) -> None:
+                super().setUpClass()
+                address = cls.engine.url.set(drivername="postgresql", query={
+                    name: value for name, value in cls.engine.url.query.items() if name != "plugin"
+                }).render_as_string()  # fmt: skip
+                cls.program = subprocess.Popen(
+                    [sys.executable, "-c", _OTHER_PROGRAM, address],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                )  # fmt: skip
+                cls.addClassCleanup(cls.program.communicate)
+
+            def count(self) -> None:
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+
+            def test_1(self) -> None:
+                self.count()
+
+            test_2 = test_3 = test_5 = test_6 = test_1
+
+            def test_4(self) -> None:
+                self.count()
+                self.program.stdin.write("go\n")
+                self.program.stdin.flush()
+                self.assertEqual(self.program.stdout.readline(), "written\n")
+
+        result = run_case(Shop)
+
+        [(test, said)] = result.errors + result.failures
+        self.assertEqual(test.id().rpartition(".")[2], "test_4")
+        self.assertIn("somebody has committed into this class's server for real", said)
+
+    def test_a_connection_that_a_test_opens_itself_is_watched_from_then_on(self) -> None:
+        class Shop(DatabaseTestCase):
+            schema = Base
+            isolation = "savepoint"
+
+            @classmethod
+            def setUpClass(cls) -> None:
+                super().setUpClass()
+                cls.address = cls.instance.dsn()
+
+            def count(self) -> None:
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+
+            def test_1(self) -> None:
+                self.count()
+
+            test_2 = test_4 = test_6 = test_1
+
+            def test_3(self) -> None:
+                self.count()
+                type(self).own = psycopg2.connect(**self.address)
+                self.addClassCleanup(self.own.close)
+
+            def test_5(self) -> None:
+                self.count()
+                with self.own, self.own.cursor() as cursor:
+                    cursor.execute("INSERT INTO customer (name) VALUES ('past the engines')")
+
+        result = run_case(Shop)
+
+        [(test, said)] = result.errors + result.failures
+        self.assertEqual(test.id().rpartition(".")[2], "test_5")
+        self.assertIn("somebody has committed into this class's server for real", said)
+
+    def test_a_test_that_undoes_the_one_before_begins_at_a_time_of_its_own(self) -> None:
+        times: list[object] = []
+
+        class Shop(DatabaseTestCase):
+            schema = Base
+
+            def test_1(self) -> None:
+                before = self.instance.query("SELECT clock_timestamp()")[0][0]
+                times.append((before, self.session.scalar(select(func.now()))))
+
+            test_2 = test_3 = test_4 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertEqual(len(times), 4)
+        for before, began in times:  # type: ignore[misc]
+            self.assertLess(before, began)
+
+    def test_the_last_test_of_a_class_leaves_nothing_to_tear_down(self) -> None:
+        class Shop(DatabaseTestCase):
+            schema = Base
+
+            def test_1(self) -> None:
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+            test_2 = test_3 = test_1
+
+            @classmethod
+            def tearDownClass(cls) -> None:
+                with cls.engine.begin() as connection:
+                    cls.left = connection.scalar(select(func.count()).select_from(Customer))
+                Base.metadata.drop_all(cls.engine)
+                super().tearDownClass()
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertEqual(Shop.left, 0)
