@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 from dbtestcase import sandbox
 from dbtestcase.diagnosis import leftovers, report, states
 from dbtestcase.diagnosis.explain import Explanations
-from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.lifecycle import classdata, postmortem, validation
 from dbtestcase.lifecycle.app_role import logging_in, warn_of_superuser
@@ -75,7 +74,6 @@ class RunningClass:
         self._class_error: BaseException | None = None
         self._is_reported = report.is_wanted()
         self.prepares_tests = type(self).begin_test is not RunningClass.begin_test
-        self._told: list[BaseException] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -255,7 +253,6 @@ class RunningClass:
         Args:
             counts: Whether a failure of this run is the test's, and not a reason to run it again.
         """
-        self._told.clear()
         self.explanations.begin_test(partial(id_of, test), counts=counts)
 
     def use_shared(self) -> None:
@@ -336,7 +333,6 @@ class RunningClass:
         Returns:
             False if it only follows from the database having been kept.
         """
-        self._told += chain(error)
         if self.runs.is_untouched:
             self.explanations.begin_test(partial(id_of, test), counts=True)  # what is logged is an earlier test's
         if self._post_mortem is not None and postmortem.is_aftermath(error):

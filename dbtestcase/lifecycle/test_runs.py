@@ -194,7 +194,7 @@ class TestRuns:
             held.explain_held(self._home.explain)
             return  # somebody outside holds a lock that the test needs, as it would on real connections
         self._run_again(test, held, run, before)
-        self._tell_of_second_run(test, held, reason, first)
+        self._report_second_run(test, held, reason, first)
 
     def _run_attempt(self, test: Any, held: HeldResult, run: Callable[[Any], Any], *, may_run_again: bool) -> None:
         """Run the test in the one transaction."""
@@ -371,16 +371,16 @@ class TestRuns:
 
     # -- telling of it
 
-    def _tell_of_second_run(
+    def _report_second_run(
         self, test: Any, held: HeldResult, reason: Reason | None, first: list[BaseException]
     ) -> None:
         self._ran_twice += _MANY if reason is not None and reason.of_class else 1
         if reason is not None:
-            told, outcome = str(reason), "failed" if held.has_failed else "passed"
+            cause, outcome = str(reason), "failed" if held.has_failed else "passed"
             note = f"(This test ran twice, here on real connections; it first {_as_rest(reason)}.)"
         else:
             words = _first_line(first[0]) if first else "a failure"
-            told = f"it failed in the one transaction ({words})"
+            cause = f"it failed in the one transaction ({words})"
             outcome = "failed" if held.has_failed else report.FAILED_FIRST
             note = "(This test ran twice: in one undone transaction, and here on real connections.)"
             if first and held.errors_held and words != _first_line(held.errors_held[0]):
@@ -388,7 +388,7 @@ class TestRuns:
         for error in held.errors_held:
             error.add_note(note)
         if reason is not None or not held.has_failed:
-            report.ran_twice(id_of(test), told, outcome)
+            report.ran_twice(id_of(test), cause, outcome)
 
 
 def _first_line(error: BaseException) -> str:

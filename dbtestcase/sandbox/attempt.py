@@ -53,10 +53,10 @@ class Reason:
     of_class: bool = False
 
     def __str__(self) -> str:
-        told = f"{_shortened(self.sql)}{_at(self.origin)} {self.rule}" if self.sql else f"{self.rule}{_at(self.origin)}"
+        text = f"{_shortened(self.sql)}{_at(self.origin)} {self.rule}" if self.sql else f"{self.rule}{_at(self.origin)}"
         if self.other is not None:
-            told += f": {_shortened(self.other[0])}{_at(self.other[1])}"
-        return told
+            text += f": {_shortened(self.other[0])}{_at(self.other[1])}"
+        return text
 
 
 class TasksOfTest(Protocol):

@@ -161,7 +161,7 @@ class Rules:
             bodies = (functions[each]["body"] or "" for each in (name, *function["calls"]))
             self._functions[name] = self._of_function({**function, "body": "\n".join(bodies)})
         # Tables on other servers, which see nothing of a transaction that is not committed.
-        self._foreign = frozenset(word for name in facts.get("foreign_tables", ()) for word in _as_words(name))
+        self._foreign = frozenset(word for name in facts.get("foreign_tables", ()) for word in _names_of(name))
         self.always_real = self._needs_real(facts.get("implicit", ()))
 
     def of(self, sql: str | bytes) -> Effects:
@@ -280,7 +280,7 @@ class Rules:
         return ""
 
 
-def _as_words(qualified: str) -> set[str]:
+def _names_of(qualified: str) -> set[str]:
     """Return how a table that SQL writes so appears among a statement's words, quoted or not."""
     name = qualified.rpartition(".")[2].strip('"')
     return {name, f'"{name}"'}

@@ -95,7 +95,7 @@ class SupervisorClient:
         self._number = 0
         self._waiting: dict[int, Reply] = {}
         self._ends: dict[int, Reply] = {}
-        self._last_words = ""
+        self._crash = ""
         self._end_reason = ""
         self._connection = Connection()
 
@@ -202,7 +202,7 @@ class SupervisorClient:
 
     def _arrive(self, message: dict[str, Any]) -> None:
         if "crash" in message:
-            self._last_words = str(message["crash"])
+            self._crash = str(message["crash"])
         elif "ended" in message:
             self._forget_end(message["ended"], message["status"])
         else:
@@ -245,7 +245,7 @@ class SupervisorClient:
         return PostgresNotReady(
             f"the supervisor of the test servers (process {self._connection.pid}) is lost, and all servers with it: "
             f"{self._end_reason}.\n"
-            + (f"Its last words: {self._last_words}\n" if self._last_words else "")
+            + (f"It ended with: {self._crash}\n" if self._crash else "")
             + "Was it killed or stopped, by hand or for want of memory? The next test class starts a new one."
         )
 

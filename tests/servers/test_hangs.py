@@ -96,7 +96,7 @@ class SupervisorTests(ScratchTestCase):
     def test_one_that_is_told_nonsense_ends_and_says_why(self):
         supervisor = current_supervisor()
 
-        with self.assertRaisesRegex(PostgresNotReady, "last words: Unreadable"):
+        with self.assertRaisesRegex(PostgresNotReady, "ended with: Unreadable"):
             supervisor.request("nonesuch").wait()
 
         self.assertNextInstanceWorks()
