@@ -1,4 +1,4 @@
-"""Tells dbtestcase which tests pytest is about to run, and pytest which of them ran twice.
+"""Tells dbtestcase which tests pytest is about to run, and pytest which of them ran twice; deals out whole classes.
 
 A plugin that pytest finds by its entry point.
 
@@ -33,6 +33,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     report = sys.modules.get("dbtestcase.diagnosis.report")
     if report is not None and hasattr(session.config, "workeroutput"):
         session.config.workeroutput["dbtestcase"] = report.hand_over()
+
+
+@pytest.hookimpl(optionalhook=True)  # a hook of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a class together where pytest-xdist would deal out single tests, its default.
+
+    Each worker that gets one of a class sets the class up. Tests outside of classes are dealt out as before, and whoever
+    chooses another way of dealing out (``--dist``) has it.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class LoadByClass(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.rpartition("::")[0] if nodeid.count("::") > 1 else nodeid
+
+    return LoadByClass(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)  # a hook of pytest-xdist

@@ -21,6 +21,50 @@ from sqlalchemy import func, select
 from dbtestcase import DatabaseTestCase
 from tests.support import Base, Customer
 
+MANY_CLASSES = """
+from pathlib import Path
+
+from dbtestcase import DatabaseTestCase
+
+
+class FirstTests(DatabaseTestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        with open(Path(__file__).with_name("set_ups"), "a") as file:
+            file.write(cls.__name__ + "\\n")
+
+    def test_1(self):
+        self.session.connection()
+
+    test_2 = test_1
+
+
+class SecondTests(FirstTests):
+    pass
+
+
+class ThirdTests(FirstTests):
+    pass
+
+
+class FourthTests(FirstTests):
+    pass
+
+
+class FifthTests(FirstTests):
+    pass
+
+
+class SixthTests(FirstTests):
+    pass
+
+
+def test_outside_of_classes():
+    pass
+"""
+
+
 class ShopTests(DatabaseTestCase):
     schema = Base
 
@@ -237,6 +281,19 @@ class RunnerTests(unittest.TestCase):
 
         self.assertRegex(done.stdout, r"1 failed, \d+ passed, 1 skipped")
         self.assertIn("3 tests needed real connections and ran twice: ", done.stdout)
+
+    @once
+    @unittest.skipUnless(is_installed("xdist"), "pytest-xdist is not installed")
+    def test_pytest_xdist_sets_each_class_up_in_one_worker(self):
+        self.write(MANY_CLASSES)
+
+        for dealt_out, set_ups in ((), 6), (("--dist", "each"), 12):
+            with self.subTest(dealt_out=dealt_out):
+                done = self.run_module("pytest", "-p", "no:cacheprovider", "-n", "2", *dealt_out, "test_it.py")
+
+                self.assertRegex(done.stdout, rf"{2 * set_ups + set_ups // 6} passed")
+                self.assertEqual((self.folder / "set_ups").read_text().count("\n"), set_ups)
+                (self.folder / "set_ups").unlink()
 
     # -- others
 
