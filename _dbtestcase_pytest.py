@@ -39,8 +39,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of a class together where pytest-xdist would deal out single tests, its default.
 
-    Each worker that gets one of a class sets the class up. Tests outside of classes are dealt out as before, and whoever
-    chooses another way of dealing out (``--dist``) has it.
+    Each worker that gets one of a class sets the class up. Tests outside of classes are dealt out as before, and
+    whoever chooses another way of dealing out (``--dist``) has it.
     """
     if config.getoption("dist") != "load":
         return None

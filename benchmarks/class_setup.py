@@ -20,9 +20,7 @@ TABLES = (0, 10, 30, 100)
 _BACK_TO_BACK = "dbtestcase, back to back"
 
 
-def measure_ours(
-    tables: list[int], behind: float, number: int, waits: bool = False, embedded: bool = False
-) -> Series:
+def measure_ours(tables: list[int], behind: float, number: int, waits: bool = False, embedded: bool = False) -> Series:
     """Run ``number`` classes and one more to warm up; ``behind`` seconds of tests are in each."""
     measured = {}
     for count in tables:

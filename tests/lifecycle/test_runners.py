@@ -21,50 +21,6 @@ from sqlalchemy import func, select
 from dbtestcase import DatabaseTestCase
 from tests.support import Base, Customer
 
-MANY_CLASSES = """
-from pathlib import Path
-
-from dbtestcase import DatabaseTestCase
-
-
-class FirstTests(DatabaseTestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        with open(Path(__file__).with_name("set_ups"), "a") as file:
-            file.write(cls.__name__ + "\\n")
-
-    def test_1(self):
-        self.session.connection()
-
-    test_2 = test_1
-
-
-class SecondTests(FirstTests):
-    pass
-
-
-class ThirdTests(FirstTests):
-    pass
-
-
-class FourthTests(FirstTests):
-    pass
-
-
-class FifthTests(FirstTests):
-    pass
-
-
-class SixthTests(FirstTests):
-    pass
-
-
-def test_outside_of_classes():
-    pass
-"""
-
-
 class ShopTests(DatabaseTestCase):
     schema = Base
 
@@ -162,6 +118,50 @@ class ShopTests(DatabaseTestCase):
 
 def is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
+
+
+MANY_CLASSES = """
+from pathlib import Path
+
+from dbtestcase import DatabaseTestCase
+
+
+class FirstTests(DatabaseTestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        with open(Path(__file__).with_name("set_ups"), "a") as file:
+            file.write(cls.__name__ + "\\n")
+
+    def test_1(self):
+        self.session.connection()
+
+    test_2 = test_1
+
+
+class SecondTests(FirstTests):
+    pass
+
+
+class ThirdTests(FirstTests):
+    pass
+
+
+class FourthTests(FirstTests):
+    pass
+
+
+class FifthTests(FirstTests):
+    pass
+
+
+class SixthTests(FirstTests):
+    pass
+
+
+def test_outside_of_classes():
+    pass
+"""
 
 
 class RunnerTests(unittest.TestCase):
