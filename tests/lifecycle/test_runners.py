@@ -306,6 +306,25 @@ class RunnerTests(unittest.TestCase):
         self.assertIn("3 tests needed real connections and ran twice: ", done.stderr)
 
     @once
+    @unittest.skipUnless(is_installed("nose2"), "nose2 is not installed")
+    def test_nose2(self):
+        done = self.run_module("nose2", "test_it")
+
+        self.assertIn("FAILED (failures=1, skipped=1)", done.stderr)
+        self.assertIn("3 tests needed real connections and ran twice: ", done.stderr)
+
+    @once
+    @unittest.skipUnless(is_installed("teamcity"), "teamcity-messages is not installed")
+    def test_the_runner_of_pycharm(self):
+        done = self.run_module("teamcity.unittestpy", "test_it")
+
+        names = re.findall(r"##teamcity\[testStarted .* name='test_it\.\w+\.(\w+)'\]", done.stdout)
+        failed = re.findall(r"##teamcity\[testFailed .* name='test_it\.\w+\.(\w+)'\]", done.stdout)
+        self.assertEqual(len(names), 6)
+        self.assertEqual(len(set(names)), 5)  # both classes have a test_1_passes
+        self.assertEqual(failed, ["test_3_fails"])
+
+    @once
     @unittest.skipUnless(is_installed("stestr"), "stestr is not installed")
     def test_stestr(self):
         (self.folder / ".stestr.conf").write_text("[DEFAULT]\ntest_path=.\ngroup_regex=([^\\.]+\\.[^\\.]+)\\.\n")
