@@ -306,14 +306,6 @@ class RunnerTests(unittest.TestCase):
         self.assertIn("3 tests needed real connections and ran twice: ", done.stderr)
 
     @once
-    @unittest.skipUnless(is_installed("nose2"), "nose2 is not installed")
-    def test_nose2(self):
-        done = self.run_module("nose2", "test_it")
-
-        self.assertIn("FAILED (failures=1, skipped=1)", done.stderr)
-        self.assertIn("3 tests needed real connections and ran twice: ", done.stderr)
-
-    @once
     @unittest.skipUnless(is_installed("teamcity"), "teamcity-messages is not installed")
     def test_the_runner_of_pycharm(self):
         done = self.run_module("teamcity.unittestpy", "test_it")
