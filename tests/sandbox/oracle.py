@@ -2,8 +2,9 @@
 
 Each program is a test, run by default and, if that counted in the one transaction, on a private copy as well. What
 each step gave (rows, row counts, the class, SQLSTATE and words of each error) and what is left in the tables must be
-equal. A program that ran twice is equal by construction; of those, every tenth is compared, too. Where DDL met open
-readers, the step at which real connections waited must be the one that warned.
+equal. A program that ran twice is equal by construction; of those, every tenth is compared, too, and from the command
+line the others are spared the second run. Where DDL met open readers, the step at which real connections waited must
+be the one that warned.
 
 Run many: ``python -m tests.sandbox.oracle --programs 20000 --seed 1 [--driver psycopg] [--raw] [--connections 1]``.
 """
@@ -21,6 +22,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar
@@ -33,6 +35,7 @@ from dbtestcase import DatabaseTestCase, ThrowawayPostgres, isolate
 from dbtestcase.diagnosis import report
 from dbtestcase.errors import IsolationWarning
 from dbtestcase.lifecycle import test_runs
+from dbtestcase.lifecycle.test_runs import TestRuns, _close_sessions
 
 from .players import play
 from .programs import SCHEMA, Program, random_program, shortened, show
@@ -67,7 +70,12 @@ class Judgement:
 
     @property
     def wants_reference(self) -> bool:
-        return not self.error and (len(self.runs) < 2 or self.number % _COMPARED_OF_RUN_AGAIN == 0)
+        return not self.error and ((len(self.runs) < 2 and not self.reason) or self.is_compared)
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether it is compared although it ran twice."""
+        return self.number % _COMPARED_OF_RUN_AGAIN == 0
 
     @property
     def verdict(self) -> str:
@@ -134,16 +142,20 @@ class Programs(DatabaseTestCase):
             self.judgement.reference = given
 
 
-def judged(programs: Iterable[Program], driver: str = "psycopg2", case: Any = Programs) -> Iterator[Judgement]:
+def judged(
+    programs: Iterable[Program], driver: str = "psycopg2", case: Any = Programs, *, all_twice: bool = True
+) -> Iterator[Judgement]:
     """Run programs and yield what became of each.
 
     Args:
         case: The test class that runs them, :class:`Programs` or one like it.
+        all_twice: Programs that run again do so; else only those that are compared.
     """
     engines = case.make_engines(driver)
     numbered = enumerate(programs)
     while some := [Judgement(program, number) for number, program in islice(numbered, _IN_ONE_CLASS)]:
-        _judge(some, engines, case)
+        with nullcontext() if all_twice else mock.patch.object(TestRuns, "_run_again", _run_again_if_compared):
+            _judge(some, engines, case)
         yield from some
 
 
@@ -181,6 +193,18 @@ def _judge(judgements: Sequence[Judgement], engines: dict[str, Any], case: Any) 
             by_test[id(test)].error = by_test[id(test)].error or error
         else:
             judgements[0].error = f"{test}: {error}"
+
+
+_run_again = TestRuns._run_again
+
+
+def _run_again_if_compared(self: Any, test: Any, held: Any, *rest: Any) -> None:
+    if test.judgement.is_compared:
+        _run_again(self, test, held, *rest)
+        return
+    held.drop()
+    self._threads.drop()
+    _close_sessions()
 
 
 class _Result(unittest.TestResult):
@@ -247,7 +271,8 @@ def run_part(options: argparse.Namespace, part: int) -> tuple[Counter[str], Coun
     programs = random_programs(options.programs, options.seed, connections=options.connections, raw=options.raw)
     verdicts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    for judgement in judged(islice(programs, part, None, options.processes), options.driver, _case(options)):
+    mine = islice(programs, part, None, options.processes)
+    for judgement in judged(mine, options.driver, _case(options), all_twice=options.asyncio):
         verdicts[judgement.verdict] += 1
         if judgement.reason:
             reasons[_rule(judgement.reason)] += 1
