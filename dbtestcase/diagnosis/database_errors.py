@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.exc import PendingRollbackError, StatementError
 
 from dbtestcase.diagnosis.redaction import HIDDEN, Redaction, sqlstate, without_values
-from dbtestcase.diagnosis.sqltext import fingerprint, hides, text_of
+from dbtestcase.diagnosis.sqltext import fingerprint, hides
 from dbtestcase.diagnosis.statement import Statement
 from dbtestcase.diagnosis.tracebacks import chain, from_driver
 
@@ -26,7 +26,6 @@ class Facts:
     sqlstate: str
     message: str
     detail: str
-    sql: str
     table: str
     column: str
     constraint: str
@@ -48,7 +47,6 @@ def facts_of(error: BaseException, is_hidden: Hidden) -> Facts | None:
         sqlstate=state,
         message=without_values(original) if hidden else field("message_primary") or str(original),
         detail="" if hidden else field("message_detail"),
-        sql=text_of(getattr(error, "statement", None) or ""),
         table=field("table_name"),
         column=field("column_name"),
         constraint=field("constraint_name"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dbtestcase.diagnosis import messages, states
 from dbtestcase.diagnosis.statement import Statement
-from dbtestcase.frames import UNKNOWN, user_origin_of
+from dbtestcase.frames import UNKNOWN
 
 __all__ = ["hint_for_check"]
 
@@ -15,12 +15,9 @@ _TABLE = r'(?:(?:"[^"]+"|\w+)\.)?("[^"]+"|\w+)'
 _WRITE = re.compile(
     rf"\s*(INSERT)\s+INTO\s+{_TABLE}|\s*(UPDATE)\s+(?:ONLY\s+)?{_TABLE}|\s*(DELETE)\s+FROM\s+(?:ONLY\s+)?{_TABLE}", re.I
 )
-_BY_ID = re.compile(rf"\s*SELECT\b.*\bFROM\s+{_TABLE}\s+WHERE\s+(?:[\w\".]+\.)?id\s*=\s", re.I | re.DOTALL)
 _SELECT = re.compile(r"\s*(SELECT|WITH)\b", re.I)
 _FROM = re.compile(rf"\b(?:FROM|JOIN)\s+{_TABLE}", re.I)
-_LIKE = re.compile(r"\bLIKE\b")
 _COUNT = re.compile(r"\s*SELECT\s+count\s*\(", re.I)
-_UNORDERED = re.compile(r"\s*SELECT\b(?!.*\bORDER\s+BY\b)", re.I | re.DOTALL)
 _SKIPS_LOCKED = re.compile(r"\bSKIP\s+LOCKED\b", re.I)
 _NOW = re.compile(r"\b(?:now|transaction_timestamp)\s*\(|\bCURRENT_(?:TIMESTAMP|TIME)\b|\bLOCALTIME(?:STAMP)?\b", re.I)
 _TIMES = re.compile(r"datetime\.datetime\([^)]*\)|\d{4}-\d\d-\d\d[ T]\d\d:[\d:.+]*")
@@ -32,15 +29,13 @@ def hint_for_check(
     """Return what to look at first after an error that no database raised, ``None`` if nothing stands out."""
     # Without SQLAlchemy's own questions about tables.
     sent = [each for each in statements if not (each.is_control or each.error or "pg_catalog." in each.text)]
-    found = _bytes_in_text(sent)
     # That an expected error was not raised has nothing to do with rows that were not seen.
     is_check = isinstance(error, AssertionError) and not str(error).endswith("not raised")
-    if found is None and (is_check or _misses_something(error)):
+    found = None
+    if is_check or _misses_something(error):
         found = _flushed_only(statements) or _rolled_back(statements) or states.never_sent()
-        found = found or _wrong_key(sent) or _rows_of_earlier_test(sent, earlier_inserts)
-    if found is None and is_check:
-        found = _like(sent) or _time_stands_still(sent, str(error)) or _no_order(sent, error)
-    return found
+        found = found or _rows_of_earlier_test(sent, earlier_inserts)
+    return found or (_time_stands_still(sent, str(error)) if is_check else None)
 
 
 def _misses_something(error: BaseException) -> bool:
@@ -58,24 +53,6 @@ def written_table(sql: str) -> tuple[str, str] | None:
         return None
     verb, table = (each for each in found.groups() if each is not None)
     return verb.upper(), table.strip('"')
-
-
-def _bytes_in_text(sent: Sequence[Statement]) -> str | None:
-    for statement in sent:
-        write = written_table(statement.text)
-        if write is None or write[0] == "DELETE":
-            continue
-        for name, value in _named_values(statement):
-            # What goes to a bytea column is wrapped by SQLAlchemy, so this is for a column of text.
-            if type(value) is bytes:
-                return messages.BYTES_IN_TEXT.format(column=name, origin=statement.origin)
-    return None
-
-
-def _named_values(statement: Statement) -> Iterator[tuple[str, object]]:
-    for values in statement.parameters if statement.sets else [statement.parameters]:
-        if isinstance(values, Mapping):
-            yield from values.items()
 
 
 def _flushed_only(statements: Sequence[Statement]) -> str | None:
@@ -145,41 +122,9 @@ def _tables_read(sql: str) -> list[str]:
     return [table.strip('"') for table in _FROM.findall(sql)]
 
 
-def _like(sent: Sequence[Statement]) -> str | None:
-    for statement in sent:
-        if statement.rows == 0 and _LIKE.search(statement.text):
-            return messages.LIKE.format(read=statement.origin)
-    return None
-
-
-def _wrong_key(sent: Sequence[Statement]) -> str | None:
-    inserted: set[str] = set()
-    for statement in sent:
-        write = written_table(statement.text)
-        if write is not None and write[0] != "UPDATE":
-            (inserted.add if write[0] == "INSERT" else inserted.discard)(write[1])
-        wanted = _BY_ID.match(statement.text)
-        if wanted and statement.rows == 0 and not _SKIPS_LOCKED.search(statement.text):
-            table = wanted[1].strip('"')
-            if table in inserted:
-                return messages.WRONG_KEY.format(table=table, read=statement.origin)
-    return None
-
-
 def _time_stands_still(sent: Sequence[Statement], message: str) -> str | None:
     times = _TIMES.findall(message)
     asked = sum(_NOW.search(each.text) is not None for each in sent)
     # A column may have it as its default, of which no statement tells; but equal times do.
     is_equal = len(times) > 1 and times[0] == times[1] and any(written_table(each.text) for each in sent)
     return messages.TIME_STANDS_STILL if times and (asked > 1 or is_equal) else None
-
-
-def _no_order(sent: Sequence[Statement], error: BaseException) -> str | None:
-    last = sent[-1] if sent else None
-    if last is None or last.rows is None or last.rows < 2 or not _UNORDERED.match(last.text):
-        return None
-    place = user_origin_of(error.__traceback__)
-    of_test = place is not None and (last.origin.filename, last.origin.function) == (place.filename, place.function)
-    if not of_test and " differ" not in str(error):
-        return None
-    return messages.NO_ORDER.format(read=last.origin, rows=last.rows)

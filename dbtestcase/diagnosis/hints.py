@@ -61,12 +61,6 @@ def _undefined_table(facts: Facts, tables: Names) -> str:
     return messages.NO_SUCH_TABLE.format(guess=guess, name=name)
 
 
-def _undefined_column(facts: Facts) -> str | None:
-    name = _quoted(facts.message)
-    is_quoted = name and f'"{name}"' in facts.sql and "." not in name
-    return messages.QUOTED_VALUE.format(name=name) if is_quoted else None
-
-
 def _foreign_key(facts: Facts) -> str:
     if "still referenced" in facts.detail:
         return messages.STILL_REFERENCED
@@ -96,10 +90,7 @@ def _undefined_function(facts: Facts) -> str | None:
             return messages.NUMBER_FOR_BOOLEAN
         return messages.DIFFERENT_TYPES.format(message=facts.message)
     found = re.search(r"function (?:\w+\.)?(\w+)\(", facts.message)
-    name = found[1] if found else ""
-    if name.lower() in messages.FUNCTIONS_OF_SQLITE:
-        return messages.NO_SUCH_FUNCTION.format(name=name, replacement=messages.FUNCTIONS_OF_SQLITE[name.lower()])
-    return _extension_with(name)
+    return _extension_with(found[1]) if found else None
 
 
 def _extension_with(name: str) -> str | None:
@@ -107,17 +98,11 @@ def _extension_with(name: str) -> str | None:
     return messages.EXTENSION.format(name=name, extensions=repr(extension)) if extension else None
 
 
-def _syntax(facts: Facts) -> str | None:
-    found = (hint for pattern, hint in messages.SYNTAX_OF_OTHERS.items() if re.search(pattern, facts.sql, re.I))
-    return next(found, None)
-
-
 def _with_message(hint: str) -> Rule:
     return lambda facts: hint.format(message=facts.message)
 
 
 _BY_STATE: dict[str, Rule | str] = {
-    "42703": _undefined_column,
     "23503": _foreign_key,
     "23502": _not_null,
     "23505": _unique,
@@ -128,7 +113,6 @@ _BY_STATE: dict[str, Rule | str] = {
     "42803": messages.GROUPING,
     "22001": _with_message(messages.TOO_LONG),
     "22003": _with_message(messages.OUT_OF_RANGE),
-    "42601": _syntax,
     "25P02": messages.FAILED_TRANSACTION,
     "25001": _with_message(messages.NOT_IN_TRANSACTION),
     "42P07": messages.TABLE_THERE,

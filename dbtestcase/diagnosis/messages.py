@@ -24,10 +24,6 @@ NO_SUCH_TABLE = (
 )
 SIMILAR_TABLES = "Is one of these meant: {names}?"
 ALL_TABLES = "There are: {names}."
-QUOTED_VALUE = (
-    "double quotes hold names in PostgreSQL, never text. If {name!r} is a value, write '{name}' in single quotes, or "
-    "better give it as a parameter. (SQLite takes it for text.)"
-)
 STILL_REFERENCED = (
     "rows of another table still point to this one. Delete them first, or declare cascade='all, delete-orphan' on the "
     "relationship or ondelete='CASCADE' on the foreign key. (SQLite does not check foreign keys.)"
@@ -66,22 +62,6 @@ DIFFERENT_TYPES = (
     "{message}: the two sides have different types, and PostgreSQL does not convert them by itself. Give the value the "
     "type of the column (int(...), str(...)), or use cast(column, Type)."
 )
-NO_SUCH_FUNCTION = "PostgreSQL has no {name}(). Use {replacement}."
-FUNCTIONS_OF_SQLITE = {
-    "ifnull": "coalesce()",
-    "datetime": "now(), or datetime values as parameters",
-    "date": "CAST(... AS date)",
-    "strftime": "to_char() or extract()",
-    "julianday": "extract(epoch FROM ...) / 86400",
-    "group_concat": "string_agg(column, ',')",
-    "last_insert_rowid": "INSERT ... RETURNING id",
-    "instr": "position() or strpos()",
-    "total": "coalesce(sum(...), 0)",
-    "printf": "format()",
-    "randomblob": "gen_random_bytes() of the extension pgcrypto",
-    "nvl": "coalesce()",
-    "json_extract": "the operators -> and ->>",
-}
 EXTENSION = (
     "{name!r} comes with an extension: postgres = ThrowawayPostgres(extensions=({extensions},)) creates it before the "
     "schema."
@@ -106,15 +86,6 @@ GROUPING = (
 )
 TOO_LONG = "{message}: PostgreSQL enforces the length of String(n). Shorten the text, or use Text."
 OUT_OF_RANGE = "{message}: Integer has 32 bits in PostgreSQL. Use BigInteger."
-SYNTAX_OF_OTHERS = {
-    r"\bautoincrement\b": "AUTOINCREMENT is SQLite's. Use an Identity() or SERIAL column.",
-    r"\binsert\s+or\s+(replace|ignore)\b": "INSERT OR REPLACE is SQLite's. Use INSERT ... ON CONFLICT.",
-    r"\breplace\s+into\b": "REPLACE INTO is not PostgreSQL's. Use INSERT ... ON CONFLICT ... DO UPDATE.",
-    r"\bpragma\b": "PRAGMA is SQLite's. Leave it out.",
-    r"`": "names are quoted with double quotes in PostgreSQL, not with backticks.",
-    r"(=|\(|,|\s)\?": "placeholders are %s or %(name)s with this driver, and :name within text().",
-    r"==": "equality is = in SQL, not ==.",
-}
 FAILED_TRANSACTION = (
     "an earlier statement of this transaction failed, and PostgreSQL refuses all others until rollback(). Look at the "
     "first failure. Code that goes on after an error needs session.rollback(), or a 'with session.begin_nested():' "
@@ -156,10 +127,6 @@ STALE = (
 
 # -- failures without an error of the database
 
-BYTES_IN_TEXT = (
-    "bytes were written to the text column {column!r} ({origin}). PostgreSQL stores them there as '\\x...', the digits "
-    "of the bytes; SQLite gives the bytes back. decode() them first, or declare the column as LargeBinary."
-)
 FLUSHED_ONLY = (
     "commit() first: the {verb} at {written} was not committed when the SELECT at {read} looked at {table} on another "
     "connection, which sees only what was committed. flush() sends, commit() makes it visible."
@@ -178,19 +145,6 @@ ROWS_OF_EARLIER_TEST = (
     "the SELECT at {read} found no row of {table}. {test} of this class inserted such rows, but what a test commits is "
     "undone after it. Let the test or setUp insert what it needs, or setUpTestData for all tests; tests that build on "
     "each other need isolation = 'class'."
-)
-LIKE = (
-    "a LIKE found no row ({read}). In PostgreSQL it distinguishes upper and lower case, in SQLite it does not; "
-    "ilike(), or func.lower() on both sides, do as SQLite."
-)
-WRONG_KEY = (
-    "no row of {table} has the key that was asked for ({read}). Generated keys go on counting from test to test, "
-    "because no rollback takes a sequence back: use the key that the object has, or set restart_identities = True on "
-    "the class."
-)
-NO_ORDER = (
-    "the last SELECT ({read}) returned {rows} rows and has no ORDER BY. PostgreSQL returns them in any order, SQLite "
-    "mostly as they were inserted: if the order matters, use order_by()."
 )
 TIME_STANDS_STILL = (
     "now() and CURRENT_TIMESTAMP are the time at which the transaction began: all rows of one transaction have the "
