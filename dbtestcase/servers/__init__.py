@@ -10,8 +10,8 @@ from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.programs import Programs, find_programs
 from dbtestcase.servers.roles import check_app_role, with_app_role
-from dbtestcase.servers.running import expect, expects, running_instance, running_kept, start_instance
-from dbtestcase.servers.standby import discard_standby
+from dbtestcase.servers.running import running_instance, running_kept, start_instance
+from dbtestcase.servers.standby import discard_standby, expect, expects
 
 __all__ = [
     "DEFAULT",

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from dbtestcase.errors import DBTestCaseError
-from dbtestcase.servers import existing, standby
+from dbtestcase.servers import standby
 from dbtestcase.servers.archive import find_kept
 from dbtestcase.servers.choice import PostgresOptions, chosen
 from dbtestcase.servers.contents import EMPTY, Contents
 from dbtestcase.servers.databases import BaseInstance
-from dbtestcase.servers.existing import ExistingPostgres
+from dbtestcase.servers.existing import ExistingPostgres, start_existing
 from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.recipe import Recipe
 from dbtestcase.servers.server import Boot
 from dbtestcase.servers.template import boot
 
-__all__ = ["expect", "expects", "running_instance", "running_kept", "start_instance"]
+__all__ = ["running_instance", "running_kept", "start_instance"]
 
 
 @contextmanager
@@ -36,39 +35,12 @@ def running_instance(
         Exception: Whatever ``contents.prepare`` raises.
     """
     options = chosen(options)
-    instance: BaseInstance
-    if isinstance(options, ExistingPostgres):
-        instance = existing.start_existing(options, contents, owner=owner)
-    else:
-        instance = standby.take(options, contents) or start_instance(options, contents, owner=owner)
+    start: Callable[..., BaseInstance] = start_existing if isinstance(options, ExistingPostgres) else start_instance
+    instance = standby.take(options, contents) or start(options, contents, owner=owner)
     try:
         yield instance
     finally:
         instance.end()
-
-
-def expect(options: PostgresOptions, contents: Contents, *, owner: str = "", position: int = 0) -> None:
-    """Begin to make an instance for this in the background; one that waits for something else is ended.
-
-    Never raises: an error is raised by the :func:`running_instance` that wants the instance.
-
-    Args:
-        position: How many others are wanted before it; less than :func:`expects`.
-    """
-    with suppress(DBTestCaseError):
-        options = chosen(options)
-        is_throwaway = isinstance(options, ThrowawayPostgres)
-        if position == 0:
-            (existing if is_throwaway else standby).discard_standby()
-        if isinstance(options, ThrowawayPostgres):
-            standby.expect(options, contents, owner=owner, position=position)
-        elif position == 0:
-            existing.expect(options, contents, owner=owner)
-
-
-def expects() -> int:
-    """Return how many of the instances that are wanted next are best made ahead: two while classes are short."""
-    return standby.worthwhile()
 
 
 def start_instance(

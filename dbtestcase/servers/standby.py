@@ -1,4 +1,4 @@
-"""The standbys: instances of the next classes, booted while the present class's tests run."""
+"""The standbys: instances of the next classes, made while the present class's tests run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import Any
 
 import psycopg2
 
+from dbtestcase.errors import DBTestCaseError
 from dbtestcase.libpq import hidden_variables
 from dbtestcase.native import Gate, monotonic, new_lock, start_thread
+from dbtestcase.servers import existing
+from dbtestcase.servers.choice import PostgresOptions, chosen
 from dbtestcase.servers.contents import Contents
+from dbtestcase.servers.databases import BaseInstance
+from dbtestcase.servers.existing import ExistingStandby
 from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.recipe import Recipe
@@ -19,7 +24,7 @@ from dbtestcase.servers.server import Boot, Server
 from dbtestcase.servers.supervisor_client import at_end
 from dbtestcase.servers.template import begin_boot, boot
 
-__all__ = ["discard_standby", "expect", "take", "worthwhile"]
+__all__ = ["discard_standby", "expect", "expects", "take"]
 
 
 # A server process reads its catalogs when it runs its first query, a millisecond that no class needs to wait for.
@@ -132,41 +137,54 @@ class Standby:
         return server, connection
 
 
-def _key(options: ThrowawayPostgres, contents: Contents) -> Hashable:
+def _key(options: PostgresOptions, contents: Contents) -> Hashable:
     return (options, contents.key, os.environ.get("DBTESTCASE_BIN_DIR"))
 
 
 # A second one is booted beside the first while classes are shorter than a boot.
 _MOST = 2
 _lock = new_lock()
-_standbys: list[tuple[Hashable, Standby]] = []  # in the order in which they are wanted
+_standbys: list[tuple[Hashable, Standby | ExistingStandby]] = []  # in the order in which they are wanted
 _last_taken = 0.0  # seconds of the clock
 _are_classes_short = False
 
 
-def worthwhile() -> int:
-    """Return how many standbys are of use: two if the last class took less than twice as long as a boot."""
+def expects() -> int:
+    """Return how many of the instances that are wanted next are best made ahead: two while classes are short.
+
+    That is, if the last class took less than twice as long as a boot.
+    """
     return _MOST if _are_classes_short else 1
 
 
-def expect(options: ThrowawayPostgres, contents: Contents, *, owner: str = "", position: int = 0) -> None:
-    """Begin to boot an instance for this in the background; those that wait for something else are ended.
+def expect(options: PostgresOptions, contents: Contents, *, owner: str = "", position: int = 0) -> None:
+    """Begin to make an instance for this in the background; those that wait for something else are ended.
 
     Never raises: an error is raised by the :func:`running_instance` that wants the instance.
 
     Args:
-        position: How many others are wanted before it.
+        position: How many others are wanted before it; less than :func:`expects`.
     """
-    key = _key(options, contents)
-    with _lock:
-        unwanted = _standbys[position:]
-        if position > len(_standbys) or (unwanted and unwanted[0][0] == key):
-            return
-        _standbys[position:] = [(key, Standby(options, contents, owner))]
-    _end(unwanted)
+    with suppress(DBTestCaseError):
+        options = chosen(options)
+        key = _key(options, contents)
+        with _lock:
+            unwanted = _standbys[position:]
+            if position > len(_standbys) or (unwanted and unwanted[0][0] == key):
+                return
+            del _standbys[position:]
+        _end(unwanted)
+        if isinstance(options, ThrowawayPostgres):
+            standby: Standby | ExistingStandby = Standby(options, contents, owner)
+        elif position == 0:
+            standby = ExistingStandby(options, contents, owner)
+        else:
+            return  # a server that others use too is not asked for more than one
+        with _lock:
+            _standbys.append((key, standby))
 
 
-def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
+def take(options: PostgresOptions, contents: Contents) -> BaseInstance | None:
     """Return the first standby if it fits and lives; ``None`` if there is none, and what does not fit is ended."""
     global _last_taken, _are_classes_short
     with _lock:
@@ -177,7 +195,7 @@ def take(options: ThrowawayPostgres, contents: Contents) -> Instance | None:
         _end(standbys)
         return None
     standby = standbys[0][1]
-    instance = standby.take()
+    instance: BaseInstance | None = standby.take()
     previous, _last_taken = _last_taken, monotonic()
     _are_classes_short = _last_taken - previous < 2 * standby.seconds
     if instance is not None and not instance.is_alive():
@@ -194,7 +212,7 @@ def discard_standby() -> None:
     _end(standbys)
 
 
-def _end(standbys: list[tuple[Hashable, Standby]]) -> None:
+def _end(standbys: list[tuple[Hashable, Standby | ExistingStandby]]) -> None:
     for _, standby in standbys:
         with suppress(Exception):
             standby.discard()
@@ -208,4 +226,5 @@ def _after_fork_in_child() -> None:
 
 
 at_end(discard_standby)
+existing.at_end(discard_standby)
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -5,6 +5,7 @@ Knows how to keep apart from whoever else uses the server; knows nothing of thro
 
 from dbtestcase.servers.existing.instance import ExistingInstance
 from dbtestcase.servers.existing.options import ExistingPostgres
-from dbtestcase.servers.existing.standby import discard_standby, expect, start_existing
+from dbtestcase.servers.existing.server import at_end
+from dbtestcase.servers.existing.standby import ExistingStandby, start_existing
 
-__all__ = ["ExistingInstance", "ExistingPostgres", "discard_standby", "expect", "start_existing"]
+__all__ = ["ExistingInstance", "ExistingPostgres", "ExistingStandby", "at_end", "start_existing"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable
 from concurrent.futures import Future
 from contextlib import suppress
 
@@ -15,23 +14,19 @@ from dbtestcase.servers.contents import EMPTY, Contents
 from dbtestcase.servers.existing.connections import once_there_is_room
 from dbtestcase.servers.existing.instance import ExistingInstance, Filling
 from dbtestcase.servers.existing.options import ExistingPostgres
-from dbtestcase.servers.existing.server import ExistingServer, at_end, server_for
+from dbtestcase.servers.existing.server import ExistingServer, server_for
 from dbtestcase.servers.existing.templates import Template, Templates
 
-__all__ = ["discard_standby", "expect", "start_existing"]
+__all__ = ["ExistingStandby", "start_existing"]
 
 
 def start_existing(options: ExistingPostgres, contents: Contents = EMPTY, *, owner: str = "") -> ExistingInstance:
-    """Return a class's databases: those that were expected, else new ones. Their ``stop()`` drops them.
+    """Return new databases for a class. Their ``stop()`` drops them.
 
     Raises:
         PostgresNotReady: The server cannot be reached, or lacks what is asked for.
         Exception: Whatever ``contents.prepare`` raises.
     """
-    return _take(options, contents) or _made(options, contents, owner)
-
-
-def _made(options: ExistingPostgres, contents: Contents, owner: str) -> ExistingInstance:
     server = server_for(options)
     # The schema is created on connections that do not wait for a server that is full.
     template = once_there_is_room(lambda: _template(server, contents, owner))
@@ -68,8 +63,10 @@ def _explained(server: ExistingServer, exc: psycopg2.Error) -> PostgresNotReady:
     )
 
 
-class Standby:
-    """Databases that are wanted soon."""
+class ExistingStandby:
+    """Databases that are wanted soon; made while the present class's tests run."""
+
+    seconds = 0.0  # that a class waits for them, as good as none
 
     def __init__(self, options: ExistingPostgres, contents: Contents, owner: str) -> None:
         self.server = server_for(options)
@@ -78,6 +75,7 @@ class Standby:
         self._lock = threading.Lock()
         self._is_unwanted = False
         self._future: Future[ExistingInstance | None] = self.server.workers.submit(self._make)
+        self.server.expects_more = True
 
     def _make(self) -> ExistingInstance | None:
         templates = templates_of(self.server)
@@ -98,16 +96,15 @@ class Standby:
 
     def take(self) -> ExistingInstance | None:
         """Wait until it is ready and return it; ``None`` if it has to be done all over again."""
+        self.server.expects_more = False
         try:
-            instance = self._future.result()
+            return self._future.result()
         except Exception:
             return None  # it goes wrong again for the one who wants it, or it does not
-        if instance is not None and not instance.is_alive():
-            return None
-        return instance
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Drop them, as soon as they are made."""
+        self.server.expects_more = False
         with self._lock:
             self._is_unwanted = True
             is_ready = self._future.done() and not self._future.cancelled() and self._future.exception() is None
@@ -117,7 +114,6 @@ class Standby:
 
 
 _lock = threading.Lock()
-_standby: tuple[Hashable, Standby] | None = None
 _templates: dict[int, Templates] = {}
 
 
@@ -130,48 +126,10 @@ def templates_of(server: ExistingServer) -> Templates:
         return known
 
 
-def expect(options: ExistingPostgres, contents: Contents, *, owner: str = "") -> None:
-    """Begin to make databases for this in the background; those that wait for something else are dropped.
-
-    Never raises: an error is raised by the :func:`start_existing` that wants them.
-    """
-    global _standby
-    key = (options, contents.key)
-    if _standby is not None and _standby[0] == key:
-        return
-    discard_standby()
-    with suppress(PostgresNotReady):
-        _standby = (key, Standby(options, contents, owner))
-        _standby[1].server.expects_more = True
-
-
-def _take(options: ExistingPostgres, contents: Contents) -> ExistingInstance | None:
-    global _standby
-    standby, _standby = _standby, None
-    if standby is None:
-        return None
-    standby[1].server.expects_more = False
-    if standby[0] != (options, contents.key):
-        standby[1].forget()
-        return None
-    return standby[1].take()
-
-
-def discard_standby() -> None:
-    """Drop databases that nobody took."""
-    global _standby
-    standby, _standby = _standby, None
-    if standby is not None:
-        standby[1].server.expects_more = False
-        standby[1].forget()
-
-
 def _after_fork_in_child() -> None:
-    global _lock, _standby
+    global _lock
     _lock = threading.Lock()
-    _standby = None
     _templates.clear()
 
 
-at_end(discard_standby)
 os.register_at_fork(after_in_child=_after_fork_in_child)
