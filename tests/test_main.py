@@ -36,7 +36,7 @@ class DoctorTests(unittest.TestCase):
 
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertRegex(result.stdout, r"programs +PostgreSQL \d+")
-        self.assertRegex(result.stdout, r"next start +\d+ ms")
+        self.assertRegex(result.stdout, r"next class +\d+ ms")
         self.assertNotIn("DBTESTCASE_RUN", result.stdout)  # nobody has set it but the command itself
 
     @once

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from dbtestcase.diagnosis.report import RUN
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.native import monotonic, wall_clock
 from dbtestcase.servers import (
     ExistingPostgres,
-    ThrowawayPostgres,
     cached_templates,
     find_programs,
     kept_instances,
     leftovers,
-    running_instance,
+    start_instance,
 )
 from dbtestcase.servers.cache import Cache, cache_folder
-from dbtestcase.servers.existing.housekeeping import server_findings
+from dbtestcase.servers.existing import start_existing
+from dbtestcase.servers.existing.housekeeping import kept
 from dbtestcase.servers.existing.options import VARIABLE
+from dbtestcase.servers.existing.server import ROOMY, ExistingServer, drop_everything, server_for
+from dbtestcase.servers.existing.templates import published
 from dbtestcase.servers.locations import MEMORY, instance_locations
 from dbtestcase.servers.trust import make_folder
 
@@ -35,7 +39,10 @@ _LIBRARIES = ("dbtestcase", "SQLAlchemy", "psycopg2-binary", "psycopg", "Flask-S
 _MEGABYTE = 1024 * 1024
 _USUAL_SIZE, _HEADROOM = 30 * _MEGABYTE, 20 * _MEGABYTE
 _LISTED = 8
-_SLOW_BOOT = 0.5  # seconds
+_DAY = 86400
+_SLOW_BOOT, _SLOW_COPY = 0.5, 0.3  # seconds
+_OWNER = "python -m dbtestcase doctor"
+_SIZE = "SELECT coalesce(sum(pg_database_size(datname)), 0) FROM pg_database WHERE datname = ANY(%s)"
 
 
 def examine(out: TextIO, server: ExistingPostgres | None = None) -> int:
@@ -62,13 +69,15 @@ def _findings(advice: list[str], server: ExistingPostgres | None) -> Iterator[st
     if variables:
         yield f"environment {', '.join(variables)}"
     if server is not None:
-        yield from server_findings(server, advice)
+        yield from _of_server(server, advice)
         return
     programs = find_programs()
     yield f"programs    PostgreSQL {programs.version} in {programs.bin_dir} ({programs.found_in})"
     yield from _place(advice)
     yield from _cache(advice)
-    yield from _boots(advice)
+    booted = yield from _starts(lambda: start_instance(owner=_OWNER))
+    if booted > _SLOW_BOOT:
+        advice.append("Starting a server is slow here. A busy machine, or a slow disk under the temporary folder?")
 
 
 def _versions() -> Iterator[str]:
@@ -148,17 +157,72 @@ def _write_problem(folder: Path) -> str | None:
 
 
 def _ago(when: float) -> str:
-    days = int((wall_clock() - when) // 86400)
+    days = int((wall_clock() - when) // _DAY)
     return "today" if days < 1 else "a day ago" if days == 1 else f"{days} days ago"
 
 
-def _boots(advice: list[str]) -> Iterator[str]:
-    for what in ("first start", "next start"):
+def _starts(start: Callable[[], Any]) -> Generator[str, None, float]:
+    """Yield what the databases of a class cost, the first time and the next; return the seconds of the latter."""
+    for what in ("first class", "next class"):
         begin = monotonic()
-        with running_instance(ThrowawayPostgres(), owner="python -m dbtestcase doctor") as instance:
-            booted = monotonic()
-            instance.connect().close()
-            connected = monotonic()
-        yield f"{what:11} {(booted - begin) * 1000:.0f} ms, first connection {(connected - booted) * 1000:.0f} ms"
-    if booted - begin > _SLOW_BOOT:
-        advice.append("Starting a server is slow here. A busy machine, or a slow disk under the temporary folder?")
+        instance = start()
+        made = monotonic()
+        instance.connect().close()
+        connected = monotonic()
+        instance.stop()
+        yield f"{what:11} {(made - begin) * 1000:.0f} ms, connection {(connected - made) * 1000:.0f} ms"
+    return made - begin
+
+
+# -- a server that is there already
+
+
+def _of_server(options: ExistingPostgres, advice: list[str]) -> Iterator[str]:
+    server = server_for(options)
+    try:
+        yield f"server      PostgreSQL {server.version} at {options.place} ({options.origin})"
+        yield f"rights      role {server.user!r} may create databases{_more_rights(server)}"
+        yield f"connections {server.usable} at the same time"
+        if not server.is_roomy:
+            advice.append(
+                f"The server allows {server.usable} connections. With fewer than {ROOMY}, each process takes two and "
+                "what its tests open, and prepares less ahead; more (max_connections) make classes begin faster."
+            )
+        yield from _databases_on(server, advice)
+        made = yield from _starts(lambda: start_existing(options, owner=_OWNER))
+        if made > _SLOW_COPY:
+            advice.append(
+                "Making a database is slow there. On a server that only serves tests, fsync = off and a data folder in "
+                "memory make it many times faster."
+            )
+    finally:
+        drop_everything()
+
+
+def _more_rights(server: ExistingServer) -> str:
+    if server.is_superuser:
+        return "; it is a superuser, whom no grant and no policy binds"
+    return " and roles" if server.may_create_roles else " and nothing more"
+
+
+def _databases_on(server: ExistingServer, advice: list[str]) -> Iterator[str]:
+    templates = published(server)
+    size = server.query(_SIZE, [[name for name, _ in templates]])[0][0] if templates else 0
+    yield f"templates   {len(templates)} databases, {int(size) // _MEGABYTE} MB"
+    for name, description in templates[:_LISTED]:
+        about = {}
+        with suppress(ValueError):
+            about = json.loads(description or "{}")
+        if "for" in about:
+            yield f"              {name}: {about['for']}, used {_ago(about.get('used', 0) * _DAY)}"
+    lasting = kept(server)
+    for name, label in lasting:
+        yield f"kept        {name}: {label}"
+    others = server.lying_about()
+    dead = [name for name, is_dead in others if is_dead]
+    known = {name for name, _ in templates} | {name for name, _ in lasting} | set(dead)
+    yield f"in use      {len([name for name, _ in others if name not in known])} databases of processes that run"
+    if dead:
+        yield f"left over   {len(dead)} databases of dead processes; the next run drops them"
+    if lasting:
+        advice.append("python -m dbtestcase clean drops what was kept.")
