@@ -15,7 +15,6 @@ import psycopg2
 
 from dbtestcase.errors import DBTestCaseError, PostgresNotReady
 from dbtestcase.libpq import hide_variables, show_variables
-from dbtestcase.native import new_lock
 from dbtestcase.servers.archive import keep
 from dbtestcase.servers.base import Postgresql
 from dbtestcase.servers.databases import BaseInstance, MaintenanceConnections
@@ -64,12 +63,10 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         self._log = str(server.directory.log) if self.options.logs_connections else ""
         self._keep_as: str | None = None
         self._kept_name: str | None = None
-        self._lock = new_lock()
         self.maintenance = MaintenanceConnections(
             self.dsn(database="postgres", application_name="dbtestcase", connect_timeout=CONNECT_TIMEOUT)
         )
         self._numbers = count(1)
-        self.ready_connection: Any = None
         self._version = ""
         hide_variables()
 
@@ -108,12 +105,6 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
     def connect(self, database: str = "test", **kwargs: Any) -> Any:
         """Return a new psycopg2 connection."""
         return super().connect(database, **{"connect_timeout": CONNECT_TIMEOUT, **kwargs})
-
-    def take_ready_connection(self) -> Any:
-        """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""
-        with self._lock:
-            connection, self.ready_connection = self.ready_connection, None
-        return connection
 
     # What it is
 

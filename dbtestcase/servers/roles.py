@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg2
 
+from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.servers.contents import Contents
 from dbtestcase.servers.databases import Databases
@@ -121,9 +122,7 @@ def _grant_if_nothing_is(databases: Databases, database: str, role: str) -> None
         cursor.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO {name}")
 
 
-def _says_exists(exc: BaseException | None, role: str) -> bool:
-    while exc is not None:
-        if isinstance(exc, psycopg2.errors.DuplicateObject) and f'role "{role}"' in str(exc):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
+def _says_exists(exc: BaseException, role: str) -> bool:
+    return any(
+        isinstance(each, psycopg2.errors.DuplicateObject) and f'role "{role}"' in str(each) for each in chain(exc)
+    )

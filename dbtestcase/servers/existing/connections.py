@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import psycopg2
 
+from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.databases import MaintenanceConnections
 from dbtestcase.servers.existing.options import ExistingPostgres
@@ -49,12 +50,8 @@ def once_there_is_room(act: Callable[[], Result]) -> Result:
         pause = min(pause * 1.5, 1.0)
 
 
-def _says_later(exc: BaseException | None) -> bool:
-    while exc is not None:
-        if any(words in str(exc) for words in _LATER):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
+def _says_later(exc: BaseException) -> bool:
+    return any(words in str(each) for each in chain(exc) for words in _LATER)
 
 
 def _unreachable(options: ExistingPostgres, text: str) -> str:

@@ -94,7 +94,6 @@ class ExistingInstance(OnExistingServer, BaseInstance):
         self._label: str | None = None
         self._is_kept = False
         self._kept: set[str] = set()
-        self.ready_connection: Any = None
         try:
             for logical, source in template.databases.items():
                 name = self._new_name(logical)
@@ -162,12 +161,6 @@ class ExistingInstance(OnExistingServer, BaseInstance):
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
             connection.rollback()
-
-    def take_ready_connection(self) -> Any:
-        """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""
-        with self._lock:
-            connection, self.ready_connection = self.ready_connection, None
-        return connection
 
     def is_alive(self) -> bool:
         """Return whether its databases are still its own: whether the lock is held that proves it."""

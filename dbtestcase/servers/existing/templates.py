@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
+from psycopg2.errorcodes import INSUFFICIENT_PRIVILEGE
 
 from dbtestcase.diagnosis import report
+from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import DBTestCaseError, PostgresNotReady
 from dbtestcase.schema import notes_of
 from dbtestcase.servers.contents import Contents
@@ -211,7 +213,7 @@ class Templates:
         try:
             return dict(contents.prepare(databases) or {})
         except Exception as exc:
-            if self._lacks_right(exc):
+            if any(getattr(each, "pgcode", None) == INSUFFICIENT_PRIVILEGE for each in chain(exc)):
                 exc.add_note(
                     f"The schema is created as {self._server.user!r} on the server at {self._server.options.place}; "
                     "what only a superuser may create cannot be had there, unless an administrator adds it to the "
@@ -232,14 +234,6 @@ class Templates:
                     "Extensions are installed on the server's machine; those that are not trusted an administrator "
                     "creates in its database template1, from which every new database is made."
                 ) from exc
-
-    @staticmethod
-    def _lacks_right(exc: BaseException | None) -> bool:
-        while exc is not None:
-            if getattr(exc, "pgcode", None) == "42501":  # insufficient_privilege
-                return True
-            exc = exc.__cause__ or exc.__context__
-        return False
 
     def _describe(self, name: str, about: dict[str, Any]) -> None:
         with suppress(psycopg2.errors.InternalError_):  # two processes at once: "tuple concurrently updated"
