@@ -13,11 +13,6 @@ from dbtestcase.schema.connect import engine_for
 from dbtestcase.schema.failure import failure, location_of
 from dbtestcase.schema.target import Target
 
-_PERCENT = (
-    "If the SQL has a % in it: exec_driver_sql() takes it for a parameter, so write %%, or execute text(...), or put "
-    'the SQL in a file: schema = Path("schema.sql").'
-)
-
 
 class Part(ABC):
     """One step of a schema: something that can be created in a database, and says whether that may be kept."""
@@ -71,22 +66,9 @@ class CallablePart(Part):
         except SchemaError:
             raise
         except Exception as exc:
-            raise failure(
-                target,
-                f"run {self._name}(connection)",
-                exc,
-                location=location_of(exc),
-                advice=_PERCENT if _is_about_percent(exc) else "",
-            ) from exc
+            raise failure(target, f"run {self._name}(connection)", exc, location=location_of(exc)) from exc
         finally:
             engine.dispose()
-
-
-def _is_about_percent(exc: BaseException) -> bool:
-    # What psycopg2 says of a % when SQLAlchemy hands it parameters, of which there are none.
-    return isinstance(exc, (TypeError, ValueError, IndexError)) and any(
-        words in str(exc) for words in ("immutabledict", "unsupported format character", "tuple index out of range")
-    )
 
 
 class _Same:

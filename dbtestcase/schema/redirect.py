@@ -18,7 +18,7 @@ from dbtestcase.schema.connect import connect_arguments
 # Arguments that say where to connect to, by which name or how safely; all others (options, client_encoding ...) stay.
 _WHERE = {
     "host", "hostaddr", "port", "dbname", "database", "user", "username", "password", "passfile", "passwd", "dsn",
-    "conninfo", "service", "servicefile", "target_session_attrs", "load_balance_hosts", "unix_sock", "direct_tls",
+    "conninfo", "service", "servicefile", "target_session_attrs", "load_balance_hosts", "direct_tls",
     "channel_binding", "require_auth", "requirepeer", "async_fallback", "plugin",
 }  # fmt: skip
 _MAINTENANCE = {"postgres", "template1", "defaultdb"}
@@ -117,15 +117,7 @@ class Redirection:
             return {**kept, **ours}
         if dialect.driver == "asyncpg":
             return {**kept, **asyncpg_arguments({**ours, "port": int(ours.get("port", 5432))})}
-        if dialect.driver == "pg8000":
-            return {**kept, **_pg8000_arguments(ours)}
         raise SchemaError(
             f"{self._owner}: env.py connects with the driver {dialect.driver!r}, which cannot be led to the test "
-            "database. Use psycopg2, psycopg, asyncpg or pg8000 there."
+            "database. Use psycopg2, psycopg or asyncpg there."
         )
-
-
-def _pg8000_arguments(ours: dict[str, Any]) -> dict[str, Any]:
-    host, port = str(ours.get("host", "localhost")), int(ours.get("port", 5432))
-    address = {"unix_sock": f"{host}/.s.PGSQL.{port}"} if host.startswith("/") else {"host": host, "port": port}
-    return {"user": ours.get("user"), "password": ours.get("password"), "database": ours.get("dbname"), **address}

@@ -142,12 +142,6 @@ class CallableTests(ServerTestCase):
 
         self.assertIn(f"at {module}:2 in create", self.failure(create))
 
-    def test_a_percent_sign_in_sql_leads_to_the_ways_around_it(self) -> None:
-        for sql in ("SELECT 'a%s'", "SELECT format('%I', 'a')"):
-            with self.subTest(sql=sql), self.assertRaises(SchemaError) as caught:
-                self.create(lambda connection, sql=sql: connection.exec_driver_sql(sql))
-            self.assertIn("write %%", str(caught.exception))
-
     def test_an_exception_keeps_its_cause(self) -> None:
         def fails(connection: Connection) -> None:
             raise LookupError("the catalogue is gone")
