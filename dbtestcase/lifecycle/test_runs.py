@@ -24,7 +24,6 @@ from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import IsolationBroken, LockWait
 from dbtestcase.frames import user_origin, user_origin_of
 from dbtestcase.lifecycle import schedule
-from dbtestcase.lifecycle.class_of_tests import ClassOfTests
 from dbtestcase.lifecycle.held import HeldResult, is_debugged
 from dbtestcase.lifecycle.isolation import Isolation, isolation_of
 from dbtestcase.lifecycle.names import id_of
@@ -40,9 +39,13 @@ _HAS_MONITORING = hasattr(sys, "monitoring")
 
 
 class TestRuns:
-    """Runs the tests of one class, one after the other."""
+    """Runs the tests of one class, one after the other.
 
-    def __init__(self, home: ClassOfTests) -> None:
+    Args:
+        home: The :class:`~dbtestcase.lifecycle.running.RunningClass`.
+    """
+
+    def __init__(self, home: Any) -> None:
         accept_interruptions()
         self._is_debugging = schedule.is_debugging()
         self._home = home

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 
 from . import registry, sessions
-from .takeover import Database, TakenEngine, is_supported, root
+from .takeover import TakenEngine, is_supported, root
 
 __all__ = ["RedirectedEngines"]
-
-
-class Redirecting(Database, Protocol):
-    """The database that engines are redirected to."""
-
-    real_url: sa.URL
-
-    @property
-    def url(self) -> sa.URL: ...
-
-    def adopt_driver(self, drivername: str) -> bool: ...
 
 
 class RedirectedEngines:
@@ -32,13 +21,12 @@ class RedirectedEngines:
         taken: Those that are taken over now.
 
     Args:
+        database: The :class:`~dbtestcase.sandbox.database.SandboxedDatabase` that they are redirected to.
         kind: Equal for databases that are copies of one template; ``None`` if that is not known.
         as_role: See :class:`~dbtestcase.sandbox.setup.Setup`; for the engines of the code under test.
     """
 
-    def __init__(
-        self, database: Redirecting, kind: Hashable, as_role: Callable[[sa.URL], sa.URL] | None = None
-    ) -> None:
+    def __init__(self, database: Any, kind: Hashable, as_role: Callable[[sa.URL], sa.URL] | None = None) -> None:
         self._database = database
         self._as_role = as_role
         self._kind = kind

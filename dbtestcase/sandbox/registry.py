@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -23,18 +23,8 @@ URL = f"postgresql+psycopg2://{_HOST}/{_DATABASE}?plugin={PLUGIN}&{SUFFIX}="
 are made once and used by several classes. Another path names another database of the class."""
 
 
-class Database(Protocol):
-    """What redirects engines."""
-
-    def redirect(self, engine: Any, *, is_own: bool = False) -> None: ...
-
-    def restore(self, engine: Any) -> None: ...
-
-    def need_real(self, rule: str) -> None: ...
-
-
-_by_address: weakref.WeakValueDictionary[tuple[str, str, str], Database] = weakref.WeakValueDictionary()
-_running: dict[str, Database] = {}
+_by_address: weakref.WeakValueDictionary[tuple[str, str, str], Any] = weakref.WeakValueDictionary()
+_running: dict[str, Any] = {}
 _late_engines: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 
 
@@ -45,12 +35,12 @@ def address(url: sa.URL) -> tuple[str, str, str]:
     return str(host), str(port), url.database or ""
 
 
-def enter(database: Database, url: sa.URL) -> None:
+def enter(database: Any, url: sa.URL) -> None:
     """Let ``create_engine(url)`` find this database."""
     _by_address[address(url)] = database
 
 
-def leave(database: Database) -> None:
+def leave(database: Any) -> None:
     """Forget a database whose class is over."""
     for key in [key for key, found in _by_address.items() if found is database]:
         del _by_address[key]
@@ -61,7 +51,7 @@ def names_running_class(url: sa.URL) -> bool:
     return (url.host or url.query.get("host") or _HOST) == _HOST
 
 
-def find(url: sa.URL) -> Database | None:
+def find(url: sa.URL) -> Any:
     """Return the database that answers for a URL, ``None`` for the one that stands for the running class's.
 
     Raises:
@@ -79,7 +69,7 @@ def find(url: sa.URL) -> Database | None:
     return database
 
 
-def beside(url: sa.URL) -> Database | None:
+def beside(url: sa.URL) -> Any:
     """Return a database of a running class on the server that a URL names, if the URL names another one there.
 
     A program that makes databases of its own begins with the address of the one that it knows.
@@ -90,7 +80,7 @@ def beside(url: sa.URL) -> Database | None:
     return next((found for key, found in _by_address.items() if key[:2] == (host, port)), None)
 
 
-def activate(databases: Mapping[str, Database]) -> None:
+def activate(databases: Mapping[str, Any]) -> None:
     """Make these the running class's databases; the first is its main one."""
     _running.clear()
     _running.update(databases)
@@ -106,7 +96,7 @@ def deactivate() -> None:
     _running.clear()
 
 
-def running(url: sa.URL) -> Database:
+def running(url: sa.URL) -> Any:
     """Return the database of the running class that :data:`URL` means.
 
     Raises:

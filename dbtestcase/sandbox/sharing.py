@@ -8,39 +8,17 @@ attempt.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable
 from functools import partial
-from typing import Any, NoReturn, Protocol
-
-import sqlalchemy as sa
+from typing import Any
 
 from .attempt import Reason
-from .connection import Engine, SandboxConnection
+from .connection import SandboxConnection
 from .drivers import Physical, physical
-from .rules import Rules
 from .setup import Setup
 from .transaction import SharedTransaction
 
-__all__ = ["SharedConnection", "Sharing"]
-
-
-class Sharing(Protocol):
-    """The database whose engines share a connection."""
-
-    rules: Rules
-    real_url: sa.URL
-    connects: Callable[[Callable[[], Any]], Any]
-    shared: SharedTransaction | None
-
-    @property
-    def taken(self) -> Sequence[Engine]: ...
-
-    @property
-    def has_spoken(self) -> bool: ...
-
-    def check_attempt(self, connection: SandboxConnection) -> None: ...
-
-    def stop(self, connection: SandboxConnection, rule: str, *, of_class: bool = False) -> NoReturn: ...
+__all__ = ["SharedConnection"]
 
 
 class SharedConnection:
@@ -51,10 +29,11 @@ class SharedConnection:
         given_up: Server processes that may go on with a statement which nobody waits for any more.
 
     Args:
+        database: The :class:`~dbtestcase.sandbox.database.SandboxedDatabase`.
         kind: Equal for databases that are copies of one template; ``None`` if that is not known.
     """
 
-    def __init__(self, database: Sharing, kind: Hashable) -> None:
+    def __init__(self, database: Any, kind: Hashable) -> None:
         self.physical: Physical | None = None
         self.given_up: list[int] = []
         self._database = database
