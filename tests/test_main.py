@@ -49,7 +49,7 @@ class DoctorTests(unittest.TestCase):
             result = run("doctor", DBTESTCASE_CACHE=cache)
 
             self.assertEqual(result.returncode, 0, result.stderr)
-            self.assertIn(f"damaged     {pack}: its size has changed", result.stdout)
+            self.assertIn(f"damaged     {pack}: its first or last bytes are wrong", result.stdout)
             self.assertIn("made anew", result.stdout)
 
     @once

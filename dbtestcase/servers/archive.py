@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.native import wall_clock
-from dbtestcase.servers.cache import Pack, cache_folder, write_pack
+from dbtestcase.servers.cache import UNUSABLE, Pack, cache_folder, write_pack
 from dbtestcase.servers.messages import print_once
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server import Server
@@ -52,21 +51,13 @@ def keep(server: Server, label: str) -> str:
     """Pack a server that was stopped in order; return the name it is kept under."""
     folder = kept_folder()
     name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(wall_clock()))}-{os.urandom(2).hex()}"
-    about: dict[str, object] = {
-        "owner": label,
-        "bin_dir": str(server.launch.found.bin_dir),
-        "settings": dict(server.options.settings),
-        "server_version": server.version,
-    }
+    bin_dir, settings = str(server.launch.found.bin_dir), dict(server.options.settings)
     try:
         if folder.parent == cache_folder():
             make_folder(folder.parent)
         make_folder(folder)
-        about["unpacked"] = write_pack(server.directory.data_dir, folder / f"{name}.pack")
-        file = os.open(folder / f"{name}.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(file, "w", encoding="utf-8") as out:
-            os.fchmod(file, 0o600)  # whatever the umask
-            out.write(json.dumps(about))
+        about = {"owner": label, "bin_dir": bin_dir, "settings": settings}
+        write_pack(server.directory.data_dir, folder / f"{name}.pack", server.version, about)
     except (OSError, ValueError) as exc:
         raise DBTestCaseError(
             f"the database of {label} cannot be kept in {str(folder)!r}: {getattr(exc, 'strerror', None) or exc}.\n"
@@ -78,12 +69,11 @@ def keep(server: Server, label: str) -> str:
 def kept_instances() -> list[KeptInstance]:
     """Return what is kept, oldest first; nothing from a folder that others can write to."""
     found = []
-    for path in sorted(_trusted_folder().glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, DBTestCaseError):
-            about = json.loads(path.read_text(encoding="utf-8"))
-            options = ThrowawayPostgres(settings=about["settings"], bin_dir=about["bin_dir"])
-            pack = Pack(path.with_suffix(".pack"), about["server_version"], about["unpacked"])
-            found.append(KeptInstance(path.stem, about["owner"], pack.path.stat().st_size, options, pack))
+    for path in sorted(_trusted_folder().glob("*.pack")):
+        with suppress(*UNUSABLE, DBTestCaseError):
+            pack = Pack.read(path)
+            options = ThrowawayPostgres(settings=pack.about["settings"], bin_dir=pack.about["bin_dir"])
+            found.append(KeptInstance(path.stem, pack.about["owner"], path.stat().st_size, options, pack))
     return found
 
 
@@ -101,8 +91,7 @@ def remove_kept() -> int:
     """Delete all kept instances; return how many that were."""
     kept = kept_instances()
     for each in kept:
-        for suffix in (".json", ".pack"):
-            each.pack.path.with_suffix(suffix).unlink(missing_ok=True)
+        each.pack.path.unlink(missing_ok=True)
     with suppress(OSError):
         _trusted_folder().rmdir()
     return len(kept)

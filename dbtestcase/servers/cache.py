@@ -1,51 +1,86 @@
 """The folder where packed templates are kept from run to run, and the rules under which one is trusted.
 
-``<key>.pack`` is the template, ``<key>.json`` its manifest, written last: a pack that does not match it is not used.
-Both are written under a private name and renamed, by the one who holds ``<key>.lock``, so a reader needs no lock: it
-sees the old, the new or nothing. A folder that others can write to is not used at all.
+``<key>.pack`` is the template, with all that is known of it. It is written under a private name and renamed, by the one
+who holds ``<key>.lock``, so a reader needs no lock: it sees the old, the new or nothing. The lock's file tells when the
+template was used last. A folder that others can write to is not used at all.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import pwd
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Self
 
 from dbtestcase.native import monotonic, sleep, wall_clock
-from dbtestcase.servers.manifest import NO_NOTES, Manifest, hash_of
 from dbtestcase.servers.supervisor import pack as packs
 from dbtestcase.servers.trust import distrust_of_folder, make_folder
 
-__all__ = ["Cache", "CachedTemplate", "Pack", "cache_folder", "write_pack"]
+__all__ = ["NO_NOTES", "UNUSABLE", "Cache", "CachedTemplate", "Pack", "cache_folder", "write_pack"]
 
 KEEP_DAYS = 30
 KEEP_BYTES = 2 * 1024**3
+NO_NOTES = "{}"  # what was noted when a template was prepared: the text of a JSON object
 _USED_AFTER = 3600.0
 _DAY = 86400.0
 # Somebody else who holds a lock so long makes no template; he was stopped.
 _LONGEST_LOCK = 300.0
 _LOCK_TICK = 0.005
+_VERSION = re.compile(r"\d{1,3}(\.\d{1,3})?")
+# What reading a pack that is not whole, not one of ours or not of this version may raise.
+UNUSABLE = (OSError, ValueError, TypeError, KeyError, RecursionError, packs.DamagedPack)
 
 
 @dataclass(frozen=True)
 class Pack:
-    """A packed template on disk, verified.
+    """A packed template on disk.
 
     Args:
+        unpacked: Bytes that it unpacks to.
         base: The pack that it builds on.
-        notes: What was noted when it was prepared: the text of a JSON object.
+        about: What else is known of it: ``notes``, the text of a JSON object with what was noted when it was prepared,
+            and ``description``, for a person.
     """
 
     path: Path
     server_version: str
     unpacked: int
     base: Path | None = None
-    notes: str = NO_NOTES
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the pack in a file.
+
+        Raises:
+            OSError, DamagedPack: It cannot be read, or is no pack.
+            ValueError, TypeError, KeyError: It is not one of ours, or not as this version writes it.
+        """
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise ValueError(f"{path} is not one of ours")
+        said = packs.about(str(path))
+        about = json.loads(said.text)
+        version = about["server_version"]
+        if _VERSION.fullmatch(version) is None or not isinstance(json.loads(about["notes"]), dict):
+            raise ValueError(f"{path} is not of this version")
+        base = path.with_name(f"{about['base']}.pack") if about["base"] else None
+        if base is not None and packs.about(str(base)).checksum != said.base:
+            raise ValueError(f"{path} builds on another pack")
+        return cls(path, version, said.unpacked, base, about)
+
+    @property
+    def notes(self) -> str:
+        """What was noted when it was prepared: the text of a JSON object."""
+        return str(self.about.get("notes", NO_NOTES))
 
     @property
     def is_there(self) -> bool:
@@ -102,73 +137,37 @@ class Cache:
         return self.folder / f"{key}.pack"
 
     def load(self, key: str) -> Pack | None:
-        """Return the pack if it is there and is what was published; looks at its size and time only."""
-        manifest = self._manifest(key)
-        if manifest is None:
+        """Return the pack if it is there, in a folder that can be trusted, and whole as far as can be seen quickly."""
+        if distrust_of_folder(self.folder) is not None:
             return None
-        path = self.pack_path(key)
         try:
-            about = os.lstat(path)
-        except OSError:
+            pack = Pack.read(self.pack_path(key))
+        except UNUSABLE:
             return None
-        if (about.st_size, about.st_mtime_ns, about.st_uid) != (manifest.size, manifest.time, os.geteuid()):
-            return None
-        base = None
-        if manifest.base:
-            below = self._manifest(manifest.base)
-            base = self.pack_path(manifest.base)
-            if below is None or below.hash != manifest.base_hash or not base.exists():
-                return None
-            self._note_use(manifest.base)
-        self._note_use(key)
-        return Pack(path, manifest.server_version, manifest.unpacked, base, manifest.notes)
+        for used in filter(None, (pack.path, pack.base)):
+            self._note_use(used)
+        return pack
 
     def examine(self, key: str) -> str | None:
-        """Return what is wrong with the pack after reading all of it; ``None`` if it is right or not there.
-
-        One that is right but was touched or copied is trusted again afterwards.
-        """
+        """Return what is damaged after reading all of the pack; ``None`` if nothing is, or if it is not there."""
         path = self.pack_path(key)
-        manifest = self._manifest(key)
-        if manifest is None or not path.exists():
-            return None  # never finished: nothing to tell
         try:
-            if path.stat().st_size != manifest.size:
-                return "its size has changed"
-            if hash_of(path) != manifest.hash:
-                return "its content has changed"
-            if path.stat().st_mtime_ns != manifest.time:
-                self._write_manifest(key, replace(manifest, time=path.stat().st_mtime_ns))
-        except OSError as exc:
+            base = Pack.read(path).base
+            packs.check(str(path), str(base) if base is not None else None)
+        except packs.DamagedPack as exc:
             return str(exc)
+        except UNUSABLE:
+            return None  # not there, or of another version: there is nothing to tell
         return None
 
-    def publish(self, key: str, private: Path, pack: Pack, description: str) -> Pack:
-        """Move the finished file ``private``, in this folder, to its name.
+    def publish(self, key: str, pack: Pack) -> Pack:
+        """Move a finished pack, in this folder under a private name, to its own.
 
         Raises:
             OSError: The folder cannot be written to.
         """
         target = self.pack_path(key)
-        digest = hash_of(private)
-        base = pack.base.stem if pack.base is not None else ""
-        below = self._manifest(base) if base else None
-        with suppress(FileNotFoundError):
-            self._manifest_path(key).unlink()
-        private.replace(target)
-        about = target.stat()
-        manifest = Manifest(
-            size=about.st_size,
-            time=about.st_mtime_ns,
-            hash=digest,
-            unpacked=pack.unpacked,
-            server_version=pack.server_version,
-            description=description,
-            notes=pack.notes,
-            base=base,
-            base_hash=below.hash if below is not None else "",
-        )
-        self._write_manifest(key, manifest)
+        pack.path.replace(target)
         return replace(pack, path=target)
 
     def private_path(self, key: str) -> Path:
@@ -196,8 +195,7 @@ class Cache:
 
     def drop(self, key: str) -> None:
         """Delete one template; whoever has it open may go on reading."""
-        for path in (self._manifest_path(key), self.pack_path(key)):
-            path.unlink(missing_ok=True)
+        self.pack_path(key).unlink(missing_ok=True)
 
     def prune(self, used_key: str = "") -> None:
         """Delete what was not used for 30 days, and the longest unused above 2 GB; never ``used_key``, nor its base."""
@@ -226,38 +224,28 @@ class Cache:
             return found
         for path in self.folder.glob("*.pack"):
             with suppress(OSError):
-                manifest = self._manifest(path.stem)
-                description = manifest.description if manifest is not None else "unfinished or damaged"
-                used = path.lstat() if manifest is None else self._manifest_path(path.stem).lstat()
-                base = manifest.base if manifest is not None else ""
-                found.append(CachedTemplate(path, description, path.lstat().st_size, used.st_mtime, base))
+                size, used = path.lstat().st_size, self._last_use(path)
+                try:
+                    about = Pack.read(path).about
+                    found.append(CachedTemplate(path, about["description"], size, used, about["base"]))
+                except UNUSABLE:
+                    found.append(CachedTemplate(path, "damaged, or of another version", size, used))
         return found
 
     def clear(self) -> None:
         """Delete all templates."""
-        for pattern in ("*.json", "*.pack", "*.part", "*.lock"):
+        for pattern in ("*.pack", "*.part", "*.lock"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
-    def _manifest_path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
+    def _last_use(self, path: Path) -> float:
+        lock = path.with_suffix(".lock")
+        return (lock if lock.exists() else path).lstat().st_mtime
 
-    def _manifest(self, key: str) -> Manifest | None:
-        return Manifest.read(self._manifest_path(key)) if distrust_of_folder(self.folder) is None else None
-
-    def _write_manifest(self, key: str, manifest: Manifest) -> None:
-        private = self.private_path(key)
-        file = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(file, "w", encoding="utf-8") as out:
-            os.fchmod(file, 0o600)  # whatever the umask
-            out.write(manifest.written())
-        private.replace(self._manifest_path(key))
-
-    def _note_use(self, key: str) -> None:
-        path = self._manifest_path(key)
+    def _note_use(self, path: Path) -> None:
         with suppress(OSError):
-            if wall_clock() - path.lstat().st_mtime > _USED_AFTER:
-                os.utime(path)
+            if wall_clock() - self._last_use(path) > _USED_AFTER:
+                path.with_suffix(".lock").touch(0o600)
 
 
 def _wait_for(lock: int) -> None:
@@ -278,10 +266,13 @@ def _wait_for(lock: int) -> None:
             return
 
 
-def write_pack(data_dir: Path, target: Path, base: Path | None = None) -> int:
-    """Pack a cluster that was shut down; return the bytes it unpacks to.
+def write_pack(
+    data_dir: Path, target: Path, server_version: str, about: Mapping[str, Any], base: Path | None = None
+) -> Pack:
+    """Pack a cluster that was shut down.
 
     Args:
+        about: What :func:`Pack.read` is to find, as JSON can hold it.
         base: The pack that it was unpacked from.
 
     Raises:
@@ -290,7 +281,10 @@ def write_pack(data_dir: Path, target: Path, base: Path | None = None) -> int:
     """
     try:
         built_on = packs.read(str(base))[0] if base is not None else None
-        return packs.write(str(data_dir), str(target), base=built_on, skip=_is_not_template)
+        said = {"notes": NO_NOTES, **about, "server_version": server_version, "base": base.stem if base else ""}
+        text = json.dumps(said)
+        unpacked = packs.write(str(data_dir), str(target), text, base=built_on, skip=_is_not_template)
+        return Pack(target, server_version, unpacked, base, said)
     except BaseException:
         target.unlink(missing_ok=True)
         raise

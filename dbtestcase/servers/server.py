@@ -16,7 +16,7 @@ from dbtestcase.diagnosis import report
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.libpq import hidden_variables
 from dbtestcase.native import monotonic
-from dbtestcase.servers.cache import Pack
+from dbtestcase.servers.cache import NO_NOTES, Pack
 from dbtestcase.servers.directory import (
     CONNECT_TIMEOUT,
     LOG,
@@ -29,7 +29,6 @@ from dbtestcase.servers.directory import (
 )
 from dbtestcase.servers.environment import server_environment
 from dbtestcase.servers.locations import instance_locations
-from dbtestcase.servers.manifest import NO_NOTES
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server_process import ServerProcess
 from dbtestcase.servers.start_errors import start_error

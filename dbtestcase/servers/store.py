@@ -53,15 +53,15 @@ class Store:
         with being_made, ExitStack() as stack:
             cache = _locked_cache(key, stack) if isinstance(key, str) else None
             found = self.find(key)
-            if found is None and cache is not None and not _dropped_if_damaged(cache, str(key)):
-                found = self.find(key)  # its time stamp was not what it had been, but its content is
             if found is None:
+                if cache is not None:
+                    _drop_if_damaged(cache, str(key))
                 server = build()
                 try:
                     if cache is not None:
                         found = _published(cache, str(key), server, description)
                     if found is None:
-                        found = self._private(server)
+                        found = self._private(server, description)
                 finally:
                     server.directory.end()
             with self._lock:
@@ -81,12 +81,12 @@ class Store:
         cache = _cache()
         if cache is None:
             return False
-        gone = [_dropped_if_damaged(cache, each) for each in (key, base) if isinstance(each, str)]
+        gone = [_drop_if_damaged(cache, each) for each in (key, base) if isinstance(each, str)]
         return any(gone)
 
-    def _private(self, server: Server) -> Pack:
+    def _private(self, server: Server, description: str) -> Pack:
         try:
-            return _packed(server, self._private_folder() / f"{os.urandom(6).hex()}.pack")
+            return _packed(server, self._private_folder() / f"{os.urandom(6).hex()}.pack", description)
         except OSError as exc:
             raise PostgresNotReady(
                 f"cannot prepare a test database: its template cannot be written: {exc}\n"
@@ -125,7 +125,8 @@ def _locked_cache(key: str, stack: ExitStack) -> Cache | None:
     return cache
 
 
-def _dropped_if_damaged(cache: Cache, key: str) -> bool:
+def _drop_if_damaged(cache: Cache, key: str) -> bool:
+    """Delete a template if it is damaged; return whether it is of no use any more."""
     damage = cache.examine(key)
     if damage is None:
         return cache.load(key) is None
@@ -140,7 +141,7 @@ def _dropped_if_damaged(cache: Cache, key: str) -> bool:
 def _published(cache: Cache, key: str, server: Server, description: str) -> Pack | None:
     private = cache.private_path(key)
     try:
-        pack = cache.publish(key, private, _packed(server, private), f"PostgreSQL {server.version}, {description}")
+        pack = cache.publish(key, _packed(server, private, description))
         cache.prune(key)
     except OSError as exc:
         _print_unusable(cache, exc)
@@ -150,12 +151,12 @@ def _published(cache: Cache, key: str, server: Server, description: str) -> Pack
     return pack
 
 
-def _packed(server: Server, target: Path) -> Pack:
+def _packed(server: Server, target: Path, description: str) -> Pack:
     # What two packs share can be told from their files only where they stay together.
     base = server.pack.path if server.pack is not None and server.pack.path.parent == target.parent else None
     try:
-        unpacked = write_pack(server.directory.data_dir, target, base)
-        return Pack(target, server.version, unpacked, base, server.notes)
+        about = {"notes": server.notes, "description": f"PostgreSQL {server.version}, {description}"}
+        return write_pack(server.directory.data_dir, target, server.version, about, base)
     except ValueError as exc:
         raise PostgresNotReady(
             f"cannot prepare a test database: in its data folder {exc}. Tablespaces cannot be part of a schema."

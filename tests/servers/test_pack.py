@@ -179,7 +179,7 @@ class PackTests(ScratchTestCase):
     def test_a_pack_cannot_write_outside_of_its_folder(self):
         for name in ("../out", "/tmp/out", "base/../../out", "."):
             with self.subTest(name):
-                index = zlib.compress(f"\n{name}\x002\x000\x000\x002\x00{zlib.crc32(b'ab')}".encode())
+                index = zlib.compress(f"\x002\x00\n{name}\x002\x000\x000\x002\x00{zlib.crc32(b'ab')}".encode())
                 self.pack = self.scratch / "evil.pack"
                 self.pack.write_bytes(pack.MAGIC + b"ab" + index + len(index).to_bytes(8, "big") + pack.MAGIC)
                 with self.assertRaises(pack.DamagedPack):

@@ -25,8 +25,8 @@ from dbtestcase.servers import (
 )
 from dbtestcase.servers.archive import kept_folder
 from dbtestcase.servers.cache import Cache
-from dbtestcase.servers.manifest import Manifest
 from dbtestcase.servers.supervisor import folder
+from dbtestcase.servers.supervisor import pack as packs
 from tests.servers.support import ScratchTestCase, changed_environment
 from tests.support import once
 
@@ -70,7 +70,7 @@ class CacheTests(TrustTestCase):
             with self.subTest(how):
                 self.use()
                 (pack,) = self.cache.glob("*.pack")
-                pack.write_bytes(pack.read_bytes())  # and what is in it would not serve
+                pack.write_bytes(b"")  # and what is in it would not serve
                 before = sorted(self.cache.iterdir())
                 self.spoil(how)
 
@@ -112,57 +112,52 @@ class CacheTests(TrustTestCase):
         os.chown(pack, STRANGER, STRANGER)
         self.assertIsNone(Cache(self.cache).load(pack.stem))
 
-        os.chown(pack, 0, 0)
-        os.chown(pack.with_suffix(".json"), STRANGER, STRANGER)
-        self.assertIsNone(Cache(self.cache).load(pack.stem))
 
+class PackTests(TrustTestCase):
+    def write(self, path: Path, said: object) -> None:
+        """Write a pack of which this is said, as JSON unless it is a text."""
+        path.unlink(missing_ok=True)
+        packs.write(str(self.source), str(path), said if isinstance(said, str) else json.dumps(said))
 
-class ManifestTests(TrustTestCase):
+    def setUp(self):
+        super().setUp()
+        self.source = self.scratch / "source"
+        self.source.mkdir()
+
     @once
     def test_one_that_cannot_be_understood_is_made_anew_whatever_is_wrong_with_it(self):
         self.use()
-        (path,) = self.cache.glob("base-*.json")
-        whole = json.loads(path.read_text())
+        (path,) = self.cache.glob("base-*.pack")
+        whole = json.loads(packs.about(str(path)).text)
         wrong = [
             *({**whole, "server_version": value} for value in ("x", "", "15.x", "1" * 50, 15, None, ["15"], "-1")),
-            *({**whole, "format": value} for value in (1, 3, "2", None)),
-            *({**whole, "unpacked": value} for value in (-1, "much", 1.5, None)),
             *({**whole, "notes": value} for value in ("[]", "no JSON", "[" * 100_000, None)),
-            *({name: value for name, value in whole.items() if name != left_out} for left_out in whole),
-            {**whole, "of another version": 1},
-            {**whole, "base": "nonesuch", "base_hash": "x"},
-            *([], None, "manifest", 1, {}),
+            *(
+                {name: whole[name] for name in whole if name != left_out}
+                for left_out in ("server_version", "notes", "base")
+            ),
+            {**whole, "base": "nonesuch"},
+            *([], None, "template", 1, {}),
         ]
-        texts = [json.dumps(each) for each in wrong]
-        texts += [
-            "",
-            "{",
-            "[" * 100_000,
-            '{"a":' * 100_000,
-            "\0",
-            "\udcff".encode("utf-8", "surrogateescape").decode("latin1"),
-        ]
-        for text in texts:
-            with self.subTest(text[:80]):
-                path.write_text(text, encoding="utf-8", errors="replace")
+        for said in (*wrong, "", "{", "[" * 100_000, '{"a":' * 100_000, "\0", "\udcff"):
+            with self.subTest(str(said)[:80]):
+                self.write(path, said)
 
                 self.assertIsNone(Cache(self.cache).load(path.stem))
 
         self.use()
-        self.assertIsNotNone(Manifest.read(path))
+        self.assertIsNotNone(Cache(self.cache).load(path.stem))
 
     def test_one_that_is_a_pipe_or_a_link_keeps_nobody_waiting(self):
         self.use()
-        (path,) = self.cache.glob("base-*.json")
-        text = path.read_text()
-        path.unlink()
+        (path,) = self.cache.glob("base-*.pack")
+        whole = path.rename(self.scratch / "elsewhere")
         os.mkfifo(path)
-        self.assertIsNone(Manifest.read(path))
+        self.assertIsNone(Cache(self.cache).load(path.stem))
 
         path.unlink()
-        (self.scratch / "manifest").write_text(text)
-        path.symlink_to(self.scratch / "manifest")
-        self.assertIsNone(Manifest.read(path))
+        path.symlink_to(whole)
+        self.assertIsNone(Cache(self.cache).load(path.stem))
 
 
 class KeptTests(TrustTestCase):
@@ -200,15 +195,14 @@ class KeptTests(TrustTestCase):
 
     def test_one_that_cannot_be_understood_is_passed_over(self):
         self.keep()
-        (path,) = kept_folder().glob("*.json")
-        for text in (
-            "",
-            "[]",
-            "{}",
-            "[" * 100_000,
-            '{"settings": 1, "bin_dir": null, "server_version": 1, "unpacked": 1}',
-        ):
-            path.write_text(text)
+        (path,) = kept_folder().glob("*.pack")
+        source = self.scratch / "source"
+        source.mkdir()
+        whole = json.loads(packs.about(str(path)).text)
+        wrong = (json.dumps({**whole, "settings": 1}), json.dumps({**whole, "server_version": 1}))
+        for text in ("", "[]", "{}", "[" * 100_000, *wrong):
+            path.unlink()
+            packs.write(str(source), str(path), text)
             with self.subTest(text[:20]):
                 self.assertEqual(kept_instances(), [])
                 with self.assertRaises(DBTestCaseError), running_kept(path.stem):

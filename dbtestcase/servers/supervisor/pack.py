@@ -6,8 +6,9 @@ once (a cluster has four databases of nearly the same files), and not at all if 
 has it; what is left then is compressed.
 
 A file begins and ends with MAGIC. Before the end stand the index, compressed, and its length. The index's first line
-is the base's checksum, or empty; each other line is a folder's name, or a file's name, size, source (0 this pack, 1
-the base), offset, bytes stored and checksum, with NUL between them. Bytes not stored are zeros at the file's end.
+is the base's checksum, or empty, the bytes that all unpacks to, and what whoever made the pack says about it; each
+other line is a folder's name, or a file's name, size, source (0 this pack, 1 the base), offset, bytes stored and
+checksum, with NUL between them. Bytes not stored are zeros at the file's end.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     File = tuple[int, int, int, int, int]  # size, source, offset, bytes stored, checksum
 
-MAGIC = b"dbtestcase pack 3\n"
+MAGIC = b"dbtestcase pack 4\n"
 OWN, BASE = 0, 1
 # The time of each unpacked file, 1 January 2001: whatever writes to the file sets another.
 _STAMP = 978307200 * 10**9
@@ -38,6 +39,23 @@ _MOST_UNPACKED = 2**40
 
 class DamagedPack(Exception):
     """The file is not a pack, or not a whole one, or not one for its base."""
+
+
+class About:
+    """What a pack says of itself.
+
+    Attributes:
+        unpacked: The bytes that it unpacks to.
+        text: What whoever made it says about it.
+        checksum: Identifies it for those that build on it.
+        base: The checksum of the pack that it builds on.
+    """
+
+    def __init__(self, unpacked: int, text: str, checksum: int, base: int | None) -> None:
+        self.unpacked = unpacked
+        self.text = text
+        self.checksum = checksum
+        self.base = base
 
 
 class Index:
@@ -76,7 +94,12 @@ class Index:
 
 
 def write(
-    source: str, target: str, *, base: Index | None = None, skip: Callable[[str], bool] = lambda name: False
+    source: str,
+    target: str,
+    about: str = "",
+    *,
+    base: Index | None = None,
+    skip: Callable[[str], bool] = lambda name: False,
 ) -> int:
     """Write all folders and files below ``source`` into the new file ``target``; return the bytes they unpack to.
 
@@ -84,6 +107,7 @@ def write(
     (a hard link, that is) is refused.
 
     Args:
+        about: What :func:`about` is to tell of it, on one line.
         base: The pack to build on: what it has too is not stored again.
         skip: Called with each path relative to ``source``; what it accepts is left out (of a folder: what is in it).
 
@@ -95,7 +119,7 @@ def write(
     def identify(content: memoryview) -> bytes:
         return blake2b(content, digest_size=16).digest()
 
-    lines = ["" if base is None else f"{base.checksum:x}"]
+    lines: list[str] = []
     known = {identify(base.content(file)): (BASE, file[2]) for file in _files(base)} if base is not None else {}
     unpacked = offset = 0
     compressor = zlib.compressobj(_COMPRESSION) if base is not None else None
@@ -120,7 +144,8 @@ def write(
             unpacked += -(-stored // _PAGE) * _PAGE
         if compressor is not None:
             out.write(compressor.flush())
-        index = zlib.compress("\n".join(lines).encode("utf-8", "surrogateescape"), _COMPRESSION)
+        first = f"{'' if base is None else f'{base.checksum:x}'}\0{unpacked}\0{about}"
+        index = zlib.compress("\n".join([first, *lines]).encode("utf-8", "surrogateescape"), _COMPRESSION)
         out.write(index)
         out.write(len(index).to_bytes(8, "big"))
         out.write(MAGIC)
@@ -186,6 +211,38 @@ def identity(source: int) -> tuple[int, ...]:
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
+def about(path: str) -> About:
+    """Return what a pack says of itself, which is quickly read.
+
+    Raises:
+        DamagedPack: It is not a pack.
+        OSError: It cannot be read.
+    """
+    source = _opened(path)
+    try:
+        _, checksum, lines = _divided(_mapped(source))
+    finally:
+        os.close(source)
+    try:
+        base, unpacked, text = lines[0].split("\0", 2)
+        return About(int(unpacked), text, checksum, int(base, 16) if base else None)
+    except ValueError as exc:
+        raise DamagedPack("its index is wrong") from exc
+
+
+def check(path: str, base: str | None) -> None:
+    """Read all that a pack stores itself, its base left out.
+
+    Raises:
+        DamagedPack: It is not what was stored.
+        OSError: It cannot be read.
+    """
+    index, _ = read(path, base)
+    for file in _files(index):
+        if file[1] == OWN:
+            index.content(file)
+
+
 def read(path: str, base: str | None = None) -> tuple[Index, tuple[int, ...]]:
     """Return the index of a pack, and the pack's identity; reading it takes a while, so it is remembered.
 
@@ -196,7 +253,7 @@ def read(path: str, base: str | None = None) -> tuple[Index, tuple[int, ...]]:
         DamagedPack: It is not a whole pack, or builds on another one.
         OSError: It cannot be read.
     """
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    source = _opened(path)
     try:
         which = identity(source)
         if which not in _indexes:
@@ -209,13 +266,19 @@ def read(path: str, base: str | None = None) -> tuple[Index, tuple[int, ...]]:
         os.close(source)
 
 
+def _opened(path: str) -> int:
+    # Without waiting for somebody who writes into a pipe of this name.
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 def _mapped(source: int) -> memoryview:
     if os.fstat(source).st_size < 2 * len(MAGIC) + 8:
         raise DamagedPack("it is too short")
     return memoryview(mmap.mmap(source, 0, access=mmap.ACCESS_READ))
 
 
-def _read_index(content: memoryview, base: Index | None) -> Index:
+def _divided(content: memoryview) -> tuple[memoryview, int, list[str]]:
+    """Return what is stored, the pack's checksum and the lines of its index."""
     begin, end = len(MAGIC), len(content) - len(MAGIC) - 8
     if content[:begin] != MAGIC or content[end + 8 :] != MAGIC:
         raise DamagedPack("its first or last bytes are wrong")
@@ -224,13 +287,21 @@ def _read_index(content: memoryview, base: Index | None) -> Index:
         raise DamagedPack("its index is wrong")
     written = content[end - length : end]
     try:
-        first, *lines = zlib.decompress(written).decode("utf-8", "surrogateescape").split("\n")
-        own = content[begin : end - length]
-        if first:
-            if base is None or int(first, 16) != base.checksum:
+        lines = zlib.decompress(written).decode("utf-8", "surrogateescape").split("\n")
+    except (ValueError, zlib.error) as exc:
+        raise DamagedPack("its index is wrong") from exc
+    return content[begin : end - length], zlib.crc32(written), lines
+
+
+def _read_index(content: memoryview, base: Index | None) -> Index:
+    own, checksum, (first, *lines) = _divided(content)
+    built_on = first.partition("\0")[0]
+    try:
+        if built_on:
+            if base is None or int(built_on, 16) != base.checksum:
                 raise DamagedPack("it builds on another one")
             own = memoryview(zlib.decompress(own))
-        index = Index(own, base, zlib.crc32(written))
+        index = Index(own, base, checksum)
         for line in lines:
             _add(index, line)
     except (ValueError, KeyError, IndexError, zlib.error) as exc:
