@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
-from dbtestcase.diagnosis import leftovers
+from dbtestcase.diagnosis import leftovers, messages
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.frames import Origin
 from dbtestcase.lifecycle.running import RunningClass
@@ -101,7 +101,8 @@ class RunningAsyncClass(RunningClass):
         for each in used:
             if each.label not in still_used and not self.runs.will_run_again:
                 names = ", ".join(sorted(map(_task_named, tasks)))
-                leftovers.warn_left_open(leftovers.task_left(self.name, each.label, each.origin, names), each.origin)
+                text = messages.TASK_LEFT.format(owner=self.name, label=each.label, opened=each.origin, tasks=names)
+                leftovers.warn_left_open(text, each.origin)
 
     def _held(self) -> list[LeftOpen]:
         return [each for database in self.databases.values() for each in database.held_connections()]

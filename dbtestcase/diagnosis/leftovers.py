@@ -6,17 +6,15 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable
 from time import sleep
 from types import FrameType
 from typing import Any
 
-from dbtestcase.diagnosis import messages
 from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.frames import UNKNOWN, Origin
 from dbtestcase.native import monotonic
 
-__all__ = ["ThreadWatch", "connection_left", "cursor_left", "forget_warnings", "warn_left_open", "warnings_for"]
+__all__ = ["ThreadWatch", "forget_warnings", "warn_left_open", "warnings_for"]
 
 _PATIENCE = 0.05  # seconds; how long a test may take to wait for a thread that works for it
 _WAITING_FOR_WORK = (
@@ -61,22 +59,6 @@ def warnings_for(error: BaseException) -> list[str]:
 def forget_warnings() -> None:
     """Forget them: the class is over."""
     _warned.clear()
-
-
-def connection_left(owner: str, label: str, opened: Origin, *, when: str, details: Iterable[str] = ()) -> str:
-    """Return the text for a connection that was checked out and never given back; ``when`` is "in the test", say."""
-    lines = "".join(f"\n  {line}" for line in details)
-    return messages.CONNECTION_LEFT.format(owner=owner, label=label, opened=opened, when=when, details=lines)
-
-
-def task_left(owner: str, label: str, opened: Origin, tasks: str) -> str:
-    """Return the text for a connection that a task used which outlived the test."""
-    return messages.TASK_LEFT.format(owner=owner, label=label, opened=opened, tasks=tasks)
-
-
-def cursor_left(owner: str, opened: Origin, *, when: str) -> str:
-    """Return the text for a cursor that outlived the test although its connection was given back."""
-    return messages.CURSOR_LEFT.format(owner=owner, opened=opened, when=when)
 
 
 class ThreadWatch:

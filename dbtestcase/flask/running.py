@@ -47,7 +47,6 @@ class RunningFlaskClass(RunningClass):
 
     def __init__(self, test_class: type[Any]) -> None:
         super().__init__(test_class)
-        self._flask_class = test_class
         self.binds = BindDatabases(test_class.bind_databases, test_class.__qualname__)
         self.extension = _checked_extension(test_class)
         self._created = tables_of(self.extension)
@@ -65,7 +64,7 @@ class RunningFlaskClass(RunningClass):
 
     @property
     def schema(self) -> Any:
-        return schema_of(self._flask_class, self.extension, self.binds.database_of)
+        return schema_of(self._class, self.extension, self.binds.database_of)
 
     def database(self, name: str | None) -> SandboxedDatabase:
         return super().database(None if name is None else self.binds.database_of(name))
@@ -76,7 +75,7 @@ class RunningFlaskClass(RunningClass):
         self._undo.enter_context(watching_applications(self._redirect_app, self.extension))
         app = self._class_app()
         if app is not None:
-            self._flask_class.app = app
+            self._class.app = app
             self._undo.callback(self._forget_app)
             self._redirect_app(app)
         # After the class's own, which decides about the driver.
@@ -85,9 +84,9 @@ class RunningFlaskClass(RunningClass):
 
     @contextmanager
     def class_data_session(self) -> Iterator[Session]:
-        app = getattr(self._flask_class, "app", None)
+        app = getattr(self._class, "app", None)
         # Where the application has a role of its own, class data are the owner's.
-        if isinstance(app, Flask) and extension_of(app) is not None and self._flask_class.app_role is None:
+        if isinstance(app, Flask) and extension_of(app) is not None and self._class.app_role is None:
             with app.app_context():
                 session = session_of_context()
                 assert session is not None
@@ -111,7 +110,7 @@ class RunningFlaskClass(RunningClass):
         self._of_test.enter_context(popping_leftovers())
         if self._makes_app_per_test and "app" not in vars(test):  # Flask-Testing has made it already
             app = test.create_app()
-            vars(test)["app"] = _checked_app(app, self._flask_class)
+            vars(test)["app"] = _checked_app(app, self._class)
             self._of_test.callback(vars(test).pop, "app", None)
             self._redirect_app(app)
         app = getattr(test, "app", None)
@@ -185,27 +184,23 @@ class RunningFlaskClass(RunningClass):
         if self._makes_app_per_test:
             return None
         # A factory that was assigned to the name is no method, and is called as it is.
-        factory = inspect.getattr_static(self._flask_class, "create_app")
-        app = factory() if inspect.isfunction(factory) else self._flask_class.create_app()
-        return None if app is None else _checked_app(app, self._flask_class)
+        factory = inspect.getattr_static(self._class, "create_app")
+        app = factory() if inspect.isfunction(factory) else self._class.create_app()
+        return None if app is None else _checked_app(app, self._class)
 
     @cached_property
     def _makes_app_per_test(self) -> bool:
         """Whether ``create_app`` is an instance method, as Flask-Testing has it."""
-        found = inspect.getattr_static(self._flask_class, "create_app")
+        found = inspect.getattr_static(self._class, "create_app")
         if not inspect.isfunction(found):
             return False
         defined_in = found.__qualname__.rpartition(".")[0]
-        is_in_class_body = any(base.__qualname__ == defined_in for base in self._flask_class.__mro__)
+        is_in_class_body = any(base.__qualname__ == defined_in for base in self._class.__mro__)
         return is_in_class_body or next(iter(inspect.signature(found).parameters), None) == "self"
 
-    @property
-    def _schema_is_of_extension(self) -> bool:
-        return is_schema_of_extension(self._flask_class)
-
     def _forget_app(self) -> None:
-        if "app" in vars(self._flask_class):
-            del self._flask_class.app
+        if "app" in vars(self._class):
+            del self._class.app
 
     def _redirect_app(self, app: Flask) -> None:
         """Redirect the engines of an application, and create the tables that its models have brought."""
@@ -226,14 +221,14 @@ class RunningFlaskClass(RunningClass):
 
     def _join_equal_binds(self, engines: Mapping[str | None, Engine]) -> None:
         # A bind for which the class's own schema names a database is what that says.
-        by_itself = () if self._schema_is_of_extension else self.databases
+        by_itself = () if is_schema_of_extension(self._class) else self.databases
         if self.binds.join_equal({key: engine for key, engine in engines.items() if key not in by_itself}):
             self._created = set()  # tables of such a bind are in a database of their own up to now
 
     def _redirect_bind(self, bind_key: str | None, engine: Engine, engines: Mapping[str | None, Engine]) -> None:
         database = self.binds.database_of(bind_key)
         is_planned = database is None or database in self.databases
-        if database is not None and database not in engines and (self._schema_is_of_extension or not is_planned):
+        if database is not None and database not in engines and (is_schema_of_extension(self._class) or not is_planned):
             raise DBTestCaseError(
                 f"{self._class.__qualname__}.bind_databases: {bind_key!r} is to be {database!r}, which is neither "
                 "'default', for the main database, nor another bind, nor a database that the schema names."
@@ -245,7 +240,7 @@ class RunningFlaskClass(RunningClass):
     def _create_what_is_new(self) -> None:
         """Create the tables of models that were imported after the instance was chosen, by ``create_app`` say."""
         tables = tables_of(self.extension)
-        if tables == self._created or not self._schema_is_of_extension:
+        if tables == self._created or not is_schema_of_extension(self._class):
             return
         if self.runs.test is not None and not self.runs.is_untouched:
             return  # it may hold locks that we would wait for; the test has made its tables itself

@@ -25,14 +25,14 @@ class RunningLiveServerClass(RunningFlaskClass):
 
     def redirect_application(self) -> None:
         super().redirect_application()
-        name = self._flask_class.__qualname__
+        name = self._class.__qualname__
         server = self._server = LiveServer(
             self._present_application,
             f"{name} has no application to serve: return it from create_app, or set self.app in setUp.",
         )
         self._undo.callback(self._stop_server)
-        self._flask_class.live_server_url = server.url
-        self._undo.callback(delattr, self._flask_class, "live_server_url")
+        self._class.live_server_url = server.url
+        self._undo.callback(delattr, self._class, "live_server_url")
         server.admit()  # for setUpClass and setUpTestData
 
     def use_copies(self) -> None:
@@ -54,13 +54,13 @@ class RunningLiveServerClass(RunningFlaskClass):
         return is_new
 
     def _present_application(self) -> Flask | None:
-        app = getattr(self.runs.test or self._flask_class, "app", None)
+        app = getattr(self.runs.test or self._class, "app", None)
         return app if isinstance(app, Flask) else None
 
     def _finish_requests(self, event: str) -> None:
         for request in self._server.finish(_BOUND):
             warn_left_open(
-                f"{self._flask_class.__qualname__}: the live server was still answering {request} {_BOUND:g} seconds "
+                f"{self._class.__qualname__}: the live server was still answering {request} {_BOUND:g} seconds "
                 f"after {event}, and goes on without it; its statements from now on are errors. Let the test wait for "
                 "the response, or let the code under test end sooner."
             )
@@ -68,6 +68,6 @@ class RunningLiveServerClass(RunningFlaskClass):
     def _stop_server(self) -> None:
         for request in self._server.stop(_BOUND):
             warn_left_open(
-                f"{self._flask_class.__qualname__}: the live server has ended, but the thread that answers {request} "
+                f"{self._class.__qualname__}: the live server has ended, but the thread that answers {request} "
                 f"has not, {_BOUND:g} seconds later. It ends with the process at the latest."
             )

@@ -17,7 +17,7 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
 
 from dbtestcase import sandbox
-from dbtestcase.diagnosis import leftovers, report, states
+from dbtestcase.diagnosis import leftovers, messages, report, states
 from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.lifecycle import classdata, postmortem, validation
@@ -319,11 +319,15 @@ class RunningClass:
         """Warn of connections and cursors that somebody has kept, and that were closed."""
         for each in left:
             if each.label:
-                details = self.explanations.locks.backends.describe(each.pid) if each.pid else ()
-                text = leftovers.connection_left(self.name, each.label, each.origin, when=when, details=details)
+                lines = self.explanations.locks.backends.describe(each.pid) if each.pid else ()
+                details = "".join(f"\n  {line}" for line in lines)
+                text = messages.CONNECTION_LEFT.format(
+                    owner=self.name, label=each.label, opened=each.origin, when=when, details=details
+                )
                 leftovers.warn_left_open(text, each.origin)
             for origin in each.cursors:
-                leftovers.warn_left_open(leftovers.cursor_left(self.name, origin, when=when), origin)
+                text = messages.CURSOR_LEFT.format(owner=self.name, opened=origin, when=when)
+                leftovers.warn_left_open(text, origin)
 
     # -- failures
 

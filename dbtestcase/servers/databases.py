@@ -64,6 +64,17 @@ class MaintenanceConnections:
             with self._lock:
                 self._idle.append(connection)
 
+    def execute(self, sql: str) -> None:
+        """Execute SQL outside any transaction."""
+        with self.connection() as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+
+    def query(self, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        with self.connection() as connection, connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return list(cursor.fetchall())
+
     def open(self) -> Any:
         """Return a new one."""
         return psycopg2.connect(**self._dsn)
@@ -155,8 +166,7 @@ class Databases(ABC):
         self._begun_commits += 1
         try:
             if database is None:
-                with self.maintenance.connection() as connection, connection.cursor() as cursor:
-                    cursor.execute(sql)
+                self.maintenance.execute(sql)
                 return
             with closing(self.connect(database)) as connection:
                 connection.autocommit = True
@@ -167,9 +177,7 @@ class Databases(ABC):
 
     def query(self, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
         """Return the rows of a query in the maintenance database."""
-        with self.maintenance.connection() as connection, connection.cursor() as cursor:
-            cursor.execute(sql, parameters)
-            return list(cursor.fetchall())
+        return self.maintenance.query(sql, parameters)
 
     # Databases
 

@@ -67,6 +67,8 @@ class ExistingServer:
         self.pid = os.getpid()
         self.owner = secrets.randbits(64) - (1 << 63)
         self.connections = Connections(options, self.owner)
+        # In the URL's own database.
+        self.execute, self.query = self.connections.execute, self.connections.query
         try:
             self.version, self.major_version = self._version()
             may_create, self.is_superuser, self.may_create_roles, self.user, self.usable, fsync = self.query(_ABOUT)[0]
@@ -102,19 +104,6 @@ class ExistingServer:
                 f"{OLDEST_VERSION} or newer is needed."
             )
         return version, number // 10000
-
-    # Statements
-
-    def execute(self, sql: str, parameters: object = None) -> None:
-        """Execute SQL outside any transaction, in the URL's own database."""
-        with self.connections.connection() as connection, connection.cursor() as cursor:
-            cursor.execute(sql, parameters)
-
-    def query(self, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
-        """Return the rows of a query in the URL's own database."""
-        with self.connections.connection() as connection, connection.cursor() as cursor:
-            cursor.execute(sql, parameters)
-            return list(cursor.fetchall())
 
     def is_alive(self) -> bool:
         """Return whether the databases of this owner are still its own."""
