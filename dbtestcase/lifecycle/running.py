@@ -29,7 +29,7 @@ from dbtestcase.lifecycle.postmortem import PostMortem
 from dbtestcase.lifecycle.test_runs import TestRuns
 from dbtestcase.sandbox import ClassContext, LeftOpen, Rules, SandboxedDatabase
 from dbtestcase.schema import SchemaPlan
-from dbtestcase.servers import BaseInstance, expect, running_instance
+from dbtestcase.servers import BaseInstance, begin, expect, running_instance
 
 __all__ = ["RunningClass"]
 
@@ -79,6 +79,7 @@ class RunningClass:
         with ExitStack() as undo:
             undo.enter_context(report.span("class", self.name))
             undo.enter_context(self.explanations)
+            begin(self._class.postgres)  # it boots while the schema is read
             wanted = self._plan = plan_of(self._class, self.schema)
             with report.span("wait", self.name):
                 self._take(undo.enter_context(self.start(wanted)))

@@ -10,7 +10,7 @@ from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.programs import Programs, find_programs
 from dbtestcase.servers.roles import check_app_role, with_app_role
-from dbtestcase.servers.running import running_instance, running_kept, start_instance
+from dbtestcase.servers.running import begin, running_instance, running_kept, start_instance
 from dbtestcase.servers.standby import discard_standby, expect, expects
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "PostgresOptions",
     "Programs",
     "ThrowawayPostgres",
+    "begin",
     "cached_templates",
     "check_app_role",
     "chosen",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from dbtestcase.errors import DBTestCaseError
 from dbtestcase.servers import standby
 from dbtestcase.servers.archive import find_kept
 from dbtestcase.servers.choice import PostgresOptions, chosen
@@ -15,9 +16,20 @@ from dbtestcase.servers.instance import Instance
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.recipe import Recipe
 from dbtestcase.servers.server import Boot
+from dbtestcase.servers.supervisor_client import current_supervisor
 from dbtestcase.servers.template import boot
 
-__all__ = ["running_instance", "running_kept", "start_instance"]
+__all__ = ["begin", "running_instance", "running_kept", "start_instance"]
+
+
+def begin(options: PostgresOptions) -> None:
+    """Start what an instance of these options will need, without waiting for it.
+
+    Never raises: an error is raised by :func:`running_instance`.
+    """
+    with suppress(DBTestCaseError):
+        if isinstance(chosen(options), ThrowawayPostgres):
+            current_supervisor()
 
 
 @contextmanager

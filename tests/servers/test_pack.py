@@ -6,6 +6,7 @@ import os
 import unittest
 import zlib
 from pathlib import Path
+from unittest import mock
 
 from dbtestcase.servers.supervisor import pack, tree
 from tests.servers.support import ScratchTestCase
@@ -38,6 +39,34 @@ class PackTests(ScratchTestCase):
         self.assertEqual(content(self.target), content(self.source))
         self.assertEqual((self.target / "base" / "data").stat().st_mode & 0o777, 0o600)
         self.assertEqual((self.target / "base").stat().st_mode & 0o777, 0o700)
+
+    def test_databases_are_unpacked_by_two_processes_or_by_one(self):
+        for name in "1", "4", "5", "16384":
+            (self.source / "base" / name).mkdir()
+            (self.source / "base" / name / "file").write_bytes(name.encode())
+        self.pack = self.scratch / "b.pack"
+        pack.write(str(self.source), str(self.pack))
+        beside = pack._beside
+        cases = {
+            "by two": (beside, 2),
+            "no process can be started": (lambda work: None, 2),
+            "the other one fails": (lambda work: beside(self.fail), 2),
+            "there is one processor": (beside, 1),
+        }
+        for case, (helper, processors) in cases.items():
+            tree.remove(str(self.target))
+            self.target.mkdir()
+            with (
+                self.subTest(case),
+                mock.patch.object(pack, "_beside", helper),
+                mock.patch.object(os, "cpu_count", return_value=processors),
+                mock.patch.object(pack, "_write", wraps=pack._write) as written,
+            ):
+                self.unpack()
+
+                self.assertEqual(content(self.target), content(self.source))
+                here = {Path(call.args[0]).parent.name for call in written.call_args_list}
+                self.assertEqual({"1", "4", "5", "16384"} <= here, case != "by two", here)
 
     def test_skipped_names_are_left_out(self):
         other = self.scratch / "b.pack"

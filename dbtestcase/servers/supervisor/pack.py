@@ -35,6 +35,8 @@ _KNOWN_INDEXES = 8
 _PAGE = 4096
 _COMPRESSION = 1
 _MOST_UNPACKED = 2**40
+# Where PostgreSQL has its databases, nearly all of a cluster's files.
+_DATABASES = "base"
 
 
 class DamagedPack(Exception):
@@ -338,12 +340,50 @@ def unpack(index: Index, target: str, *, keep: Container[str] = ()) -> None:
     """
     previous = os.umask(0o077)
     try:
-        _bring(index, "", target, keep)
+        if os.path.exists(f"{target}/{_DATABASES}"):
+            _bring(index, "", target, keep)
+        else:
+            _fill(index, target, keep)
     finally:
         os.umask(previous)
 
 
-def _bring(index: Index, folder: str, path: str, keep: Container[str]) -> None:
+def _fill(index: Index, target: str, keep: Container[str]) -> None:
+    """Unpack into an empty folder: half of the databases in a process beside this one, which takes half the time."""
+    names = [name for name, file in index.folders.get(_DATABASES, {}).items() if file is None]
+    others = [f"{_DATABASES}/{name}" for name in names[len(names) // 2 :]]
+
+    def bring_others() -> None:
+        for folder in others:
+            os.mkdir(f"{target}/{folder}", 0o700)
+            _bring(index, folder, f"{target}/{folder}", ())
+
+    if others:
+        os.mkdir(f"{target}/{_DATABASES}", 0o700)
+    helper = _beside(bring_others) if others and (os.cpu_count() or 1) > 1 else None
+    _bring(index, "", target, keep, others)
+    if helper is None or os.waitpid(helper, 0)[1]:
+        _bring(index, "", target, keep)  # what the other process did is right already
+
+
+def _beside(work: Callable[[], None]) -> int | None:
+    """Do something in a process of its own, which ends with status 0 if it is done; ``None`` if there can be none."""
+    try:
+        pid = os.fork()
+    except OSError:
+        return None
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _bring(index: Index, folder: str, path: str, keep: Container[str], others: Container[str] = ()) -> None:
+    """Bring one folder, and what is in it, to what the pack holds, but for the folders that others are at work on."""
     wanted = index.folders[folder]
     right = set()
     with os.scandir(path) as entries:
@@ -368,9 +408,12 @@ def _bring(index: Index, folder: str, path: str, keep: Container[str]) -> None:
     for name, file in wanted.items():
         below = f"{path}/{name}"
         if file is None:
+            inner = f"{folder}/{name}" if folder else name
+            if inner in others:
+                continue
             if name not in right:
                 os.mkdir(below, 0o700)
-            _bring(index, f"{folder}/{name}" if folder else name, below, keep)
+            _bring(index, inner, below, keep, others)
         elif name not in right:
             _write(below, file[0], index.content(file))
 
