@@ -390,8 +390,7 @@ class SandboxedDatabase:
         committed = False
         try:
             if shared.busy is None and self._commits is not None:
-                may_wait = self._commits.is_alone and not self._restoring_sql
-                committed = not (may_wait and shared.finish_later()) and self._commits.undo(shared)
+                committed = self._commits.undo(shared, may_wait=not self._restoring_sql)
             elif shared.busy is None:
                 shared.finish()
             else:

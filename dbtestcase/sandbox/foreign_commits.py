@@ -41,8 +41,14 @@ class CommitWatch:
         size = self._log_size()
         return size is not None and (size, self._own_commits()) == self._alone_since
 
-    def undo(self, shared: SharedTransaction) -> bool:
-        """Undo an attempt; return whether somebody else has committed since that was asked."""
+    def undo(self, shared: SharedTransaction, *, may_wait: bool) -> bool:
+        """Undo an attempt; return whether somebody else has committed since that was asked.
+
+        Args:
+            may_wait: Nobody else needs it to be undone before the next attempt.
+        """
+        if may_wait and self.is_alone and shared.finish_later():
+            return False
         size, own = self._log_size(), self._own_commits()
         answer = shared.finish(_LAST_COMMIT)
         if answer is None:
