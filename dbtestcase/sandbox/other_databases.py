@@ -3,10 +3,14 @@
 It watches the ``do_connect`` event of all engines, and what their pools hand out that was opened before the class. New
 connections of engines with a ``creator`` of their own, and drivers that are called without SQLAlchemy, are not seen.
 Files and databases in memory (SQLite) may be used beside the class's database, but not in place of it.
+
+Processes that a test starts with multiprocessing are watched too. Where they are not forked, modules are imported anew
+there, and engines made anew, which nobody has redirected.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 import weakref
@@ -29,6 +33,8 @@ __all__ = ["Guard", "allow_other_databases", "forbid_other_databases"]
 # Dialects whose database is a file or memory.
 _SERVERLESS = frozenset({"sqlite", "duckdb", "access"})
 _MOST_SHOWN = 3
+# Among what each process of multiprocessing hands on to those that it starts.
+_INHERITED = "dbtestcase"
 
 _guards: dict[str, Guard] = {}
 # Threads of tests whose class has ended, with its name: the engines are led to the application's own server again.
@@ -57,7 +63,7 @@ class Guard:
 
     owner: str
     is_ours: Callable[[str, str, str], bool]
-    redirected: Callable[[], Collection[sa.URL]]
+    redirected: Callable[[], Collection[sa.URL]] = tuple
     allowed: Collection[str | sa.URL] = ()
     since: float = field(default_factory=time.time)
     elsewhere: list[_Connection] = field(default_factory=list)
@@ -89,9 +95,10 @@ class Guard:
         """Return the error for an engine that is not one of the class's."""
         made = made_at(dialect)
         where = f" The engine was made at {made}." if made is not UNKNOWN else ""
+        remedy = _remedy(self.owner, made) if self.is_ours is not _is_of_a_class else _REMEDY_IN_CHILD
         return UndeclaredDatabase(
             f"{what} at {user_origin()}, which is not the database of {self.owner}. It has not been {done}.{where}\n"
-            f"What to do: {_remedy(self.owner, made)} If {self.owner} is meant to talk to that database, set "
+            f"What to do: {remedy} If {self.owner} is meant to talk to that database, set "
             "allow_other_databases = True, or to a list of hosts or URLs."
         )
 
@@ -110,10 +117,17 @@ class Guard:
         )
 
 
+_REMEDY_IN_CHILD = (
+    "this process has imported the application anew, and nobody has redirected its engines. Give self.external_url "
+    "to the process, and let it make its engine from that."
+)
+
+
 def forbid_other_databases(guard: Guard) -> None:
     """Begin to refuse connections to servers that are not ours."""
     global _is_listening
     _guards[guard.owner] = guard
+    _hand_on(guard)
     if not _is_listening:
         _is_listening = True
         event.listen(sa.Engine, "do_connect", _before_connect, insert=True)
@@ -127,7 +141,38 @@ def allow_other_databases(owner: str, left: Iterable[threading.Thread]) -> None:
         left: Threads that go on with what the tests have begun: they may never connect to anything.
     """
     _guards.pop(owner, None)
+    _hand_on(_last() if _guards else None)
     _left.update(dict.fromkeys(left, owner))
+
+
+class _ForChildren:
+    """What a process of multiprocessing is given, and begins with: it is to refuse other databases too."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        allowed = [each if isinstance(each, str) else each.render_as_string(False) for each in self._guard.allowed]
+        return _forbid_in_child, (self._guard.owner, allowed)
+
+
+def _hand_on(guard: Guard | None) -> None:
+    handed_on: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    if guard is None:
+        handed_on.pop(_INHERITED, None)
+    else:
+        handed_on[_INHERITED] = _ForChildren(guard)
+
+
+def _forbid_in_child(owner: str, allowed: Collection[str]) -> _ForChildren:
+    guard = Guard(owner, _is_of_a_class, allowed=allowed)
+    forbid_other_databases(guard)
+    return _ForChildren(guard)
+
+
+def _is_of_a_class(host: str, port: str, database: str) -> bool:
+    """Whether an address can only be that of a class's database, which the process was given."""
+    return "/dbtestcase-" in host or database.startswith("dbtestcase_")
 
 
 def _refuse_left_thread() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import tempfile
 import textwrap
 import threading
 import unittest
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -272,6 +273,59 @@ class RemedyTests(unittest.TestCase):
 
         self.assertIn("cls.redirect_engine(engine)", told)
         self.assertIn("test_other_databases.py", told)
+
+
+ENGINE = create_engine("postgresql+psycopg2://somebody@127.0.0.1:1/production")
+
+
+def connects(url: str | None) -> str:
+    """Connect with the application's engine, as a worker process does, or to what that process is given."""
+    try:
+        (ENGINE if url is None else create_engine(url)).connect().close()
+    except Exception as error:
+        return str(error)
+    return "connected"
+
+
+class OtherProcessTests(unittest.TestCase):
+    """Processes of multiprocessing that are not forked have engines of their own."""
+
+    def told(self, method: str, **attributes: object) -> list[str]:
+        found: list[str] = []
+
+        class Shop(ShopTestCase):
+            app_engines = [ENGINE]
+            isolation = "clone"
+
+            def test_it(self) -> None:
+                context = multiprocessing.get_context(method)
+                with ProcessPoolExecutor(1, mp_context=context) as pool:
+                    found.extend(pool.map(connects, [None, self.external_url]))
+
+        for name, value in attributes.items():
+            setattr(Shop, name, value)
+        self.assertEqual(problems(run_case(Shop)), [])
+        return found
+
+    def test_the_application_s_engine_goes_nowhere_there(self) -> None:
+        for method in ("spawn", "forkserver"):
+            with self.subTest(method):
+                own, given = self.told(method)
+
+                self.assertRegex(own, "somebody.*which is not the database of .*Shop. It has not been connected to")
+                self.assertIn("Give self.external_url to the process", own)
+                self.assertEqual(given, "connected")
+
+    def test_it_goes_where_the_class_allows_it(self) -> None:
+        own, _ = self.told("spawn", allow_other_databases=["127.0.0.1"])
+
+        self.assertIn("Connection refused", own)
+
+    def test_after_the_class_processes_are_nobody_s(self) -> None:
+        self.told("spawn")
+
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            self.assertIn("Connection refused", pool.submit(connects, None).result())
 
 
 class AllowedTests(unittest.TestCase):
