@@ -17,6 +17,7 @@ from dbtestcase.errors import DBTestCaseError, PostgresNotReady
 from dbtestcase.libpq import hide_variables, show_variables
 from dbtestcase.servers.archive import keep
 from dbtestcase.servers.base import Postgresql
+from dbtestcase.servers.connection_log import ConnectionLog
 from dbtestcase.servers.databases import BaseInstance, MaintenanceConnections
 from dbtestcase.servers.directory import CONNECT_TIMEOUT
 from dbtestcase.servers.options import ThrowawayPostgres
@@ -59,8 +60,9 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         self._owner = owner
         self._owner_pid = os.getpid()
         self._is_ours = True
-        # Asked for its size in every test; "" if that tells nothing.
-        self._log = str(server.directory.log) if self.options.logs_connections else ""
+        self._log: ConnectionLog | None = None
+        if self.options.logs_connections:
+            self._log = ConnectionLog(server.directory.log, self.data_dir)
         self._keep_as: str | None = None
         self._kept_name: str | None = None
         self.maintenance = MaintenanceConnections(
@@ -231,12 +233,7 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
             show_variables()
 
     def log_size(self) -> int | None:
-        if not self._log:
-            return None
-        try:
-            return os.stat(self._log).st_size
-        except OSError:
-            return None  # nobody knows any more
+        return self._log.size() if self._log is not None else None
 
     def read_bootlog(self) -> str:
         """Return the server's log."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import unittest
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import psycopg2
-from sqlalchemy import func, select, text
+from sqlalchemy import Connection, func, select, text
 
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres
 from tests.support import Base, Customer, of_throwaway_servers, problems, run_case
@@ -78,6 +81,39 @@ class LogTests(unittest.TestCase):
                 sent = self.last_statements(postgres=ThrowawayPostgres(settings=settings))
 
                 self.assertTrue(all("ROLLBACK; SELECT" in each for each in sent), sent)
+
+    def test_so_is_one_of_which_the_server_was_told_otherwise_or_that_somebody_has_taken_away(self) -> None:
+        def alter(cls: type[DatabaseTestCase]) -> None:
+            cls.instance.execute("ALTER SYSTEM SET log_connections = off")
+
+        def replace(cls: type[DatabaseTestCase]) -> None:
+            log = Path(cls.instance.base_dir, "server.log")
+            log.rename(log.with_suffix(".old"))
+            log.touch()
+
+        for change in (alter, replace):
+            with self.subTest(change.__name__):
+
+                def set_up_class(cls: type[DatabaseTestCase], change: Callable[[Any], None] = change) -> None:
+                    super(cls, cls).setUpClass()
+                    change(cls)
+
+                sent = self.last_statements(setUpClass=classmethod(set_up_class))
+
+                self.assertTrue(all("ROLLBACK; SELECT" in each for each in sent), sent)
+
+    def test_so_is_one_whose_template_says_otherwise(self) -> None:
+        def schema(connection: Connection) -> None:
+            Base.metadata.create_all(connection)
+            connection.commit()
+            raw = connection.connection.driver_connection
+            raw.autocommit = True
+            raw.cursor().execute("ALTER SYSTEM SET log_min_messages = 'panic'")
+            raw.autocommit = False
+
+        sent = self.last_statements(schema=schema)
+
+        self.assertTrue(all("ROLLBACK; SELECT" in each for each in sent), sent)
 
     def test_a_program_that_has_connected_before_the_tests_is_watched(self) -> None:
         class Shop(DatabaseTestCase):

@@ -1,0 +1,50 @@
+"""How long the log of a server is that notes each connection: if it has not grown, nobody has connected."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["ConnectionLog"]
+
+_CHANGED_SETTINGS = "postgresql.auto.conf"  # what ALTER SYSTEM writes
+
+
+class ConnectionLog:
+    """The log of a server that has just been started.
+
+    Args:
+        log: The server's log.
+        data_dir: The server's data folder.
+    """
+
+    def __init__(self, log: Path, data_dir: Path) -> None:
+        # Texts: this is asked in every test.
+        self._log = str(log)
+        self._settings = str(data_dir / _CHANGED_SETTINGS)
+        self._identity: tuple[int, ...] | None = None
+        try:
+            if not _has_settings(self._settings):
+                self._identity = self._identify()[1:]
+        except OSError:
+            return  # it cannot be read, and so is of no use
+
+    def size(self) -> int | None:
+        """Return its size in bytes; ``None`` if it may not have grown with a connection.
+
+        Somebody may have changed what is logged, or taken the log away, or there is no room for more.
+        """
+        try:
+            size, *identity = self._identify()
+            return size if tuple(identity) == self._identity and os.statvfs(self._log).f_bavail else None
+        except OSError:
+            return None
+
+    def _identify(self) -> tuple[int, ...]:
+        log, settings = os.stat(self._log), os.stat(self._settings)
+        return log.st_size, log.st_ino, settings.st_ino, settings.st_mtime_ns
+
+
+def _has_settings(path: str) -> bool:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return any(line.strip() and not line.startswith("#") for line in file)
