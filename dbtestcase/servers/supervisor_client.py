@@ -197,8 +197,11 @@ class SupervisorClient:
         except ChannelLost as exc:
             self._end(str(exc))
             return
-        for message in messages:
-            self._arrive(message)
+        try:
+            for message in messages:
+                self._arrive(message)
+        except (KeyError, TypeError) as exc:
+            self._end(f"it said something that cannot be understood ({type(exc).__name__}: {exc})")
 
     def _arrive(self, message: dict[str, Any]) -> None:
         if "crash" in message:

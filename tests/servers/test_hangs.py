@@ -16,6 +16,7 @@ from dbtestcase import native
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers import ThrowawayPostgres, cache, running_instance, supervisor_client
 from dbtestcase.servers.cache import Cache
+from dbtestcase.servers.supervisor.channel import encode
 from dbtestcase.servers.supervisor_client import current_supervisor
 from tests.servers.support import ScratchTestCase, changed_environment
 from tests.support import once
@@ -92,6 +93,16 @@ class SupervisorTests(ScratchTestCase):
             supervisor.request("folder", locations=[str(self.location)], mode=0o700).wait()
 
         self.assertNextInstanceWorks()
+
+    def test_one_whose_words_make_no_sense_is_named_too(self):
+        for nonsense in ({"ended": 1}, {"ended": []}, {"id": []}):
+            with self.subTest(nonsense):
+                supervisor = current_supervisor()
+                supervisor._connection._reader._bytes = encode(nonsense)  # it says so before the reply
+                with self.assertRaisesRegex(PostgresNotReady, "cannot be understood"):
+                    supervisor.request("folder", locations=[str(self.location)], mode=0o700).wait()
+
+                self.assertNextInstanceWorks()
 
     def test_one_that_is_told_nonsense_ends_and_says_why(self):
         supervisor = current_supervisor()
