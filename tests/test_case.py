@@ -637,6 +637,37 @@ class IsolationTests(unittest.TestCase):
         self.assertEqual({test.id().rpartition(".")[2] for test, _ in result.errors}, {"test_1"}, problems(result))
         self.assertRegex(result.errors[0][1], "server closed the connection|terminating connection")
 
+    @of_throwaway_servers
+    def test_tests_do_not_go_on_without_class_data_that_cannot_be_made_again(self):
+        for kind in ("auto", "savepoint", "clone", "class"):
+            with self.subTest(kind):
+
+                class Shop(ShopTestCase):
+                    isolation = kind
+                    made = 0
+
+                    @classmethod
+                    def setUpTestData(cls, session: Session) -> None:
+                        cls.made += 1
+                        if cls.made == 2:
+                            raise ValueError("not again")
+                        session.add(Customer(name=f"the {cls.made}."))
+
+                    def test_1(self):
+                        os.kill(self.instance.server_pid, signal.SIGKILL)
+                        self.session.execute(text("SELECT pg_sleep(30)"))  # ends as soon as that is noticed
+
+                    def test_2(self):
+                        self.assertRowExists(Customer, name=f"the {self.made}.")
+
+                    test_3 = test_2
+
+                result = run_case(Shop)
+
+                self.assertEqual({test.id()[-6:] for test, _ in result.errors}, {"test_1"}, problems(result))
+                self.assertEqual(result.failures, [])
+                self.assertGreater(Shop.made, 2)
+
     def test_pings_of_the_pool_are_not_counted_as_queries(self):
         for kind in ("savepoint", "clone"):
             app_engine = create_engine(FORBIDDEN, pool_pre_ping=True)

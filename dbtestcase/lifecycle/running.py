@@ -414,8 +414,15 @@ class RunningClass:
             self._replace_instance()
         return use()
 
+    def finish_replacement(self) -> None:
+        """Replace the instance again if the last time that failed: tests must not go on without their class data."""
+        if any(each.needs_fresh_database for each in self.databases.values()):
+            with self.runs.between_tests():
+                self._replace_instance()
+
     def _replace_instance(self) -> None:
         """Go on with a fresh instance: a test has changed this one for good, or the server did not survive it."""
+        self.main.needs_fresh_database = True  # until all is there
         self.connections.forget_copies()
         for each in self.databases.values():
             each.hang_up()
@@ -426,10 +433,12 @@ class RunningClass:
         self._take(self._undo.enter_context(self.start(plan_of(self._class, self.schema))))
         self._class.instance = self.instance
         for name, each in self.databases.items():
-            each.needs_fresh_database = False
             each.use_real(plain_url(self.instance, name))
             each.expect_commits()
         self._class.url = self.url
         self.connections.use_ready_connection()
         classdata.take_back(self._class, self._class_data)
+        self._class_data = []
         self.make_class_data()
+        for each in self.databases.values():
+            each.needs_fresh_database = False

@@ -305,6 +305,7 @@ class TestRuns:
         self._problems = None
 
     def _use_databases(self, kind: Isolation) -> None:
+        self._home.finish_replacement()
         if kind == "savepoint":
             self._home.use_shared()
         elif kind == "class":
