@@ -18,7 +18,7 @@ from dbtestcase.errors import IsolationBroken
 from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.copies import Copies
 from dbtestcase.lifecycle.sequences import ClassSequences
-from dbtestcase.sandbox import LeftOpen, SandboxedDatabase, other_databases
+from dbtestcase.sandbox import LeftOpen, SandboxedDatabase, forks, other_databases
 from dbtestcase.servers import BaseInstance
 
 __all__ = ["ClassConnections"]
@@ -49,6 +49,7 @@ class ClassConnections:
         self._instance: BaseInstance
         self.are_shared = False
         self._is_address_known = False
+        self._forks_before = forks.number()
         self._copies: Copies | None = None
         self._guard: other_databases.Guard | None = None
 
@@ -69,6 +70,11 @@ class ClassConnections:
         return self._is_address_known or any(
             each.has_attempted or each.real.were_any for each in self._databases.values()
         )
+
+    @property
+    def may_others_come(self) -> bool:
+        """Whether another process may connect, and wait for what a test has locked."""
+        return self._is_address_known or forks.number() != self._forks_before
 
     @contextmanager
     def forbidding_others(

@@ -388,7 +388,7 @@ class RunningClass:
             locks=self.explanations.locks,
             as_role=logging_in(lambda: self.instance, self._class.app_role),
             own_commits=(lambda: self.instance.own_commits()) if self.instance.options.tracks_commits else None,
-            log_size=lambda: self.instance.log_size(),
+            log_size=lambda: None if self.connections.may_others_come else self.instance.log_size(),
         )
         kind = (self.instance.options, self._plan.token, database)
         url = plain_url(self.instance, database)

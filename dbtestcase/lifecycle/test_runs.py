@@ -27,7 +27,7 @@ from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.held import HeldResult, is_debugged
 from dbtestcase.lifecycle.isolation import Isolation, isolation_of
 from dbtestcase.lifecycle.names import id_of
-from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, TasksOfTest, accept_interruptions
+from dbtestcase.sandbox import Attempt, LeftOpen, Reason, RunAgain, TasksOfTest, accept_interruptions, forks
 
 __all__ = ["TestRuns"]
 
@@ -216,6 +216,9 @@ class TestRuns:
             self._attempt.let_alone()
             _tidy_up(test, error)
         finally:
+            if forks.has_child_tried():
+                self._attempt = self._attempt or Attempt(self._home.name, may_run_again=may_run_again)
+                self._attempt.reason = self._attempt.reason or Reason(forks.RULE)
             if self._attempt is None and not held.has_failed and self._home.has_left_nothing(test):
                 self._test = None  # a test that has used no database pays nothing
             else:

@@ -27,7 +27,8 @@ class ClassContext:
         own_commits: Find out at the end of an attempt whether anybody has committed for real; the server must have
             ``track_commit_timestamp`` on. Returns how many statements this library has begun to send there itself,
             and how many of these have ended.
-        log_size: Returns the size of the server's log, in bytes; ``None`` unless that notes each connection.
+        log_size: Returns the size of the server's log, in bytes; ``None`` unless that notes each connection, or if
+            another process may wait for what a test has locked.
         as_role: Returns the URL that logs in as the application's role to the database of a URL; ``None`` if it has
             none.
     """

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from dbtestcase.errors import IsolationBroken, LockWait
 from dbtestcase.frames import user_origin, usual_origin
 
-from . import loops, registry, sessions
+from . import forks, loops, registry, sessions
 from .ahead import ConnectionsAhead, Habits
 from .attempt import Attempt, Reason
 from .connection import How, SandboxConnection
@@ -68,8 +68,7 @@ class SandboxedDatabase:
         self.execute_real = self.real.execute
         self.habits = Habits()
         self.needs_fresh_database = False
-        # Whether a test has worked here in the one transaction.
-        self.has_attempted = False
+        self.has_attempted = False  # whether a test has worked here in the one transaction
         self.refuses = ""  # a sentence for whoever connects, if nothing more may be sent
         # Opens a connection with what it is given; may wait for a server that has no room for it yet.
         self.connects: Callable[[Callable[[], Any]], Any] = lambda connect: connect()
@@ -77,14 +76,15 @@ class SandboxedDatabase:
         self._deferrable = deferrable
         self._commits = CommitWatch(about.own_commits, about.log_size) if about.own_commits is not None else None
         self._restoring_sql = ""
-        self._is_shared = self._is_closed = False
-        self._ahead: ConnectionsAhead | None = None
-        self._lock = threading.RLock()
+        self.is_shared = self._is_closed = False
+        self.ahead: ConnectionsAhead | None = None
+        self.lock = threading.RLock()
         self._joined: list[weakref.ref[SandboxConnection]] = []
         self.is_copy = False  # of a class's database, for one test
         self.engines = RedirectedEngines(self, kind, about.as_role)
         self.register()
         sessions.listen()
+        forks.watch(self)
         self._locks = about.locks
         if about.locks is not None:
             about.locks.look_at(self._present_statement)
@@ -127,7 +127,7 @@ class SandboxedDatabase:
         Args:
             is_own: It is the class's, and not one of the code under test.
         """
-        self.engines.redirect(engine, is_shared=self._is_shared, is_own=is_own)
+        self.engines.redirect(engine, is_shared=self.is_shared, is_own=is_own)
 
     def restore(self, engine: Any) -> None:
         """Give an engine back exactly as it was."""
@@ -149,13 +149,13 @@ class SandboxedDatabase:
         Args:
             ahead: Connections that are open to it already.
         """
-        self._is_shared = False
+        self.is_shared = False
         if url is not None:
             self.hang_up()
             self.real_url = url.set(drivername=self.real_url.drivername)
             self.register()
             self.engine.url = self.url
-        self._ahead = ahead
+        self.ahead = ahead
         self.real.made = 0 if ahead is None else len(ahead)
         self.real.have_written = False
         self.refuses = ""
@@ -176,7 +176,7 @@ class SandboxedDatabase:
         if self.refuses:
             raise IsolationBroken(self.refuses)
         self.habits.connects(taken.setup)
-        connection = None if self._ahead is None else self._ahead.take(taken.setup)
+        connection = None if self.ahead is None else self.ahead.take(taken.setup)
         if connection is None:
             connection = self.connects(partial(taken.setup.connect, self.real_url))
             self.real.made += 1
@@ -185,9 +185,9 @@ class SandboxedDatabase:
 
     def leave_real(self, *, checks_changes: bool = False) -> list[LeftOpen]:
         """Close all real connections; return those that somebody still held."""
-        if self._ahead is not None:
-            self._ahead.close()
-            self._ahead = None
+        if self.ahead is not None:
+            self.ahead.close()
+            self.ahead = None
         self.habits.next_test()
         return self.real.close_all(checks_changes=checks_changes)
 
@@ -195,8 +195,8 @@ class SandboxedDatabase:
 
     def use_shared(self) -> None:
         """Give connections that share one transaction from now on."""
-        if not self._is_shared:
-            self._is_shared = True
+        if not self.is_shared:
+            self.is_shared = True
             for taken in self.taken:
                 taken.use_shared()
 
@@ -239,7 +239,7 @@ class SandboxedDatabase:
 
     def present_attempt(self) -> Attempt | None:
         """Return the attempt that a connection would take part in now."""
-        return self.before_use() if self._is_shared else None
+        return self.before_use() if self.is_shared else None
 
     def execute(
         self,
@@ -264,7 +264,7 @@ class SandboxedDatabase:
         # Each statement of every test comes through here: what the common one does not need is not called.
         effects = self.rules.of_copy(sql) if how == "copy" else self.rules.known.get(sql) or self.rules.of(sql)
         origin = usual_origin(sql)
-        with self._lock:
+        with self.lock:
             work = connection.work
             if work is None or work.shared is not self.shared or work.shared.attempt.is_over:
                 work = self.work_of(connection)
@@ -293,9 +293,10 @@ class SandboxedDatabase:
                     if isinstance(error, Exception):
                         self._raise_if_blocked(shared, error)
                         self.rules.failed(sql)
-                        shared.refused(work, error, sql, origin, autocommits)
-                    elif not (isinstance(error, CancelledError) or shared.physical.status()):
-                        shared.stop("was interrupted", sql, origin)
+                        shared.refused(work, effects, error, autocommits)
+                    elif not isinstance(error, CancelledError):
+                        # By Ctrl-C, say, which goes on its way; nobody knows whether it was carried out.
+                        shared.attempt.spoil(Reason("was interrupted", sql, origin))
                     raise
                 if observer is not None:
                     observer.statement_finished(work.label, cursor.rowcount, None)
@@ -328,7 +329,7 @@ class SandboxedDatabase:
         work = connection.work
         if work is None or not work.is_open or work.shared is not self.shared or work.shared.attempt.is_over:
             return
-        with self._lock:
+        with self.lock:
             has_written = work.wrote is not None
             if keep or connection.engine.dialect.is_async is False or loops.can_wait():
                 work.shared.end(work, keep=keep)
@@ -397,8 +398,7 @@ class SandboxedDatabase:
                 self.hang_up()  # the server undoes what is open
         except Exception:
             self.hang_up()
-        if shared.ended_for_real:
-            self.needs_fresh_database = True
+        self.needs_fresh_database |= shared.ended_for_real
         if self._restoring_sql and self.physical is not None:
             self.physical.send(self._restoring_sql)
             self.expect_commits()  # setting a sequence back commits
@@ -411,7 +411,7 @@ class SandboxedDatabase:
 
     def held_connections(self) -> list[LeftOpen]:
         """Return the connections that somebody holds now."""
-        if not self._is_shared:
+        if not self.is_shared:
             return self.real.held()
         return [LeftOpen(each.work.label, each.work.last[1]) for each in self._held() if each.work]
 

@@ -13,8 +13,11 @@ from .transaction import SharedTransaction
 
 __all__ = ["CommitWatch"]
 
-# As a text: drivers have values of their own for a row. Behind it, how many are connected to the database.
-_LAST_COMMIT = """SELECT concat(pg_last_committed_xact(), ' ', pg_stat_get_db_numbackends(oid))
+# As a text: drivers have values of their own for a row. Behind it, whether nobody else is connected to the database,
+# and the server lets a transaction wait for the next test.
+_LAST_COMMIT = """SELECT concat(pg_last_committed_xact(), ' ', pg_stat_get_db_numbackends(oid) = 1
+AND current_setting('idle_in_transaction_session_timeout') = '0'
+AND coalesce(current_setting('transaction_timeout', true), '0') = '0')
 FROM pg_database WHERE datname = current_database()"""
 
 
@@ -32,7 +35,8 @@ class CommitWatch:
         self._log_size = log_size
         self._last_commit: str | None = None
         self._own_ended = -1
-        # The size of the log, and what we had committed, when last asked; None if somebody else was connected.
+        self._size: int | None = None  # of the log, when last asked
+        # That, and what we had committed; None if somebody else may have been connected.
         self._alone_since: tuple[int | None, tuple[int, int]] | None = None
 
     @property
@@ -53,8 +57,10 @@ class CommitWatch:
         answer = shared.finish(_LAST_COMMIT)
         if answer is None:
             return False  # nothing was sent, and so nothing was asked
-        committed, _, connected = answer.rpartition(" ")
-        self._alone_since = (size, own) if connected == "1" else None
+        committed, _, is_alone = answer.rpartition(" ")
+        # A connection is counted a moment after it is logged, so the log must have rested since the last time.
+        self._alone_since = (size, own) if is_alone == "t" and size == self._size else None
+        self._size = size
         known, self._last_commit = self._last_commit, committed
         own_ended, self._own_ended = self._own_ended, own[1]
         if committed == known or known is None:

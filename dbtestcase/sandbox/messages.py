@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dbtestcase.errors import IsolationBroken
 
-__all__ = ["class_is_over", "foreign_commit", "stale_connection"]
+__all__ = ["class_is_over", "foreign_commit", "forked_child", "stale_connection"]
 
 
 def stale_connection(owner: str) -> IsolationBroken:
@@ -23,6 +23,15 @@ def class_is_over(owner: str) -> IsolationBroken:
     return IsolationBroken(
         f"{owner}: the class is over, and its database is gone. Engines are given back when a class ends; make "
         "connections from the engine itself, not from a pool that was kept."
+    )
+
+
+def forked_child(owner: str) -> IsolationBroken:
+    """Return the error for a forked child that would use the connection of its parent's test."""
+    return IsolationBroken(
+        f"{owner}: a process that was forked from the tests cannot take part in their one undone transaction.\n"
+        "What to do: nothing, if it was forked by the test itself, which runs again on real connections. Else fork it "
+        'within the test. Mark the test @isolate("clone"), and it runs once.'
     )
 
 

@@ -167,10 +167,14 @@ class SharedConnection:
             ready.close()
 
     def send(self, sql: str) -> bool:
-        """Send a text of ours on the connection of the attempts, between two; return whether there is one."""
+        """Send a text of ours on the connection of the attempts, between two; return whether that could be done."""
         if self.physical is None or self._setup is None or self._setup.is_async:
             return False
-        self.physical.send(sql)
+        try:
+            self.physical.undo()
+            self.physical.send(sql)
+        except Exception:
+            return False  # the server has hung up since the last test
         return True
 
     def give_up(self, shared: SharedTransaction, reason: Reason) -> None:

@@ -134,6 +134,8 @@ class SharedTransaction:
         """Whether the physical connection may serve another test: no state of its own was left on it."""
         if self.private is not None or self.ended_for_real:
             return False
+        if self.physical.status() not in (IDLE, IN_TRANSACTION, FAILED):
+            return False  # it was lost
         return self.physical.loop is None and not (self.has_altered and self.physical.caches_plans)
 
     def join(self) -> Work:
@@ -257,22 +259,29 @@ class SharedTransaction:
         if effects.until_commit:
             work.until_commit = {**dict.fromkeys(effects.until_commit, work.last), **work.until_commit}
 
-    def refused(self, work: Work, error: Exception, sql: str, origin: Origin, autocommits: bool) -> None:
-        """Note that the server has refused a statement.
+    def refused(self, work: Work, effects: Effects, error: Exception, autocommits: bool) -> None:
+        """Note that a statement has failed.
 
         Raises:
-            RunAgain: Real connections may not have refused it.
+            RunAgain: It may not have failed on real connections, or nobody knows what it has done.
         """
+        sql, origin = work.last
         if self.physical.status() not in (IN_TRANSACTION, FAILED):
             self.stop(f"lost the connection ({type(error).__name__})", sql, origin)
         state = sqlstate(error)
         if state is not None and not state.startswith(_OWN_ERRORS):
             self.stop(f"was refused with SQLSTATE {state}, which one transaction may have caused", sql, origin)
-        if autocommits:
+        if state is None:
+            # The driver's own, such as a wrong number of parameters, which may not be of the first row; or one that a
+            # signal's handler has raised. The statement, or a part of it, may have been carried out.
+            if autocommits:
+                self.stop(f"failed with {type(error).__name__}, in autocommit", sql, origin)
+            self._note(work, effects)
+            work.failed = work.failed or self.physical.status() == FAILED
+        elif autocommits:
             self._undo()
             self._leave(work)
-        elif state is not None:
-            # The driver's own errors, such as a wrong number of parameters, never reached the server.
+        else:
             work.failed = True
 
     @contextmanager
@@ -283,7 +292,7 @@ class SharedTransaction:
             yield
         except Exception as error:
             if sqlstate(error) is not None:
-                self.refused(work, error, *work.last, False)
+                self.refused(work, Effects(), error, False)
             raise
         finally:
             self.busy = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import threading
 import unittest
 import warnings
 from contextlib import suppress
@@ -203,6 +205,63 @@ class TimeoutTests(unittest.TestCase):
 
             with self.subTest(driver):
                 self.assertEqual(problems(run_case(Shop)), [])
+
+
+class Interrupted(BaseException):
+    """What the handler of a signal raises."""
+
+
+class InterruptedTests(unittest.TestCase):
+    """A statement that the code under test sees fail, and the server has carried out."""
+
+    def test_rows_before_one_that_the_driver_refuses_are_rolled_back(self) -> None:
+        for driver in DRIVERS:
+            engine = app_engine(driver)
+
+            class Shop(DatabaseTestCase):
+                schema = Base
+                app_engines = [engine]
+
+                def test_it(self) -> None:
+                    connection = engine.raw_connection()
+                    with self.assertRaises(engine.dialect.loaded_dbapi.ProgrammingError):
+                        connection.cursor().executemany(
+                            "INSERT INTO customer (name) VALUES (%s)", [("Ada",), (object(),)]
+                        )
+                    connection.rollback()
+                    connection.close()
+                    self.assertRowCount(Customer, 0)
+
+            with self.subTest(driver):
+                self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_what_a_signal_has_interrupted_is_rolled_back_and_in_autocommit_stays(self) -> None:
+        def raise_it(*_: object) -> None:
+            raise interruption
+
+        self.addCleanup(signal.signal, signal.SIGUSR1, signal.signal(signal.SIGUSR1, raise_it))
+        for options, expected in (({}, 0), ({"isolation_level": "AUTOCOMMIT"}, 1)):
+            for interruption in (Interrupted(), RuntimeError("interrupted")):
+                engine = app_engine("psycopg2", **options)
+
+                class Shop(DatabaseTestCase):
+                    schema = Base
+                    app_engines = [engine]
+
+                    def test_it(self) -> None:
+                        with engine.connect() as connection:
+                            connection.scalar(text("SELECT 1"))
+                            # psycopg2 waits for the answer, and then Python calls the handler.
+                            signals = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+                            signals.start()
+                            with self.assertRaises(type(interruption)):
+                                connection.execute(text("INSERT INTO customer (name) SELECT 'Ada' FROM pg_sleep(0.3)"))
+                            signals.join()
+                            connection.rollback()
+                        self.assertRowCount(Customer, expected)
+
+                with self.subTest(options=options, interruption=interruption):
+                    self.assertEqual(problems(run_case(Shop)), [])
 
 
 class CursorTests(unittest.TestCase):

@@ -52,7 +52,7 @@ class LogTests(unittest.TestCase):
     """The server's log tells whether anybody else has connected."""
 
     def last_statements(self, **attributes: object) -> list[str]:
-        """Run a class of tests that count; return what each but the first found to have been sent before it began."""
+        """Run a class of tests that count; return what the third and later ones found to have been sent before."""
         found: list[str] = []
 
         class Shop(DatabaseTestCase):
@@ -62,12 +62,12 @@ class LogTests(unittest.TestCase):
                 found.append("".join(query for (query,) in self.instance.query(_LAST)))
                 self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
 
-            test_2 = test_3 = test_4 = test_1
+            test_2 = test_3 = test_4 = test_5 = test_1
 
         for name, value in attributes.items():
             setattr(Shop, name, value)
         self.assertEqual(problems(run_case(Shop)), [])
-        return found[1:]
+        return found[2:]
 
     def test_where_nobody_else_has_connected_the_next_test_undoes_the_one_before(self) -> None:
         asked, *others = self.last_statements()
@@ -114,6 +114,59 @@ class LogTests(unittest.TestCase):
         sent = self.last_statements(schema=schema)
 
         self.assertTrue(all("ROLLBACK; SELECT" in each for each in sent), sent)
+
+    def test_where_others_know_the_address_a_test_is_undone_at_once(self) -> None:
+        class Shop(DatabaseTestCase):
+            schema = Base
+
+            @classmethod
+            def setUpClass(cls) -> None:
+                super().setUpClass()
+                cls.address = cls.instance.dsn()
+
+            def test_1(self) -> None:
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+            test_2 = test_3 = test_1
+
+            def test_4(self) -> None:
+                other = psycopg2.connect(**self.address, options="-c lock_timeout=5s")
+                with other.cursor() as cursor:
+                    cursor.execute("INSERT INTO customer (name) VALUES ('Ada')")
+                other.close()
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_where_the_server_ends_what_idles_in_a_transaction_a_test_is_undone_at_once(self) -> None:
+        sent = self.last_statements(postgres=ThrowawayPostgres(settings={"idle_in_transaction_session_timeout": "1h"}))
+
+        self.assertTrue(all("ROLLBACK; SELECT" in each for each in sent), sent)
+
+    def test_a_connection_that_is_lost_between_two_tests_concerns_one_test_at_most(self) -> None:
+        ran: list[str] = []
+
+        class Shop(DatabaseTestCase):
+            schema = Base
+
+            def test_1(self) -> None:
+                ran.append(self._testMethodName)
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+            test_2 = test_3 = test_5 = test_6 = test_1
+
+            def test_4_the_server_hangs_up(self) -> None:
+                self.instance.query(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'test'"
+                )
+
+        class InSavepoint(Shop):
+            isolation = "savepoint"
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertEqual(ran, ["test_1", "test_2", "test_3", "test_5", "test_5", "test_6"])
+        self.assertEqual(len(problems(run_case(InSavepoint))), 1)
 
     def test_a_program_that_has_connected_before_the_tests_is_watched(self) -> None:
         class Shop(DatabaseTestCase):
