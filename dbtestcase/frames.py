@@ -59,7 +59,7 @@ def is_users(filename: str) -> bool:
     """Whether a file is the user's: neither ours, nor Python's, nor that of a layer between it and the database."""
     if filename.startswith(_GENERATED):
         return False
-    path = os.path.abspath(filename)
+    path = _absolute(filename)
     if path.startswith(_OURSELVES):
         return False
     for folder in _INSTALLED:
@@ -74,12 +74,12 @@ def _folders_of_layers() -> Iterator[str]:
     for name in _LAYERS - {"factory"}:  # may also be a package of the user's
         file = getattr(sys.modules.get(name), "__file__", None) or ""
         if os.path.basename(file) == "__init__.py":
-            yield os.path.dirname(os.path.abspath(file)) + os.sep
+            yield os.path.dirname(_absolute(file)) + os.sep
 
 
 def is_installed(filename: str) -> bool:
     """Whether a file belongs to an installed package."""
-    path = os.path.abspath(filename)
+    path = _absolute(filename)
     return any(folder in path for folder in _INSTALLED)
 
 
@@ -203,6 +203,13 @@ def user_origin_of(traceback: TracebackType | None) -> Origin | None:
 def _short(filename: str) -> str:
     try:
         relative = os.path.relpath(filename)
-    except ValueError:
+    except (ValueError, OSError):  # on another drive; the working directory has been deleted
         return filename
     return filename if relative.startswith(os.pardir) else relative
+
+
+def _absolute(filename: str) -> str:
+    try:
+        return os.path.abspath(filename)
+    except OSError:
+        return filename  # a test has deleted the working directory

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import unittest
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from functools import singledispatch
 
 import flask
@@ -54,6 +56,22 @@ class UsersFilesTests(unittest.TestCase):
             )
 
         self.assertEqual(said.stdout.split(), [b"False", b"True"])
+
+    @once
+    def test_a_working_directory_that_was_deleted_does_not_matter(self):
+        code = compile("from dbtestcase.frames import *\nprint(user_origin(), is_users('shop.py'))", "shop.py", "exec")
+
+        def run() -> None:
+            os.chdir(tempfile.mkdtemp())
+            os.rmdir(os.getcwd())
+            exec(code, {})
+
+        here = os.getcwd()
+        self.addCleanup(os.chdir, here)
+        with redirect_stdout(io.StringIO()) as said:
+            run()
+
+        self.assertEqual(said.getvalue(), "shop.py:2 in <module> True\n")
 
     def test_an_application_is_the_users_also_where_it_is_installed(self):
         for filename in (

@@ -28,9 +28,9 @@ def instance_locations(unpacked: int, user: tuple[int, int] | None) -> list[str]
 
     The environment variable ``DBTESTCASE_DIR`` names the only one.
     """
-    chosen = os.environ.get("DBTESTCASE_DIR")
+    chosen = _chosen()
     if chosen:
-        return [os.path.abspath(chosen)]
+        return chosen
     locations = []
     need = unpacked * _COPIES + _HEADROOM
     if os.path.isdir(MEMORY) and _free(MEMORY) >= need and _free_memory() >= need:
@@ -50,10 +50,7 @@ def socket_locations(user: tuple[int, int] | None) -> list[str]:
 
 def sweep_locations() -> list[str]:
     """Return all folders where earlier runs may have left something."""
-    chosen = os.environ.get("DBTESTCASE_DIR")
-    everywhere = [os.path.abspath(chosen)] if chosen else []
-    everywhere += [MEMORY, *_on_disk(), *_home()]
-    return list(dict.fromkeys(everywhere))
+    return list(dict.fromkeys([*_chosen(), MEMORY, *_on_disk(), *_home()]))
 
 
 def reachable(path: str, user: tuple[int, int] | None) -> bool:
@@ -78,6 +75,11 @@ def allowed(path: str, user: tuple[int, int], right: int) -> bool:
     if about.st_gid == user[1]:
         return bool(about.st_mode & (right << 3))
     return bool(about.st_mode & right)
+
+
+def _chosen() -> list[str]:
+    chosen = os.environ.get("DBTESTCASE_DIR")
+    return [os.path.abspath(os.path.expanduser(chosen))] if chosen else []
 
 
 def _on_disk() -> list[str]:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -151,7 +152,8 @@ def _candidates(looked: list[str]) -> Iterator[tuple[Path, str]]:
     looked.append(f"PATH ({path})")
     for entry in path.split(os.pathsep):
         # Links lead from a folder of links to that of the package, where the other programs and the libraries are.
-        yield Path(os.path.realpath(os.path.join(entry or ".", "initdb"))).parent, "PATH"
+        with suppress(OSError):  # a relative one, and the working directory has been deleted
+            yield Path(os.path.realpath(os.path.join(entry or ".", "initdb"))).parent, "PATH"
     for pattern in USUAL_LOCATIONS:
         looked.append(pattern)
         for folder in sorted(glob.glob(pattern), key=_version_in, reverse=True):

@@ -59,6 +59,13 @@ class EnvironmentTests(ScratchTestCase):
             PGTZ="Nowhere/Nothing",
         )
 
+    def test_a_working_directory_that_was_deleted_does_not_matter(self):
+        gone = "import os, tempfile; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())\n"
+        self.run_well(gone + ROUND_TRIP, PATH=f"{os.pathsep}relative{os.pathsep}{os.environ['PATH']}")
+
+    def test_the_users_home_may_be_written_as_in_a_shell(self):
+        self.assertIn(str(self.location), self.run_well(ROUND_TRIP, HOME=self.scratch, DBTESTCASE_DIR="~/location"))
+
     def test_the_locale_does_not_matter(self):
         for locale in ("C", "de_DE.ISO-8859-1"):
             with self.subTest(locale):
