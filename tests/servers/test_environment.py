@@ -52,6 +52,7 @@ class EnvironmentTests(ScratchTestCase):
             PGREQUIREPEER="nobody",
             PGGSSENCMODE="require",
             PGSSLMODE="verify-full",
+            PGSSLCERTMODE="require",
             PGCHANNELBINDING="require",
             PGCLIENTENCODING="LATIN1",
             PGTARGETSESSIONATTRS="standby",
@@ -62,6 +63,10 @@ class EnvironmentTests(ScratchTestCase):
     def test_a_working_directory_that_was_deleted_does_not_matter(self):
         gone = "import os, tempfile; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())\n"
         self.run_well(gone + ROUND_TRIP, PATH=f"{os.pathsep}relative{os.pathsep}{os.environ['PATH']}")
+
+    def test_where_there_are_no_temporary_files_a_named_folder_is_enough(self):
+        nowhere = "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/nonexistent']\n"
+        self.assertIn(str(self.location), self.run_well(nowhere + ROUND_TRIP, DBTESTCASE_CACHE="off"))
 
     def test_the_users_home_may_be_written_as_in_a_shell(self):
         self.assertIn(str(self.location), self.run_well(ROUND_TRIP, HOME=self.scratch, DBTESTCASE_DIR="~/location"))
