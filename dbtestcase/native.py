@@ -2,18 +2,20 @@
 
 freezegun stops ``time.monotonic()``; gevent and eventlet turn threads into greenlets, which wait for each other where
 real threads would not. What watches over a test, or works beside it, must keep its own time and its own thread.
+And a folder for temporary files, also where Python finds none.
 """
 
 from __future__ import annotations
 
 import _thread
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-__all__ = ["Gate", "monotonic", "new_lock", "sleep", "start_thread", "wall_clock"]
+__all__ = ["Gate", "monotonic", "new_lock", "sleep", "start_thread", "temporary_folder", "wall_clock"]
 
 # freezegun and time-machine leave this function alone, as far as it does not tell the date. Neither a Python function
 # nor perf_counter(): each statement asks twice, and freezegun replaces the latter.
@@ -51,6 +53,14 @@ def start_thread(function: Callable[..., object], *arguments: object) -> bool:
 def sleep(seconds: float) -> None:
     """Do nothing for so long; no other greenlet does anything either."""
     Gate().wait(seconds)
+
+
+def temporary_folder() -> str:
+    """Return the folder for temporary files; where none can be written to, the one that they would be in."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "/tmp"
 
 
 class Gate:

@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -28,7 +27,7 @@ from types import TracebackType
 from typing import Any
 
 from dbtestcase.diagnosis.spans import KINDS, SecondRun, Span, ran, set_ups, shown, totals, waited, wall
-from dbtestcase.native import monotonic
+from dbtestcase.native import monotonic, temporary_folder
 
 VARIABLE = "DBTESTCASE_REPORT"
 RUN = "DBTESTCASE_RUN"  # set for child processes: names the folder that takes what they recorded
@@ -231,7 +230,7 @@ def _is_worker() -> bool:
 
 
 def _folder(run: str | None) -> Path:
-    return Path(tempfile.gettempdir(), f"dbtestcase-report-{run}")
+    return Path(temporary_folder(), f"dbtestcase-report-{run}")
 
 
 def _write_for_parent() -> None:

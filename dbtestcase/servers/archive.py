@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dbtestcase.errors import DBTestCaseError
-from dbtestcase.native import wall_clock
+from dbtestcase.native import temporary_folder, wall_clock
 from dbtestcase.servers.cache import UNUSABLE, Pack, cache_folder, write_pack
 from dbtestcase.servers.messages import print_once
 from dbtestcase.servers.options import ThrowawayPostgres
@@ -44,7 +43,7 @@ def kept_folder() -> Path:
     folder = cache_folder()
     if folder is not None:
         return folder / "kept"
-    return Path(tempfile.gettempdir()) / f"dbtestcase-kept-{os.getuid()}"
+    return Path(temporary_folder()) / f"dbtestcase-kept-{os.getuid()}"
 
 
 def keep(server: Server, label: str) -> str:

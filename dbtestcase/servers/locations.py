@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
+
+from dbtestcase.native import temporary_folder
 
 __all__ = ["SOCKET_PATH_LIMIT", "instance_locations", "reachable", "socket_locations", "sweep_locations"]
 
@@ -83,7 +84,7 @@ def _chosen() -> list[str]:
 
 
 def _on_disk() -> list[str]:
-    return list(dict.fromkeys((os.path.abspath(tempfile.gettempdir()), "/tmp", "/var/tmp")))
+    return list(dict.fromkeys((os.path.abspath(temporary_folder()), "/tmp", "/var/tmp")))
 
 
 def _home() -> list[str]:
