@@ -255,16 +255,15 @@ class SupervisorClient:
     def close(self) -> None:
         """Have every server ended and every folder deleted, and wait for that."""
         self.is_alive = False
-        if not self._connection.is_intact:
-            # Its end of the channel may stay open for ever: a forked child may have ours too.
-            if not self._connection.wait_for_end(_SHORT_WAIT):
-                self._connection.kill()
-            return
-        self._connection.stop_sending()
-        self._connection.wake()
-        if self._connection.wait_for_end(_LAST_WAIT):
-            self._connection.close()
-        # Else it works on, and the next run sweeps what it leaves.
+        if self._connection.is_intact:
+            self._connection.stop_sending()
+            self._connection.wake()
+            if not self._connection.wait_for_end(_LAST_WAIT):
+                return  # it works on, and the next run sweeps what it leaves
+        # Its end of the channel may stay open for ever: a forked child may have ours too.
+        elif not self._connection.wait_for_end(_SHORT_WAIT):
+            self._connection.kill()
+        self._connection.close()
 
     def forget(self) -> None:
         """Close a forked child's copy of the channel: the supervisor ends when the last copy is closed."""

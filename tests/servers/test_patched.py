@@ -129,7 +129,7 @@ class DescriptorTests(PatchedTestCase):
         code = (
             USE
             + (
-                "import os, tempfile\n"
+                "import gc, os, tempfile\n"
                 "def close_all_and_open_files():\n"
                 "    os.closerange(3, 256)\n"
                 "    return [tempfile.TemporaryFile('w+', buffering=1) for _ in range(40)]\n"
@@ -140,6 +140,7 @@ class DescriptorTests(PatchedTestCase):
             )
             + USE
             + (
+                "gc.collect()\n"
                 "for number, file in enumerate(files):\n"
                 "    file.write(f'mine {number}')\n"
                 "    file.seek(0)\n"
