@@ -28,7 +28,7 @@ class ClassContext:
             ``track_commit_timestamp`` on. Returns how many statements this library has begun to send there itself,
             and how many of these have ended.
         log_size: Returns the size of the server's log, in bytes; ``None`` unless that notes each connection, or if
-            another process may wait for what a test has locked.
+            another process may wait for what a test has locked. Called with whether to look if it still does.
         as_role: Returns the URL that logs in as the application's role to the database of a URL; ``None`` if it has
             none.
     """
@@ -38,5 +38,5 @@ class ClassContext:
     observer: Observer | None = None
     locks: Locks | None = None
     own_commits: Callable[[], tuple[int, int]] | None = None
-    log_size: Callable[[], int | None] = lambda: None
+    log_size: Callable[[bool], int | None] = lambda checked: None
     as_role: Callable[[sa.URL], sa.URL] | None = None

@@ -27,10 +27,11 @@ class CommitWatch:
     Args:
         own_commits: Returns how many statements this library has begun to send to the server itself, and how many of
             these have ended.
-        log_size: Returns the size of the server's log, in bytes; ``None`` unless that notes each connection.
+        log_size: Returns the size of the server's log, in bytes; ``None`` unless that notes each connection. Called
+            with whether to look if it still does.
     """
 
-    def __init__(self, own_commits: Callable[[], tuple[int, int]], log_size: Callable[[], int | None]) -> None:
+    def __init__(self, own_commits: Callable[[], tuple[int, int]], log_size: Callable[[bool], int | None]) -> None:
         self._own_commits = own_commits
         self._log_size = log_size
         self._last_commit: str | None = None
@@ -42,7 +43,7 @@ class CommitWatch:
     @property
     def is_alone(self) -> bool:
         """Whether nobody can have committed since that was asked: nobody else was connected, and nobody is."""
-        size = self._log_size()
+        size = self._log_size(False)
         return size is not None and (size, self._own_commits()) == self._alone_since
 
     def undo(self, shared: SharedTransaction, *, may_wait: bool) -> bool:
@@ -53,7 +54,7 @@ class CommitWatch:
         """
         if may_wait and self.is_alone and shared.finish_later():
             return False
-        size, own = self._log_size(), self._own_commits()
+        size, own = self._log_size(True), self._own_commits()
         answer = shared.finish(_LAST_COMMIT)
         if answer is None:
             return False  # nothing was sent, and so nothing was asked

@@ -251,8 +251,12 @@ class BaseInstance(Databases):
         """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""
         return self.__dict__.pop("ready_connection", None)  # in one step: any thread may ask
 
-    def log_size(self) -> int | None:
-        """Return how many bytes the server's log has, ``None`` unless it can be read and notes each connection."""
+    def log_size(self, *, checked: bool) -> int | None:
+        """Return how many bytes the server's log has, ``None`` unless it can be read and notes each connection.
+
+        Args:
+            checked: Look whether it still does.
+        """
         return None
 
     @abstractmethod

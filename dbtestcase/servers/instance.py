@@ -232,8 +232,8 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
             self._is_ours = False
             show_variables()
 
-    def log_size(self) -> int | None:
-        return self._log.size() if self._log is not None else None
+    def log_size(self, *, checked: bool) -> int | None:
+        return self._log.size(checked=checked) if self._log is not None else None
 
     def read_bootlog(self) -> str:
         """Return the server's log."""
