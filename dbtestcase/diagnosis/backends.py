@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg2
 from sqlalchemy import URL
@@ -28,7 +28,7 @@ _LONGEST_QUERY = 1000  # characters; track_activity_query_size is 1,024 bytes
 _SESSION_MODULE = session.__file__
 
 _ACTIVITY = """
-SELECT a.pid, a.state, a.query, a.application_name,
+SELECT a.pid, coalesce(a.state, ''), coalesce(a.query, ''), coalesce(a.application_name, ''),
        extract(epoch FROM clock_timestamp() - a.xact_start)::float,
        extract(epoch FROM clock_timestamp() - a.state_change)::float,
        pg_blocking_pids(a.pid)
@@ -55,8 +55,7 @@ class Backend:
         return render(self.sql, self.parameters, redaction) if self.sql is not None else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(NamedTuple):
     """What the server says of one process."""
 
     pid: int
@@ -65,7 +64,7 @@ class Activity:
     application: str
     transaction_age: float | None
     state_age: float | None
-    blocked_by: tuple[int, ...]
+    blocked_by: list[int]
 
 
 class Backends:
@@ -150,11 +149,7 @@ def ask_server(url: URL, query: str, parameters: Sequence[Any] = ()) -> list[tup
 
 def activities(url: URL, pids: Iterable[int]) -> list[Activity]:
     """Return what the server says of these processes."""
-    found = ask_server(url, f"{_ACTIVITY} WHERE a.pid = ANY(%s)", (list(pids),))
-    return [
-        Activity(pid, state or "", query or "", application or "", age, since, tuple(blocked))
-        for pid, state, query, application, age, since, blocked in found
-    ]
+    return [Activity(*row) for row in ask_server(url, f"{_ACTIVITY} WHERE a.pid = ANY(%s)", (list(pids),))]
 
 
 def _state(activity: Activity | None) -> str:

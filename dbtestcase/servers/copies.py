@@ -46,22 +46,6 @@ def looks_at_other_sessions(sql: str) -> bool:
     return _LOOKS.search(sql) is not None
 
 
-class _Once:
-    """Calls a function the first time that it is called itself."""
-
-    def __init__(self, function: Leave) -> None:
-        self._function: Leave | None = function
-
-    @property
-    def is_done(self) -> bool:
-        return self._function is None
-
-    def __call__(self) -> None:
-        function, self._function = self._function, None
-        if function is not None:
-            function()
-
-
 @dataclass(frozen=True)
 class Copy(Generic[Connections]):
     """A database that equals the original, and the connections to it that were opened ahead."""
@@ -103,7 +87,7 @@ class CloneSupply(Generic[Connections]):
         self._unchanged: list[tuple[str, Leave, int]] = []
         self._changed: list[tuple[str, Leave]] = []
         self._left: list[str] = []
-        self._leaves: list[_Once] = []
+        self._leaves: set[Leave] = set()
         self._is_wanted = threading.Event()
         self._pausing = threading.Condition()
         self._is_paused = False
@@ -136,14 +120,17 @@ class CloneSupply(Generic[Connections]):
         """Return a copy in which nothing was changed; it will be given again.
 
         Args:
-            leave: Called before, in the background, to disconnect from it: servers too take a while to hang up.
+            leave: Called before, in the background, to disconnect from it: servers too take a while to hang up. A
+                second call does nothing.
             connections: How many connections to it are known of. If there were others, it is dropped.
         """
-        self._unchanged.append((name, self._once(leave), connections))
+        self._leaves.add(leave)
+        self._unchanged.append((name, leave, connections))
 
     def discard(self, name: str, leave: Leave) -> None:
         """Drop a copy in the background, whoever is connected to it; ``leave`` is called before, to disconnect."""
-        self._changed.append((name, self._once(leave)))
+        self._leaves.add(leave)
+        self._changed.append((name, leave))
 
     def pause(self) -> None:
         """Let whoever has taken a copy be alone on the server, until :meth:`resume` or the next :meth:`take`.
@@ -153,8 +140,8 @@ class CloneSupply(Generic[Connections]):
         with self._pausing:
             self._is_paused = True
             self._pausing.wait_for(lambda: not self._working)
-        for leave in self._leaves:
-            leave()
+        for leave in [*self._leaves]:
+            self._leave(leave)
         for copy in self._stock:
             if copy.done() and copy.exception() is None:
                 self._disconnect(copy.result().connections)
@@ -169,8 +156,8 @@ class CloneSupply(Generic[Connections]):
             if not copy.cancelled() and copy.exception() is None:
                 self._disconnect(copy.result().connections)
         self._stock.clear()
-        for leave in self._leaves:
-            leave()
+        for leave in [*self._leaves]:
+            self._leave(leave)
 
     def resume(self) -> None:
         """End :meth:`pause`, once the one who wanted to be alone has gone."""
@@ -178,10 +165,9 @@ class CloneSupply(Generic[Connections]):
             self._is_paused = False
             self._pausing.notify_all()
 
-    def _once(self, leave: Leave) -> _Once:
-        self._leaves = [each for each in self._leaves if not each.is_done]
-        self._leaves.append(_Once(leave))
-        return self._leaves[-1]
+    def _leave(self, leave: Leave) -> None:
+        leave()
+        self._leaves.discard(leave)
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -209,7 +195,7 @@ class CloneSupply(Generic[Connections]):
     def _disconnect_from(self, leave: Leave) -> None:
         self._is_wanted.wait(_COURTESY)
         with self._at_work():
-            leave()
+            self._leave(leave)
 
     def _begin_with_one(self) -> Future[Copy[Connections]]:
         if self._unchanged:
@@ -238,7 +224,7 @@ class CloneSupply(Generic[Connections]):
     def _used_again(self, name: str, leave: Leave, connections: int) -> Copy[Connections]:
         self._is_wanted.wait(_COURTESY)
         with self._at_work():
-            leave()
+            self._leave(leave)
             if self._server.count_sessions(name) == connections:
                 return Copy(name, self._connect(name))
             # Somebody has connected in his own way, another process for example, and may have changed it.
