@@ -50,7 +50,7 @@ class CallablePart(Part):
         try:
             hash(self._function)
         except TypeError:
-            return _Same(self._function)
+            return object()  # equal to nothing else: what it makes is not shared
         return self._function
 
     def create(self, target: Target) -> None:
@@ -69,19 +69,6 @@ class CallablePart(Part):
             raise failure(target, f"run {self._name}(connection)", exc, location=location_of(exc)) from exc
         finally:
             engine.dispose()
-
-
-class _Same:
-    """Stands for an object that cannot be hashed: equal only for the very same object, which it keeps alive."""
-
-    def __init__(self, thing: object) -> None:
-        self._thing = thing
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other._thing is self._thing
-
-    def __hash__(self) -> int:
-        return id(self._thing)
 
 
 def _check_signature(function: Callable[..., object], name: str, owner: str) -> None:

@@ -165,7 +165,7 @@ class CallableTests(ServerTestCase):
         self.assertNotEqual(wanted.token, planned([add_rows, add_rows]).token)
         self.assertNotEqual(wanted.token, planned(lambda connection: None).token)
 
-    def test_one_that_cannot_be_hashed_has_a_token_too(self) -> None:
+    def test_one_that_cannot_be_hashed_shares_what_it_makes_with_nobody(self) -> None:
         class Filler:
             __hash__ = None  # type: ignore[assignment]
 
@@ -173,8 +173,7 @@ class CallableTests(ServerTestCase):
 
         filler = Filler()
 
-        self.assertEqual(planned(filler).token, planned(filler).token)
-        self.assertNotEqual(planned(filler).token, planned(Filler()).token)
+        self.assertNotEqual(planned(filler).token, planned(filler).token)
 
 
 class RefusedTests(FolderTestCase):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future
-from contextlib import suppress
 
 import psycopg2
 
@@ -70,6 +69,7 @@ class ExistingStandby:
 
     def __init__(self, options: ExistingPostgres, contents: Contents, owner: str) -> None:
         self.server = server_for(options)
+        self._options = options
         self._contents = contents
         self._owner = owner
         self._lock = threading.Lock()
@@ -78,16 +78,11 @@ class ExistingStandby:
         self.server.expects_more = True
 
     def _make(self) -> ExistingInstance | None:
-        templates = templates_of(self.server)
-        template = None if self._is_unwanted else templates.find(self._contents)
-        if template is None and not self._is_unwanted and self._contents.background and self.server.is_roomy:
-            template = templates.make(self._contents, self._owner)
-        if template is None:
-            return None  # only the main thread may make its template, or the server has no room for two at once
-        instance = ExistingInstance(self.server, template, owner=self._owner)
-        if self.server.is_roomy:
-            with suppress(PostgresNotReady):
-                instance.open_ready_connection()
+        # Only the main thread may make some templates, and a small server has no room for two at once.
+        may_make = self._contents.background and self.server.is_roomy
+        if not (may_make or templates_of(self.server).find(self._contents)):
+            return None
+        instance = start_existing(self._options, self._contents, owner=self._owner)
         with self._lock:
             if not self._is_unwanted:
                 return instance
@@ -105,6 +100,7 @@ class ExistingStandby:
     def discard(self) -> None:
         """Drop them, as soon as they are made."""
         self.server.expects_more = False
+        self._future.cancel()  # which succeeds if nothing was begun
         with self._lock:
             self._is_unwanted = True
             is_ready = self._future.done() and not self._future.cancelled() and self._future.exception() is None
