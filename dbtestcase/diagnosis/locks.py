@@ -13,7 +13,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 import psycopg2
 from sqlalchemy import URL
@@ -280,8 +280,10 @@ class _Watcher:
             self._awake = True
             self._wake.set()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="dbtestcase lock watch", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="dbtestcase lock watch", daemon=True)
+                with suppress(RuntimeError):  # where no more threads are allowed, nobody watches
+                    thread.start()
+                    self._thread = thread
 
     def _run(self) -> None:
         rounds = 0

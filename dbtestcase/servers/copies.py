@@ -15,7 +15,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 from dbtestcase.diagnosis import report
 from dbtestcase.servers.databases import Databases
 from dbtestcase.servers.properties import DatabaseProperties
+from dbtestcase.servers.workers import Workers
 
 __all__ = ["CloneSupply", "Copy", "looks_at_other_sessions"]
 
@@ -81,7 +82,7 @@ class CloneSupply(Generic[Connections]):
         self._alone = alone
         self._pristine = server.new_copy_name(source)
         # Two, so that a database is dropped while another is made.
-        self._workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="dbtestcase-clones")
+        self._workers = Workers(2, "dbtestcase-clones")
         self._stock: deque[Future[Copy[Connections]]] = deque()
         # Copies that were used, each with what disconnects from it.
         self._unchanged: list[tuple[str, Leave, int]] = []
@@ -151,7 +152,7 @@ class CloneSupply(Generic[Connections]):
         """Stop making copies; those that exist go with the server."""
         self._is_wanted.set()
         self.resume()
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._workers.shutdown(wait=True)
         for copy in self._stock:
             if not copy.cancelled() and copy.exception() is None:
                 self._disconnect(copy.result().connections)

@@ -6,12 +6,14 @@ import threading
 import time
 import unittest
 from contextlib import ExitStack, closing
+from unittest import mock
 
 import psycopg2
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres, errors, isolate
+from dbtestcase.diagnosis import locks
 from tests.support import Base, Customer, problems, run_case
 
 PID = text("SELECT pg_backend_pid()")
@@ -66,6 +68,23 @@ class CloneTests(unittest.TestCase):
                 self.assertEqual(self.names(), ["Ada"])
 
         self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_where_no_thread_can_be_started_copies_are_made_all_the_same(self):
+        class Shop(CloneTestCase):
+            def test_1(self):
+                self.assertEqual(self.names(), ["Ada"])
+                self.session.add(Customer(name="Grace"))
+                self.session.commit()
+
+            test_2 = test_3 = test_4 = test_1
+
+        with (
+            mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")),
+            mock.patch.object(locks, "_watcher", locks._Watcher()),
+        ):
+            result = run_case(Shop)
+
+        self.assertEqual((problems(result), result.testsRun), ([], 4))
 
     def test_commits_are_real_and_seen_by_other_connections_only_then(self):
         class Shop(CloneTestCase):

@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.existing import marks
 from dbtestcase.servers.existing.connections import Connections
 from dbtestcase.servers.existing.options import ExistingPostgres
+from dbtestcase.servers.workers import Workers
 from dbtestcase.sql import quoted_identifier, quoted_literal
 
 __all__ = ["ExistingServer", "at_end", "drop_everything", "server_for"]
@@ -88,7 +89,7 @@ class ExistingServer:
         self.expects_more = False
         if self.is_roomy:
             self.connections.allow(2)
-        self.workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="dbtestcase-existing")
+        self.workers = Workers(2, "dbtestcase-existing")
         self._numbers = iter(range(1, 1 << 62))
         self._lock = threading.Lock()
         self._databases: set[str] = set()
@@ -238,7 +239,7 @@ class ExistingServer:
             for name in left:
                 with suppress(psycopg2.Error, PostgresNotReady):
                     self.drop(name)
-        self.workers.shutdown(wait=False, cancel_futures=True)
+        self.workers.shutdown(wait=False)
         self.connections.close()
         self.connections.owner.close()
 
