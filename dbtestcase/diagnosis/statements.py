@@ -88,7 +88,7 @@ class StatementLog:
         self._captures: tuple[CapturedQueries, ...] = ()
         self.is_listening = self._keeps
         self._muted: set[int] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer that ends a transaction may run at any moment
         self._main = threading.main_thread().ident
         self._records: list[Record] = []
         self._dropped = 0

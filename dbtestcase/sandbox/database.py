@@ -23,7 +23,7 @@ from .ahead import ConnectionsAhead, Habits
 from .attempt import Attempt, Reason
 from .connection import How, SandboxConnection
 from .context import ClassContext
-from .drivers import Physical
+from .drivers import PATIENCE, Physical
 from .foreign_commits import CommitWatch
 from .messages import class_is_over, foreign_commit, stale_connection
 from .observer import Observer
@@ -205,11 +205,7 @@ class SandboxedDatabase:
         return self.connection.serve(connection)
 
     def check_attempt(self, connection: SandboxConnection) -> None:
-        """Raise if there is no attempt in which a connection could take part.
-
-        Raises:
-            IsolationBroken: There is none.
-        """
+        """Raise ``IsolationBroken`` if there is no attempt in which a connection could take part."""
         if self.present_attempt() is None:
             raise stale_connection(self.owner)
 
@@ -329,15 +325,20 @@ class SandboxedDatabase:
         work = connection.work
         if work is None or not work.is_open or work.shared is not self.shared or work.shared.attempt.is_over:
             return
-        with self.lock:
+        # In a finalizer nobody may be there to wait for an answer, and whoever has the lock may wait for this thread.
+        is_ours = self.lock.acquire(timeout=PATIENCE)
+        try:
             has_written = work.wrote is not None
-            if keep or connection.engine.dialect.is_async is False or loops.can_wait():
+            if is_ours and (keep or connection.engine.dialect.is_async is False or loops.can_wait()):
                 work.shared.end(work, keep=keep)
             else:
                 work.shared.abandon(work)
             if has_written and (observer := self.listening()) is not None:
                 outcome = "COMMIT" if keep else "ROLLBACK"
                 observer.transaction_ended(work.label, usual_origin((outcome, work.last[0])), outcome)
+        finally:
+            if is_ours:
+                self.lock.release()
 
     def need_real(self, rule: str) -> None:
         """End the attempt, if there is one, because of something that no connection has to do with.

@@ -20,11 +20,11 @@ from dbtestcase.native import monotonic
 
 from . import loops
 
-__all__ = ["FAILED", "IDLE", "IN_TRANSACTION", "SUPPORTED", "Physical", "cancel_what_runs", "physical"]
+__all__ = ["FAILED", "IDLE", "IN_TRANSACTION", "PATIENCE", "SUPPORTED", "Physical", "cancel_what_runs", "physical"]
 
 # libpq's PQTRANS_IDLE, PQTRANS_ACTIVE, PQTRANS_INTRANS and PQTRANS_INERROR.
 IDLE, ACTIVE, IN_TRANSACTION, FAILED = range(4)
-_PATIENCE = 2.0  # seconds; longest wait for a statement that was cancelled
+PATIENCE = 2.0  # seconds; longest wait for a statement of another thread's
 _DONE = (1, 2)  # libpq's PGRES_COMMAND_OK and PGRES_TUPLES_OK
 
 BEGIN = "BEGIN"
@@ -93,7 +93,7 @@ def physical(connection: Any, dialect: sa.Dialect) -> Physical:
 
 def cancel_what_runs(connection: Any) -> None:
     """End what another thread executes on a connection of psycopg2 or psycopg: to close it would wait for that."""
-    deadline = monotonic() + _PATIENCE
+    deadline = monotonic() + PATIENCE
     if connection.info.transaction_status == ACTIVE:
         connection.cancel()
     while connection.info.transaction_status == ACTIVE and monotonic() < deadline:

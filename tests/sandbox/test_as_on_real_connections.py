@@ -13,6 +13,7 @@ from time import sleep
 from typing import Any
 
 import sqlalchemy as sa
+from psycopg2.extensions import QuotedString
 from sqlalchemy import event, text
 from sqlalchemy.exc import DisconnectionError, ProgrammingError
 
@@ -262,6 +263,40 @@ class InterruptedTests(unittest.TestCase):
 
                 with self.subTest(options=options, interruption=interruption):
                     self.assertEqual(problems(run_case(Shop)), [])
+
+
+class FinalizerTests(unittest.TestCase):
+    def test_a_connection_that_is_thrown_away_in_a_thread_that_a_statement_waits_for(self) -> None:
+        engine = app_engine("psycopg2")
+        gc.disable()
+        self.addCleanup(gc.enable)
+        outcomes: list[str] = []
+
+        class Value:
+            """One that the driver can write only after another thread has collected the garbage."""
+
+            def __conform__(self, protocol: Any) -> Any:
+                collector = threading.Thread(target=gc.collect, daemon=True)
+                collector.start()
+                collector.join(timeout=10)
+                outcomes.append("still collecting" if collector.is_alive() else "collected")
+                return QuotedString("value")
+
+        class Shop(DatabaseTestCase):
+            schema = Base
+            app_engines = [engine]
+
+            def test_it(self) -> None:
+                connection = engine.connect()
+                connection.execute(text("SELECT 1"))
+                garbage = [connection]
+                garbage.append(garbage)  # type: ignore[arg-type]
+                del connection, garbage
+                with engine.connect() as other:
+                    self.assertEqual(other.scalar(text("SELECT :value"), {"value": Value()}), "value")
+
+        self.assertEqual(problems(run_case(Shop)), [])
+        self.assertEqual(outcomes, ["collected"])
 
 
 class CursorTests(unittest.TestCase):
