@@ -346,8 +346,7 @@ class SandboxedDatabase:
         Raises:
             RunAgain: There is one; see :meth:`Attempt.stop`.
         """
-        attempt = self.present_attempt()
-        if attempt is not None:
+        if (attempt := self.present_attempt()) is not None:
             attempt.stop(Reason(rule, "", user_origin()))
 
     def stop(self, connection: SandboxConnection, rule: str, *, of_class: bool = False) -> NoReturn:
