@@ -388,7 +388,9 @@ class RunningClass:
             locks=self.explanations.locks,
             as_role=logging_in(lambda: self.instance, self._class.app_role),
             own_commits=(lambda: self.instance.own_commits()) if self.instance.options.tracks_commits else None,
-            log_size=self._log_size,
+            log_size=lambda checked: (
+                None if self.connections.may_others_come else self.instance.log_size(checked=checked)
+            ),
         )
         kind = (self.instance.options, self._plan.token, database)
         url = plain_url(self.instance, database)
@@ -396,9 +398,6 @@ class RunningClass:
         added.connects = self.instance.patiently
         undo.callback(added.close)
         self.databases[database] = added
-
-    def _log_size(self, checked: bool) -> int | None:
-        return None if self.connections.may_others_come else self.instance.log_size(checked=checked)
 
     def _on_living_server(self, use: Callable[[], list[LeftOpen]]) -> list[LeftOpen]:
         """Do something that a test begins with; if the server has ended since the test before, on a fresh one."""
