@@ -305,7 +305,7 @@ class RunningClass:
         if not (is_spoilt or has_answered):
             is_spoilt = self.connections.is_server_lost(has_failed or bool(problems))
         if is_spoilt:
-            self._replace_instance()
+            self.replace_instance()
 
     def present_session(self, test: Any) -> Session | None:
         """Return the test's session if it has one."""
@@ -413,16 +413,10 @@ class RunningClass:
             stacklevel=2,
         )
         with self.runs.between_tests():
-            self._replace_instance()
+            self.replace_instance()
         return use()
 
-    def finish_replacement(self) -> None:
-        """Replace the instance again if the last time that failed: tests must not go on without their class data."""
-        if any(each.needs_fresh_database for each in self.databases.values()):
-            with self.runs.between_tests():
-                self._replace_instance()
-
-    def _replace_instance(self) -> None:
+    def replace_instance(self) -> None:
         """Go on with a fresh instance: a test has changed this one for good, or the server did not survive it."""
         self.main.needs_fresh_database = True  # until all is there
         self.connections.forget_copies()

@@ -308,7 +308,10 @@ class TestRuns:
         self._problems = None
 
     def _use_databases(self, kind: Isolation) -> None:
-        self._home.finish_replacement()
+        # The last replacement failed: tests must not go on without their class data.
+        if any(each.needs_fresh_database for each in self._home.databases.values()):
+            with self.between_tests():
+                self._home.replace_instance()
         if kind == "savepoint":
             self._home.use_shared()
         elif kind == "class":

@@ -7,6 +7,7 @@ of the code under test must not eat it. In other threads it is the driver's ``Op
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -19,7 +20,15 @@ from dbtestcase.diagnosis.sqltext import fingerprint
 from dbtestcase.errors import IsolationBroken
 from dbtestcase.frames import UNKNOWN, Origin
 
-__all__ = ["Attempt", "Reason", "RunAgain", "TasksOfTest", "accept_interruptions"]
+__all__ = [
+    "Attempt",
+    "Reason",
+    "RunAgain",
+    "TasksOfTest",
+    "accept_interruptions",
+    "signal_tests_of",
+    "when_signalled",
+]
 
 # How long an attempt that cannot count any more may go on, in seconds.
 _BOUND = 5.0
@@ -201,6 +210,7 @@ class _Interruption:
 # ignore it, and "unittest -c" has a handler of its own.
 _SIGNAL = signal.SIGURG
 _present: list[_Interruption] = []
+_acts: list[Callable[[], None]] = []
 
 
 def accept_interruptions() -> None:
@@ -213,7 +223,21 @@ def _can_signal() -> bool:
     return signal.getsignal(_SIGNAL) is _signalled
 
 
+def when_signalled(act: Callable[[], None]) -> None:
+    """Have something done in the main thread when another process has called :func:`signal_tests_of`."""
+    _acts.append(act)
+
+
+def signal_tests_of(process: int) -> None:
+    """Interrupt a process, from which this one was forked, where its tests accept that."""
+    if _can_signal():
+        with suppress(OSError):  # it has ended
+            os.kill(process, _SIGNAL)
+
+
 def _signalled(*_: object) -> None:
+    for act in _acts:
+        act()
     if _present and not _present.pop().is_cancelled:
         raise RunAgain
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
+from .attempt import Attempt, Reason, signal_tests_of, when_signalled
 from .messages import forked_child
 
 __all__ = ["RULE", "Inherited", "has_child_tried", "number", "watch"]
@@ -29,7 +30,7 @@ class Inherited(Protocol):
     shared: Any
     ahead: Any
     lock: Any
-    before_use: Callable[[], Any]
+    before_use: Callable[[], Attempt | None]
 
 
 _watched: weakref.WeakSet[Inherited] = weakref.WeakSet()
@@ -61,19 +62,34 @@ def _after_fork_in_parent() -> None:
     _number += 1
 
 
+def _end_attempts() -> None:
+    """Let the test that runs end: it may wait for an answer of the child that tried, which will not come."""
+    if not _page[0]:
+        return
+    for database in list(_watched):
+        attempt = database.before_use() if database.is_shared else None
+        if attempt is not None and attempt.may_run_again:
+            attempt.spoil(Reason(RULE))
+        elif attempt is not None and attempt.reason is None:
+            attempt.stop(Reason(RULE))
+
+
 def _after_fork_in_child() -> None:
     global _page
     of_parent, _page = _page, mmap.mmap(-1, 1)
+    parent = os.getppid()
     for database in list(_watched):
         database.ahead = database.shared = None
         database.lock = threading.RLock()  # another thread may have held it
         if database.is_shared:
-            database.before_use = partial(_refuse, database.owner, of_parent)
+            database.before_use = partial(_refuse, database.owner, of_parent, parent)
 
 
-def _refuse(owner: str, page: mmap.mmap) -> NoReturn:
+def _refuse(owner: str, page: mmap.mmap, parent: int) -> NoReturn:
     page[0] = 1
+    signal_tests_of(parent)
     raise forked_child(owner)
 
 
+when_signalled(_end_attempts)
 os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import unittest
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+from unittest import mock
 
 import sqlalchemy as sa
 
 from dbtestcase import isolate
+from dbtestcase.sandbox import attempt, forks
 from tests.sandbox.support import DRIVERS, Items, add, application_engine, count, run_noting_reasons
 from tests.support import problems, run_case
 
@@ -116,3 +119,31 @@ class ForkTests(unittest.TestCase):
                 self.assertNotEqual(in_child(engine, server_process), repr(server_process()))
 
         self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_who_waits_for_a_child_that_was_refused_is_interrupted(self) -> None:
+        engine = application_engine()
+        for kind in ("auto", "savepoint"):
+            with self.subTest(kind), mock.patch.object(attempt, "_BOUND", 0.2):
+
+                class Shop(Items):
+                    app_engines = [engine]
+                    isolation = kind
+
+                    def test_it(self) -> None:
+                        count(engine)
+                        kept_open, waits = os.pipe()  # by the parent too, so that the end of a child is not seen
+                        child = os.fork()
+                        if child == 0:
+                            with suppress(BaseException):
+                                engine.dispose(close=False)
+                                os.write(waits, str(count(engine)).encode())
+                            os._exit(0)
+                        self.addCleanup(os.waitpid, child, 0)
+                        self.addCleanup(os.closerange, kept_open, waits + 1)
+                        self.assertEqual(os.read(kept_open, 1), b"0")
+
+                said = problems(run_case(Shop))
+
+                self.assertEqual(len(said), kind == "savepoint", said)
+                for each in said:
+                    self.assertIn(forks.RULE, each)
