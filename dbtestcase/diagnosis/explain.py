@@ -77,14 +77,6 @@ class Explanations:
             states.cease()
         self._known_columns.clear()
 
-    def cease(self) -> None:
-        """The test is over: what happens to its objects now is the library's own clearing up."""
-        states.cease()
-
-    def end_test(self) -> None:
-        """Print the test's statements if that is wanted for all tests."""
-        self.log.end_test()
-
     def hint_at_unsent(self, error: BaseException, session: Session) -> None:
         """Note what the test's session holds back, since nobody else sees it."""
         unsent = states.unsent(session, self.redaction)

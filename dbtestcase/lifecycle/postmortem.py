@@ -10,15 +10,11 @@ import atexit
 import multiprocessing
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import DBTestCaseError
 
-if TYPE_CHECKING:
-    from dbtestcase.servers import BaseInstance
-
-__all__ = ["PostMortem", "is_aftermath", "is_wanted"]
+__all__ = ["is_aftermath", "is_wanted", "note"]
 
 VARIABLE = "DBTESTCASE_KEEP"
 
@@ -48,31 +44,15 @@ def is_aftermath(error: BaseException) -> bool:
     )
 
 
-class PostMortem:
-    """One instance that is to be kept.
-
-    Args:
-        instance: Still running; it is kept when it stops.
-        test: The id of the failed test.
-        database: Name of the database in which the test worked.
-    """
-
-    def __init__(self, instance: BaseInstance, test: str, database: str) -> None:
-        self._instance = instance
-        self._test = test
-        self._database = database
-        instance.keep(test, database)
-
-    def done(self) -> None:
-        """Take note of the name under which it was kept, once the instance has stopped."""
-        command = self._instance.open_command(self._database)
-        if not command:
-            return
-        _commands.append(f"{self._test}: {command}")
-        if multiprocessing.parent_process() is not None:
-            _print_commands()  # a worker may be ended without warning
-        elif len(_commands) == 1:
-            atexit.register(_print_commands)
+def note(test: str, command: str) -> None:
+    """Have the run end with the command that opens the databases of a failed test; ``""`` if they were not kept."""
+    if not command:
+        return
+    _commands.append(f"{test}: {command}")
+    if multiprocessing.parent_process() is not None:
+        _print_commands()  # a worker may be ended without warning
+    elif len(_commands) == 1:
+        atexit.register(_print_commands)
 
 
 def _print_commands() -> None:

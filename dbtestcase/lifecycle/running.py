@@ -25,7 +25,6 @@ from dbtestcase.lifecycle.app_role import logging_in, warn_of_superuser
 from dbtestcase.lifecycle.connections import ClassConnections
 from dbtestcase.lifecycle.names import coroutine_tests, id_of
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
-from dbtestcase.lifecycle.postmortem import PostMortem
 from dbtestcase.lifecycle.test_runs import TestRuns
 from dbtestcase.sandbox import ClassContext, LeftOpen, Rules, SandboxedDatabase
 from dbtestcase.schema import SchemaPlan
@@ -38,6 +37,7 @@ class RunningClass:
     """A test class between its ``setUpClass`` and its last class cleanup. A context manager that undoes it all.
 
     Attributes:
+        kind: What makes the running class of a subclass of this test class.
         instance: The class's own PostgreSQL.
         databases: Its databases by name; the first is the main one.
         explanations: What the present test sent, and what is known of its failures.
@@ -54,6 +54,7 @@ class RunningClass:
     def __init__(self, test_class: Any) -> None:
         validation.check(test_class)
         self.name = test_class.__qualname__
+        self.kind = type(self)
         self.coroutines = frozenset[str]() if self.awaits_tests else coroutine_tests(test_class)
         self.databases: dict[str, SandboxedDatabase] = {}
         self.always_real = ""
@@ -69,7 +70,7 @@ class RunningClass:
         self._undo = ExitStack()
         self._class_data: list[str] = []
         self.connections = ClassConnections(test_class, self.databases)
-        self._post_mortem: PostMortem | None = None
+        self._kept: tuple[str, str] | None = None  # the failed test whose databases are being kept, and its main one
         self._plan: SchemaPlan
         self._class_error: BaseException | None = None
         self._is_reported = report.is_wanted()
@@ -103,11 +104,6 @@ class RunningClass:
             self._undo.close()
 
     # -- what it has
-
-    @property
-    def kind(self) -> type[RunningClass]:
-        """What makes the running class of a subclass of this test class."""
-        return type(self)
 
     @classmethod
     def schema_of(cls, test_class: Any) -> Any:
@@ -276,13 +272,13 @@ class RunningClass:
     def leave_test(self, test: Any) -> None:
         """Close and forget what was made for a test outside its database: its session, its copies of class data."""
         if not self.runs.is_untouched:
-            self.explanations.cease()
+            states.cease()  # what happens to its objects now is the library's own clearing up
         own = test.__dict__
         for name in self._class_data:
             own.pop(name, None)  # the same object may be run again
         session = own.pop("session", None)
         if isinstance(session, Session):
-            if self._post_mortem is None:
+            if self._kept is None:
                 session.close()
             else:
                 with suppress(Exception):  # its connection is closed
@@ -295,8 +291,8 @@ class RunningClass:
     def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None:
         """A run of a test is over and undone: see whether the next can begin on what is there."""
         if not self.runs.is_untouched:
-            self.explanations.end_test()
-        is_spoilt = self._post_mortem is not None
+            self.explanations.log.end_test()
+        is_spoilt = self._kept is not None
         # What has just undone the test needs not be asked whether it lives.
         has_answered = not (has_failed or problems)
         for database in self.databases.values():
@@ -340,7 +336,7 @@ class RunningClass:
         """
         if self.runs.is_untouched:
             self.explanations.begin_test(partial(id_of, test), counts=True)  # what is logged is an earlier test's
-        if self._post_mortem is not None and postmortem.is_aftermath(error):
+        if self._kept is not None and postmortem.is_aftermath(error):
             if postmortem.NOTHING_MORE not in str(error):
                 error.add_note(f"{self.name}: {postmortem.NOTHING_MORE}")
             return False
@@ -348,7 +344,7 @@ class RunningClass:
         if session is not None and isinstance(error, AssertionError):
             self.explanations.hint_at_unsent(error, session)
         self.explanations.explain(error)
-        if self.runs.test is test and self._post_mortem is None and postmortem.is_wanted():
+        if self.runs.test is test and self._kept is None and postmortem.is_wanted():
             self.runs.before_use()
             self._keep(test)
         return True
@@ -357,7 +353,8 @@ class RunningClass:
         """Keep the databases as they are now, and refuse whatever is sent from now on."""
         for each in self.databases.values():
             each.keep_work(f"{self.name}: {postmortem.NOTHING_MORE}")
-        self._post_mortem = PostMortem(self.instance, id_of(test), self.main.real_url.database or "test")
+        self._kept = id_of(test), self.main.real_url.database or "test"
+        self.instance.keep(*self._kept)
 
     def explain_class(self, error: BaseException) -> None:
         """Give an error of ``setUpClass`` or ``tearDownClass`` its notes, once on its way out of several of them."""
@@ -423,9 +420,10 @@ class RunningClass:
         for each in self.databases.values():
             each.hang_up()
         self.instance.stop()
-        if self._post_mortem is not None:
-            self._post_mortem.done()
-            self._post_mortem = None
+        if self._kept is not None:
+            failed, database = self._kept
+            postmortem.note(failed, self.instance.open_command(database))
+            self._kept = None
         self._take(self._undo.enter_context(self.start(plan_of(self._class, self.schema))))
         self._class.instance = self.instance
         for name, each in self.databases.items():

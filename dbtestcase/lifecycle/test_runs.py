@@ -41,6 +41,9 @@ _HAS_MONITORING = hasattr(sys, "monitoring")
 class TestRuns:
     """Runs the tests of one class, one after the other.
 
+    Attributes:
+        test: The one that runs now, ``None`` between two.
+
     Args:
         home: The :class:`~dbtestcase.lifecycle.running.RunningClass`.
     """
@@ -52,7 +55,7 @@ class TestRuns:
         self._ran_twice = 0
         self._beginning = threading.RLock()
         self._attempt: Attempt | None = None
-        self._test: Any = None
+        self.test: Any = None
         self._thread = 0
         self._threads = ThreadWatch()
         self._may_attempt = False
@@ -65,11 +68,6 @@ class TestRuns:
         self.tasks: TasksOfTest | None = None
 
     @property
-    def test(self) -> Any:
-        """The test that runs now, ``None`` between two."""
-        return self._test
-
-    @property
     def is_untouched(self) -> bool:
         """Whether the present test has used no database yet."""
         return not self._has_used_database
@@ -77,11 +75,11 @@ class TestRuns:
     @contextmanager
     def between_tests(self) -> Iterator[None]:
         """Let what is done in the block be no part of the test that is about to begin."""
-        test, self._test = self._test, None
+        test, self.test = self.test, None
         try:
             yield
         finally:
-            self._test, self._attempt, self._has_used_database = test, None, False
+            self.test, self._attempt, self._has_used_database = test, None, False
 
     # -- told by whoever uses a database
 
@@ -100,13 +98,13 @@ class TestRuns:
         if attempt is not None and not attempt.is_over:
             return attempt
         with self._beginning:
-            if not self._has_used_database and self._test is not None:
+            if not self._has_used_database and self.test is not None:
                 self._has_used_database = True
                 if self._may_attempt:
                     self._attempt = Attempt(self._home.name, may_run_again=self._may_run_again, tasks=self.tasks)
                     self._attempt.thread = self._thread
                 counts = not (self._may_attempt and self._may_run_again)
-                self._home.first_use(self._test, is_attempt=self._may_attempt, counts=counts)
+                self._home.first_use(self.test, is_attempt=self._may_attempt, counts=counts)
             attempt = self._attempt
         return None if attempt is None or attempt.is_over else attempt
 
@@ -220,7 +218,7 @@ class TestRuns:
                 self._attempt = self._attempt or Attempt(self._home.name, may_run_again=may_run_again)
                 self._attempt.reason = self._attempt.reason or Reason(forks.RULE)
             if self._attempt is None and not held.has_failed and self._home.has_left_nothing(test):
-                self._test = None  # a test that has used no database pays nothing
+                self.test = None  # a test that has used no database pays nothing
             else:
                 self._leave_attempt(test, held)
 
@@ -298,7 +296,7 @@ class TestRuns:
     def _begin(self, test: Any, *, is_attempt: bool, may_run_again: bool) -> None:
         if self._postponed is not None:
             self.end_postponed()
-        self._test = test
+        self.test = test
         self._attempt = None
         self._thread = get_ident()
         self._threads.begin()
@@ -338,7 +336,7 @@ class TestRuns:
 
     def _end_attempt(self, test: Any) -> list[Exception]:
         """Undo the attempt; return what went wrong."""
-        attempt, self._test = self._attempt, None
+        attempt, self.test = self._attempt, None
         problems: list[Exception] = []
         self._threads.end()
         if attempt is not None:
@@ -361,7 +359,7 @@ class TestRuns:
         return problems
 
     def _end_real(self, test: Any) -> list[Exception]:
-        self._test = None
+        self.test = None
         self._threads.end()
         problems: list[Exception] = []
         left: list[LeftOpen] = []
