@@ -1,4 +1,4 @@
-"""What libpq reads: its environment variables, which must not bend our connections, and its parameters for asyncpg."""
+"""What libpq reads: environment variables, which must not bend our connections, and parameters, also for asyncpg."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from dbtestcase.native import new_lock
 
-__all__ = ["asyncpg_arguments", "hidden_variables", "hide_variables", "show_variables"]
+__all__ = ["asyncpg_arguments", "hidden_variables", "hide_variables", "names_server", "show_variables"]
 
 # libpq reads these behind the back of a URL that names host, port, user and database: the first three send a
 # connection elsewhere or fail it, the others change the session or refuse a server without passwords or TLS.
@@ -43,6 +43,15 @@ _ASYNCPG |= {"krbsrvname", "gsslib"}
 _ASYNCPG_DSN = {"application_name", "options"}
 _ASYNCPG_DSN |= {"sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"}
 _ASYNCPG_DSN |= {"ssl_min_protocol_version", "ssl_max_protocol_version"}
+
+# Arguments of the drivers' connect() that say where a server is, and as whom and how safely one connects to it.
+# fmt: off
+_NAMES_A_SERVER = frozenset({
+    "async_fallback", "channel_binding", "conninfo", "database", "dbname", "direct_tls", "dsn", "host", "hostaddr",
+    "load_balance_hosts", "passfile", "passwd", "password", "plugin", "port", "require_auth", "requirepeer", "service",
+    "servicefile", "target_session_attrs", "user", "username",
+})
+# fmt: on
 
 _lock = new_lock()
 _users = 0
@@ -82,6 +91,11 @@ def hidden_variables() -> Iterator[None]:
     finally:
         os.environ.update(set_since)
         show_variables()
+
+
+def names_server(argument: str) -> bool:
+    """Whether an argument of a driver's ``connect()`` names a server or a way to it, and not how a session is to be."""
+    return argument in _NAMES_A_SERVER or argument.startswith(("ssl", "gss", "krb"))
 
 
 def asyncpg_arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:

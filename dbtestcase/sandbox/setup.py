@@ -12,21 +12,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dbtestcase.libpq import asyncpg_arguments
+from dbtestcase.libpq import asyncpg_arguments, names_server
 
 from .cursors import default_class
 from .rules import Rules
 
 __all__ = ["Setup"]
 
-# What names a server, or says how to reach it, and not how the session on it is to be.
+# What says how a connection works, and not how the session on it is to be.
 # fmt: off
-_NAMES_A_SERVER = frozenset({
-    "channel_binding", "client_encoding", "command_timeout", "connect_timeout", "connection_class", "database",
-    "dbname", "direct_tls", "dsn", "fallback_application_name", "gssencmode", "gsslib", "host", "hostaddr",
-    "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname", "load_balance_hosts",
-    "loop", "passfile", "password", "port", "require_auth", "requirepeer", "service", "ssl", "target_session_attrs",
-    "tcp_user_timeout", "timeout", "user", "username",
+_OF_THE_CONNECTION = frozenset({
+    "client_encoding", "command_timeout", "connect_timeout", "connection_class", "fallback_application_name",
+    "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "loop", "tcp_user_timeout", "timeout",
 })
 # Kept, but of no consequence for what a statement does. "context" holds the types that SQLAlchemy registers on psycopg.
 _WITHOUT_EFFECT = frozenset({
@@ -64,7 +61,7 @@ class Setup:
         self.connect_args = {
             name: value
             for name, value in connect_args.items()
-            if name not in _NAMES_A_SERVER and not name.startswith("ssl")
+            if name not in _OF_THE_CONNECTION and not names_server(name)
         }
         self.autocommits = bool(self.connect_args.get("autocommit"))
         self.record_info: dict[Any, Any] = {}

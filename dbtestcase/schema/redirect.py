@@ -12,15 +12,9 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import Pool
 
 from dbtestcase.errors import SchemaError
-from dbtestcase.libpq import asyncpg_arguments, hidden_variables
+from dbtestcase.libpq import asyncpg_arguments, hidden_variables, names_server
 from dbtestcase.schema.connect import connect_arguments
 
-# Arguments that say where to connect to, by which name or how safely; all others (options, client_encoding ...) stay.
-_WHERE = {
-    "host", "hostaddr", "port", "dbname", "database", "user", "username", "password", "passfile", "passwd", "dsn",
-    "conninfo", "service", "servicefile", "target_session_attrs", "load_balance_hosts", "direct_tls",
-    "channel_binding", "require_auth", "requirepeer", "async_fallback", "plugin",
-}  # fmt: skip
 _MAINTENANCE = {"postgres", "template1", "defaultdb"}
 
 
@@ -108,11 +102,7 @@ class Redirection:
 
     def _arguments(self, dialect: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         ours = self._ours
-        kept = {
-            name: value
-            for name, value in arguments.items()
-            if name not in _WHERE and name not in ours and not name.startswith(("ssl", "gss", "krb"))
-        }
+        kept = {name: value for name, value in arguments.items() if name not in ours and not names_server(name)}
         if dialect.driver in ("psycopg2", "psycopg", "psycopg_async", "psycopg2cffi"):
             return {**kept, **ours}
         if dialect.driver == "asyncpg":
