@@ -200,10 +200,9 @@ def _before_connect(dialect: sa.Dialect, record: Any, arguments: Any, parameters
         return
     host = str(parameters.get("host") or parameters.get("hostaddr") or "")
     port = str(parameters.get("port") or "5432")
-    database = str(parameters.get("dbname") or parameters.get("database") or "")
+    database = str(parameters.get("dbname") or parameters.get("database") or parameters.get("db") or "")
     if not _is_allowed(host, port, database):
-        named = _named(dialect, host, port, parameters)
-        raise _last().error_for(dialect, f"an engine tried to connect to {named}")
+        raise _last().error_for(dialect, f"an engine tried to connect to {_named(host, port, database)}")
 
 
 def _before_use(connection: Any, record: Any, fairy: Any) -> None:
@@ -222,10 +221,8 @@ def _before_use(connection: Any, record: Any, fairy: Any) -> None:
     host, port = getattr(info, "host", None), str(getattr(info, "port", ""))
     database = getattr(info, "dbname", "")
     if host and not _is_allowed(host, port, database):
-        named = f"database {database!r} of the server at {host!r}"
-        raise _last().error_for(
-            dialect, f"an engine tried to use a connection, opened before the class, to the {named}", "used"
-        )
+        what = f"an engine tried to use a connection, opened before the class, to {_named(host, port, database)}"
+        raise _last().error_for(dialect, what, "used")
 
 
 def _is_allowed(host: str, port: str, database: str) -> bool:
@@ -264,17 +261,5 @@ def _serverless(dialect: sa.Dialect, arguments: Any = ()) -> str:
     return repr(f"{dialect.name}:///{arguments[0]}") if arguments else f"a database of {dialect.name}"
 
 
-def _named(dialect: sa.Dialect, host: str, port: str, parameters: dict[str, Any]) -> str:
-    database = parameters.get("dbname") or parameters.get("database") or parameters.get("db")
-    user = parameters.get("user") or parameters.get("username")
-    secret = parameters.get("password") or parameters.get("passwd")
-    url = sa.URL.create(
-        f"{dialect.name}+{dialect.driver}",
-        username=str(user) if user else None,
-        password="***" if secret else None,
-        host=host if "/" not in host else None,
-        port=int(port) if host and port.isdigit() else None,
-        database=str(database) if database else None,
-        query={"host": host} if "/" in host else {},
-    )
-    return repr(url.render_as_string())
+def _named(host: str, port: str, database: str) -> str:
+    return f"the database {database!r} of the server at {host or 'the default host'}:{port}"

@@ -312,7 +312,9 @@ class OtherProcessTests(unittest.TestCase):
             with self.subTest(method):
                 own, given = self.told(method)
 
-                self.assertRegex(own, "somebody.*which is not the database of .*Shop. It has not been connected to")
+                self.assertRegex(
+                    own, "the database 'production' .*which is not the database of .*Shop. It has not been connected to"
+                )
                 self.assertIn("Give self.external_url to the process", own)
                 self.assertEqual(given, "connected")
 
