@@ -348,12 +348,16 @@ class TestRuns:
         if attempt is None:
             return problems
         left: list[LeftOpen] = []
-        for database in self._home.databases.values():
+        databases = self._home.databases.values()
+        for database in databases:
             try:
                 database.sessions.close()
                 left += database.finish()
             except Exception as error:
                 problems.append(error)
+            if database.restoring_sql:
+                for each in databases:  # it commits, and each would take that for somebody else's
+                    each.expect_commits()
         if left and attempt.reason is None:
             self._guarded(problems, lambda: self._home.warn_left_open(left, when="in the test"))
         return problems

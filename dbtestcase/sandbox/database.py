@@ -75,7 +75,7 @@ class SandboxedDatabase:
         self.before_use = about.before_use
         self._deferrable = deferrable
         self._commits = CommitWatch(about.own_commits, about.log_size) if about.own_commits is not None else None
-        self._restoring_sql = ""
+        self.restoring_sql = ""
         self.is_shared = self._is_closed = False
         self.ahead: ConnectionsAhead | None = None
         self.lock = threading.RLock()
@@ -168,8 +168,7 @@ class SandboxedDatabase:
         Raises:
             IsolationBroken: The class is over, or nothing more may be sent.
         """
-        attempt = self.before_use()
-        if attempt is not None:
+        if self.before_use() is not None:
             raise sa.exc.DisconnectionError("a connection of another phase")
         if self._is_closed:
             raise class_is_over(self.owner)
@@ -227,6 +226,8 @@ class SandboxedDatabase:
             error = connection.engine.dialect.loaded_dbapi.OperationalError
             if self._locks is not None:
                 self._locks.wake()
+            if self._commits is not None:
+                self._commits.begin(opened)
             self.shared = SharedTransaction(attempt, opened, owner=self.owner, error=error, deferrable=self._deferrable)
         work = self.shared.join()
         connection.join(work)
@@ -358,8 +359,7 @@ class SandboxedDatabase:
         Raises:
             RunAgain: Always, if there is an attempt; see :meth:`Attempt.stop`.
         """
-        attempt = self.present_attempt()
-        if attempt is None:
+        if (attempt := self.present_attempt()) is None:
             raise stale_connection(self.owner)
         error = connection.engine.dialect.loaded_dbapi.OperationalError
         attempt.stop(Reason(rule, "", user_origin(), of_class=of_class), error)
@@ -391,7 +391,7 @@ class SandboxedDatabase:
         committed = False
         try:
             if shared.busy is None and self._commits is not None:
-                committed = self._commits.undo(shared, may_wait=not self._restoring_sql)
+                committed = self._commits.undo(shared, may_wait=not self.restoring_sql)
             elif shared.busy is None:
                 shared.finish()
             else:
@@ -399,12 +399,11 @@ class SandboxedDatabase:
         except Exception:
             self.hang_up()
         self.needs_fresh_database |= shared.ended_for_real
-        if self._restoring_sql and self.physical is not None:
-            self.physical.send(self._restoring_sql)
-            self.expect_commits()  # setting a sequence back commits
+        if self.restoring_sql and self.physical is not None:
+            self.physical.send(self.restoring_sql)
         if not shared.is_reusable:
             self.hang_up()
-        if committed:
+        if committed and not shared.ended_for_real:
             self.needs_fresh_database = True
             raise foreign_commit(self.owner)
         return left
@@ -434,7 +433,7 @@ class SandboxedDatabase:
 
     def restore_sequences(self, sql: str) -> None:
         """Let each attempt leave the sequences as they were: this is sent once it is undone."""
-        self._restoring_sql = sql
+        self.restoring_sql = sql
 
     def hang_up(self) -> None:
         """Close the physical connection."""

@@ -8,7 +8,9 @@ grown, or while somebody else is connected.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from .drivers import Physical
 from .transaction import SharedTransaction
 
 __all__ = ["CommitWatch"]
@@ -54,20 +56,28 @@ class CommitWatch:
         """
         if may_wait and self.is_alone and shared.finish_later():
             return False
-        size, own = self._log_size(True), self._own_commits()
-        answer = shared.finish(_LAST_COMMIT)
-        if answer is None:
-            return False  # nothing was sent, and so nothing was asked
-        committed, _, is_alone = answer.rpartition(" ")
-        # A connection is counted a moment after it is logged, so the log must have rested since the last time.
-        self._alone_since = (size, own) if is_alone == "t" and size == self._size else None
-        self._size = size
-        known, self._last_commit = self._last_commit, committed
-        own_ended, self._own_ended = self._own_ended, own[1]
-        if committed == known or known is None:
+        known, own_ended = self._last_commit, self._own_ended
+        if not self._ask(shared.finish) or known in (None, self._last_commit):
             return False
         # What we have begun to send since then may be what was committed.
         return self._own_commits()[0] == own_ended
+
+    def begin(self, physical: Physical) -> None:
+        """Know what was committed before an attempt, if that is not known."""
+        if self._last_commit is None:
+            self._ask(physical.ask)
+
+    def _ask(self, send: Callable[[str], Any]) -> bool:
+        """Ask for the last commit; return whether there was an answer."""
+        size, own = self._log_size(True), self._own_commits()
+        answer = send(_LAST_COMMIT)
+        if answer is None:
+            return False  # nothing was sent, and so nothing was asked
+        self._last_commit, _, is_alone = answer.rpartition(" ")
+        # A connection is counted a moment after it is logged, so the log must have rested since the last time.
+        self._alone_since = (size, own) if is_alone == "t" and size == self._size else None
+        self._size, self._own_ended = size, own[1]
+        return True
 
     def expect(self) -> None:
         """Something of ours commits, or has committed, in another way."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, insert, select, text
 
-from dbtestcase import DatabaseTestCase, ThrowawayPostgres
+from dbtestcase import DatabaseTestCase, ThrowawayPostgres, isolate
 from tests.support import Base, Customer, of_throwaway_servers, problems, run_case
 
 # What the class's only connection to its database was sent last.
@@ -46,13 +46,30 @@ class ForeignCommitTests(unittest.TestCase):
         for _ in range(4):  # the copies come at another moment each time
             self.assertEqual(problems(run_case(Shop)), [])
 
+    def test_sequences_of_another_database_that_are_set_back_are_no_commits_of_others(self) -> None:
+        class Shop(DatabaseTestCase):
+            schema = {"billing": None, "shop": Base, "audit": None}
+            restart_identities = True
+
+            def test_1(self) -> None:
+                for name in self.schema:
+                    with self.engine_for(name).connect() as connection:
+                        connection.execute(text("SELECT 1"))
+                with self.engine_for("shop").begin() as connection:
+                    added = connection.execute(insert(Customer).values(name="Ada").returning(Customer.id))
+                    self.assertEqual(added.scalar(), 1)
+
+            test_2 = test_3 = test_4 = test_1
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
 
 @of_throwaway_servers
 class LogTests(unittest.TestCase):
     """The server's log tells whether anybody else has connected."""
 
     def last_statements(self, **attributes: object) -> list[str]:
-        """Run a class of tests that count; return what the third and later ones found to have been sent before."""
+        """Run a class of tests that count; return what each but the first found to have been sent before it began."""
         found: list[str] = []
 
         class Shop(DatabaseTestCase):
@@ -62,12 +79,12 @@ class LogTests(unittest.TestCase):
                 found.append("".join(query for (query,) in self.instance.query(_LAST)))
                 self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
 
-            test_2 = test_3 = test_4 = test_5 = test_1
+            test_2 = test_3 = test_4 = test_1
 
         for name, value in attributes.items():
             setattr(Shop, name, value)
         self.assertEqual(problems(run_case(Shop)), [])
-        return found[2:]
+        return found[1:]
 
     def test_where_nobody_else_has_connected_the_next_test_undoes_the_one_before(self) -> None:
         asked, *others = self.last_statements()
@@ -204,6 +221,43 @@ class LogTests(unittest.TestCase):
         [(test, said)] = result.errors + result.failures
         self.assertEqual(test.id().rpartition(".")[2], "test_4")
         self.assertIn("somebody has committed into this class's server for real", said)
+
+    def test_what_others_commit_in_the_first_test_that_uses_a_database_is_noticed(self) -> None:
+        class Shop(DatabaseTestCase):
+            schema = Base
+            isolation = "savepoint"
+
+            def count(self) -> None:
+                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+
+            def test_1_others_commit(self) -> None:
+                self.count()
+                address = self.engine.url.query
+                own = psycopg2.connect(host=address["host"], port=address["port"], user="postgres", dbname="test")
+                with own, own.cursor() as cursor:
+                    cursor.execute("INSERT INTO customer (name) VALUES ('past the engines')")
+                own.close()
+
+            def test_2(self) -> None:
+                self.count()
+
+            @isolate("clone")
+            def test_3_is_on_a_copy(self) -> None:
+                self.count()
+
+            test_4_others_commit = test_1_others_commit
+            test_5 = test_2
+
+        for restarts in (False, True):
+            with self.subTest(restart_identities=restarts):
+                Shop.restart_identities = restarts
+
+                result = run_case(Shop)
+
+                self.assertEqual(len(problems(result)), 2, problems(result))
+                for test, said in result.errors:
+                    self.assertIn("others_commit", test.id())
+                    self.assertIn("somebody has committed into this class's server for real", said)
 
     def test_a_connection_that_a_test_opens_itself_is_watched_from_then_on(self) -> None:
         class Shop(DatabaseTestCase):
