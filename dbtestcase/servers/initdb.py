@@ -40,6 +40,10 @@ _UNKNOWN_USER = (
     "\nIt needs a user that is not root and has an entry in the list of users, and cannot be given one here. Run the "
     "tests as such a user (a container: as one that its image has), or add an entry to /etc/passwd."
 )
+_NO_ICU = (
+    "\nThe programs of embedded wheels are built without ICU. Name a locale of the system in place of locale_provider and "
+    "icu_locale, or set DBTESTCASE_BIN_DIR to the programs of your system's PostgreSQL."
+)
 
 
 def initialize(recipe: Recipe) -> Server:
@@ -77,6 +81,7 @@ def _run(recipe: Recipe, directory: InstanceDirectory) -> None:
         raise PostgresNotReady(
             (f"ThrowawayPostgres({asked}): " if asked else "cannot start a test database: ")
             + f"{program!r} failed with exit status {status}. It said:\n{output.strip()}"
+            + (_NO_ICU if "ICU is not supported" in output else "")
             + ("\nThe locales of this system are listed by 'locale -a'." if asked and "locale" in output else "")
         )
 

