@@ -15,7 +15,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-__all__ = ["Gate", "monotonic", "new_lock", "sleep", "start_thread", "temporary_folder", "wall_clock"]
+__all__ = [
+    "Gate",
+    "monotonic",
+    "new_lock",
+    "sleep",
+    "start_new_thread",
+    "start_thread",
+    "temporary_folder",
+    "wall_clock",
+]
 
 # freezegun and time-machine leave this function alone, as far as it does not tell the date. Neither a Python function
 # nor perf_counter(): each statement asks twice, and freezegun replaces the latter.
@@ -36,7 +45,8 @@ def _original(name: str) -> Any:
     return getattr(_thread, name)
 
 
-_start_new_thread: Callable[[Callable[..., object], tuple[object, ...]], int] = _original("start_new_thread")
+# Starts a thread that calls a function with these arguments.
+start_new_thread: Callable[[Callable[..., object], tuple[object, ...]], int] = _original("start_new_thread")
 # Makes a lock, as threading.Lock() does.
 new_lock: Callable[[], _thread.LockType] = _original("allocate_lock")
 
@@ -44,7 +54,7 @@ new_lock: Callable[[], _thread.LockType] = _original("allocate_lock")
 def start_thread(function: Callable[..., object], *arguments: object) -> bool:
     """Run a function in a daemon thread; return whether it was started, which a limit on processes may prevent."""
     try:
-        _start_new_thread(function, arguments)
+        start_new_thread(function, arguments)
     except RuntimeError:
         return False
     return True

@@ -41,8 +41,8 @@ _UNKNOWN_USER = (
     "tests as such a user (a container: as one that its image has), or add an entry to /etc/passwd."
 )
 _NO_ICU = (
-    "\nThe programs of embedded wheels are built without ICU. Name a locale of the system in place of locale_provider and "
-    "icu_locale, or set DBTESTCASE_BIN_DIR to the programs of your system's PostgreSQL."
+    "\nThe programs of embedded wheels are built without ICU. Name a locale of the system in place of locale_provider "
+    "and icu_locale, or set DBTESTCASE_BIN_DIR to the programs of your system's PostgreSQL."
 )
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import _queue
+import _thread
+import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from dbtestcase.native import start_new_thread
+
 __all__ = ["Workers"]
 
 Result = TypeVar("Result")
+_NO_THREAD = "can't start new thread"  # as Python says it
+
+
+def _can_threads_wait() -> bool:
+    """Return whether threads and queues are of one kind: gevent may have been told to replace only one of them."""
+    return (queue.SimpleQueue is _queue.SimpleQueue) is (_thread.start_new_thread is start_new_thread)
 
 
 class _Work(Generic[Result]):
@@ -50,9 +61,11 @@ class Workers:
         """Have a function called in one of the threads, or here and now if there is none and none can be started."""
         work = _Work(lambda: function(*arguments))
         try:
+            if not _can_threads_wait():
+                raise RuntimeError(_NO_THREAD)
             self._pool.submit(work.do).add_done_callback(work.over)
         except RuntimeError as error:
-            if str(error) != "can't start new thread":
+            if str(error) != _NO_THREAD:
                 raise
             work.do()
         return work.future

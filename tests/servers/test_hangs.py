@@ -199,7 +199,7 @@ except Exception as exc:
 import _thread
 from dbtestcase import native
 def refuse(*_): raise RuntimeError("can't start new thread")
-native._start_new_thread = refuse
+native.start_new_thread = refuse
 """
         self.assertEqual(self.run_well(self.CODE.replace("LIMIT", no_threads)), "started")
 

@@ -24,6 +24,20 @@ print("used")
 """
 
 
+COPIES = """
+import unittest
+from dbtestcase.case import DatabaseTestCase
+class Shop(DatabaseTestCase):
+    isolation = "clone"
+    def test_1(self):
+        self.session.connection().exec_driver_sql("CREATE TABLE customer (id integer)")
+        self.session.commit()
+    test_2 = test_3 = test_4 = test_1
+assert unittest.main(argv=[""], exit=False).result.wasSuccessful()
+print("used")
+"""
+
+
 class PatchedTestCase(ScratchTestCase):
     def assertUsed(self, code: str, **options: object) -> None:
         """Fail unless code runs to its end, in time, and leaves nothing."""
@@ -56,6 +70,11 @@ class GeventTests(PatchedTestCase):
         ):
             with self.subTest(form):
                 self.assertUsed(f"from gevent import monkey; monkey.patch_all({form})\n" + USE)
+
+    def test_copies_are_made_whatever_of_threads_and_queues_is_patched(self):
+        for form in ("", "thread=False", "queue=False"):
+            with self.subTest(form):
+                self.assertUsed(f"from gevent import monkey; monkey.patch_all({form})\n" + COPIES)
 
     def test_patched_after_the_library_was_imported(self):
         self.assertUsed("from dbtestcase.servers import *\nfrom gevent import monkey; monkey.patch_all()\n" + USE)
