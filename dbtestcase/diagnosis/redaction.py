@@ -26,8 +26,12 @@ _PASSWORD_IN_URL = r"://[^\s/:@'\"]*:[^\s/@'\"]+@"
 # A row that is quoted by the server: whose columns it has is not said.
 _QUOTED_ROW = re.compile(r"row contains \(|\bCOPY (?:\S+\.)?\"?(?P<table>[^\s\",.]+)\"?, line ")
 # SQLSTATEs, or classes of them, whose first line has names of tables, columns and constraints in it, never a value.
-_NAMES_ONLY = ("23", "25", "3F", "40", "55", "57", "42P01", "42P07", "42501", "42704", "42883")
+_NAMES_ONLY = ("08", "23", "25", "3F", "40", "53", "55", "57", "42P01", "42P07", "42501", "42704", "42883")
 _VALUES_IN_QUOTES = ("22", "42")
+# What the client's library says, without an SQLSTATE, of a server that has ended.
+_LOST = re.compile(
+    r"(?:consuming input failed: )?server closed the connection unexpectedly$|the connection is (?:lost|closed)$"
+)
 
 
 class Redaction:
@@ -109,7 +113,7 @@ def without_values(error: BaseException) -> str:
     first = text.strip().partition("\n")[0]
     if getattr(diag, "source_function", None) == "exec_stmt_raise":
         return HIDDEN  # a function of the user's, whose words may be anything
-    if state.startswith(_NAMES_ONLY):
+    if state.startswith(_NAMES_ONLY) or (not state and _LOST.match(first)):
         return first
     if state.startswith(_VALUES_IN_QUOTES):
         before, quote, _ = first.partition('"')

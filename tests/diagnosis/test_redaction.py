@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import unittest
 
+from psycopg2 import OperationalError
 from psycopg2.extras import Json
 
-from dbtestcase.diagnosis.redaction import Redaction
+from dbtestcase.diagnosis.redaction import HIDDEN, Redaction, without_values
 from dbtestcase.diagnosis.sqltext import render
 from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.frames import UNKNOWN
@@ -159,6 +160,19 @@ class RenderTests(unittest.TestCase):
             "'I forgot my password'", shown("INSERT INTO plain (name) VALUES (%s)", ("I forgot my password",))
         )
         self.assertIn("'http://example.com/a@b'", shown("SELECT %s", ("http://example.com/a@b",)))
+
+
+class WithoutValuesTests(unittest.TestCase):
+    def test_that_a_server_has_ended_is_told(self):
+        lost = "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally\n"
+
+        self.assertEqual(without_values(OperationalError(lost)), "server closed the connection unexpectedly")
+        self.assertEqual(without_values(OperationalError(f"consuming input failed: {lost}")).splitlines(), [
+            "consuming input failed: server closed the connection unexpectedly"
+        ])  # fmt: skip
+
+    def test_other_words_without_an_sqlstate_are_hidden(self):
+        self.assertEqual(without_values(OperationalError("server closed the connection unexpectedly: s3cr3t")), HIDDEN)
 
 
 class CutTests(unittest.TestCase):
