@@ -390,12 +390,12 @@ class SandboxedDatabase:
         self._joined.clear()
         committed = False
         try:
-            if shared.busy is None and self._commits is not None:
-                committed = self._commits.undo(shared, may_wait=not self.restoring_sql)
-            elif shared.busy is None:
-                shared.finish()
-            else:
+            if shared.busy is not None or not shared.physical.is_intact:
                 self.hang_up()  # the server undoes what is open
+            elif self._commits is not None:
+                committed = self._commits.undo(shared, may_wait=not self.restoring_sql)
+            else:
+                shared.finish()
         except Exception:
             self.hang_up()
         self.needs_fresh_database |= shared.ended_for_real

@@ -7,9 +7,10 @@ hang up at once, also where no event loop runs.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import sleep
 from typing import Any
 
@@ -46,6 +47,7 @@ class Physical:
         loop: The event loop that alone can use it; ``None`` if any can, and code without one too.
         caches_plans: Whether the driver keeps plans that a change of the schema, or its undoing, makes wrong.
         rolled_back: Lets the driver forget what it forgets when its own connection is rolled back.
+        native: What has the connection's descriptor, if that can be told.
         begin: What begins the next transaction; the one before may still be there, to be undone in the same round trip.
     """
 
@@ -58,7 +60,12 @@ class Physical:
     loop: asyncio.AbstractEventLoop | None = None
     caches_plans: bool = True
     rolled_back: Callable[[], Any] | None = None
+    native: Any = None
     begin: str = BEGIN
+    _socket: tuple[int, int] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._socket = _socket_of(self.native)
 
     def undo(self) -> None:
         """Undo the transaction before, if that is still there."""
@@ -71,10 +78,30 @@ class Physical:
         """Whether the caller's event loop can use it."""
         return self.loop is None or self.loop is loops.running()
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether its descriptor is still its own: somebody may have closed all, and opened a file or socket since."""
+        return self._socket == _socket_of(self.native)
+
     def hang_up(self) -> None:
         """Close it; the server undoes what is open."""
+        if not self.is_intact:
+            _lost.append(self.connection)
+            return
         with suppress(Exception):
             self.close()
+
+
+# Connections whose descriptors are somebody else's by now: to close them would send to these, and close them.
+_lost: list[Any] = []
+
+
+def _socket_of(native: Any) -> tuple[int, int] | None:
+    try:
+        about = os.fstat(native.fileno())
+    except Exception:  # it is closed; the drivers have errors of their own for that
+        return None
+    return about.st_dev, about.st_ino
 
 
 def physical(connection: Any, dialect: sa.Dialect) -> Physical:
@@ -121,6 +148,7 @@ def _psycopg2(connection: Any) -> Physical:
         close=hang_up,
         pid=connection.info.backend_pid,
         caches_plans=False,
+        native=connection,
     )
 
 
@@ -163,6 +191,7 @@ def _over_libpq(connection: Any, driver_connection: Any, hang_up: Callable[[], A
         close=hang_up,
         pid=native.backend_pid,
         rolled_back=driver_connection._prepared.clear,
+        native=driver_connection,
     )
 
 

@@ -47,6 +47,8 @@ class SharedConnection:
 
     def serve(self, connection: SandboxConnection) -> Physical:
         """Return the physical connection for one that shares it, opened if there is none."""
+        if self.physical is not None and not self._database.has_spoken and not self.physical.is_intact:
+            self.hang_up()
         known = self.physical
         taken = connection.engine
         if known is not None and taken.setup in self._same_state and (known.loop is None or known.serves_here):

@@ -27,7 +27,7 @@ def in_child(engine: sa.Engine, act: Callable[[], Any]) -> str:
             engine.dispose(close=False)
             said = repr(act())
         except BaseException as error:
-            said = type(error).__name__
+            said = type(getattr(error, "orig", None) or error).__name__
         finally:
             os.write(writer, said.encode())
             os._exit(0)

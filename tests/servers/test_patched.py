@@ -169,6 +169,31 @@ class DescriptorTests(PatchedTestCase):
         )
         self.assertUsed(code)
 
+    def test_the_connection_of_tests_is_not_mistaken_for_a_socket_that_was_opened_in_its_place(self):
+        for used_before in ("", "self.session.connection()"):
+            with self.subTest(used_before):
+                self.assertUsed(
+                    "import os, socket, unittest\n"
+                    "from dbtestcase.case import DatabaseTestCase\n"
+                    "pairs = []\n"
+                    "class Shop(DatabaseTestCase):\n"
+                    "    def test_1(self):\n"
+                    "        self.assertEqual(self.session.connection().exec_driver_sql('SELECT 1').scalar(), 1)\n"
+                    "    def test_2(self):\n"
+                    f"        {used_before}\n"
+                    "        os.closerange(3, 256)\n"
+                    "        pairs.extend(socket.socketpair() for _ in range(20))\n"
+                    "    test_3 = test_4 = test_1\n"
+                    "assert unittest.main(argv=[''], exit=False).result.wasSuccessful()\n"
+                    "for one in (one for pair in pairs for one in pair):\n"
+                    "    one.setblocking(False)\n"
+                    "    try:\n"
+                    "        raise AssertionError(one.recv(100))\n"
+                    "    except BlockingIOError:\n"
+                    "        pass\n"
+                    "print('used')\n"
+                )
+
     def test_descriptors_closed_and_used_for_sockets(self):
         code = (
             USE
