@@ -137,6 +137,18 @@ class PathTests(ScratchTestCase):
         self.assertEqual(result.stderr, "")
         self.assertRegex(result.stdout, r"^used [^\n]+\nsize 0\n$")
 
+    def test_a_root_folder_without_proc_is_enough(self):
+        script = 'mount -t tmpfs tmpfs /proc && exec "$@"'
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", *self.command(USE)]
+
+        result = subprocess.run(
+            command, env=self.environment(), cwd="/", capture_output=True, text=True, timeout=60, check=False
+        )
+        if "mount" in result.stderr or "unshare" in result.stderr:
+            self.skipTest("nothing can be mounted here")
+
+        self.assertEqual((result.stderr, result.stdout[:5]), ("", "used "))
+
 
 def _folder_on_disk():
     import tempfile

@@ -71,7 +71,7 @@ class Child:
 
 def _children_of(parent: int) -> set[int]:
     found = set()
-    for name in os.listdir("/proc") if sys.platform.startswith("linux") else ():
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
             try:
                 with open(f"/proc/{name}/stat", "rb") as file:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .directory import Directory
 
 CHANNEL = 3
+_MOST_DESCRIPTORS = 4096
 _SIGNALS = (1, 2, 3, 13, 15)  # HUP, INT, QUIT, PIPE, TERM
 _BOOT_TICK, _END_TICK, _IDLE_TICK = 0.001, 0.02, 0.5
 _KILL_SERVER_AFTER, _KILL_PROGRAM_AFTER = 1.0, 1.6
@@ -225,7 +226,11 @@ def _shed_inheritance() -> None:
 
     A shell has its background jobs ignore SIGQUIT, an application that daemonizes SIGCHLD; so would our servers.
     """
-    for name in os.listdir("/proc/self/fd" if sys.platform.startswith("linux") else "/dev/fd"):
+    try:
+        names = os.listdir("/proc/self/fd" if sys.platform.startswith("linux") else "/dev/fd")
+    except OSError:  # in a root folder without them
+        names = [str(number) for number in range(_MOST_DESCRIPTORS)]
+    for name in names:
         if int(name) > CHANNEL:
             try:
                 os.close(int(name))
