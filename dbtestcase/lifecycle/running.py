@@ -385,9 +385,7 @@ class RunningClass:
             locks=self.explanations.locks,
             as_role=logging_in(lambda: self.instance, self._class.app_role),
             own_commits=(lambda: self.instance.own_commits()) if self.instance.options.tracks_commits else None,
-            log_size=lambda checked: (
-                None if self.connections.may_others_come else self.instance.log_size(checked=checked)
-            ),
+            server_log=lambda: None if self.connections.may_others_come else self.instance.log,
         )
         kind = (self.instance.options, self._plan.token, database)
         url = plain_url(self.instance, database)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from .attempt import Attempt
+from .foreign_commits import ServerLog
 from .observer import Observer
 from .real import Locks
 
@@ -27,8 +28,8 @@ class ClassContext:
         own_commits: Find out at the end of an attempt whether anybody has committed for real; the server must have
             ``track_commit_timestamp`` on. Returns how many statements this library has begun to send there itself,
             and how many of these have ended.
-        log_size: Returns the size of the server's log, in bytes; ``None`` unless that notes each connection, or if
-            another process may wait for what a test has locked. Called with whether to look if it still does.
+        server_log: Returns the server's log; ``None`` unless that notes each connection, or if another process may wait
+            for what a test has locked.
         as_role: Returns the URL that logs in as the application's role to the database of a URL; ``None`` if it has
             none.
     """
@@ -38,5 +39,5 @@ class ClassContext:
     observer: Observer | None = None
     locks: Locks | None = None
     own_commits: Callable[[], tuple[int, int]] | None = None
-    log_size: Callable[[bool], int | None] = lambda checked: None
+    server_log: Callable[[], ServerLog | None] = lambda: None
     as_role: Callable[[sa.URL], sa.URL] | None = None

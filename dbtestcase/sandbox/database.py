@@ -74,7 +74,8 @@ class SandboxedDatabase:
         self.connects: Callable[[Callable[[], Any]], Any] = lambda connect: connect()
         self.before_use = about.before_use
         self._deferrable = deferrable
-        self._commits = CommitWatch(about.own_commits, about.log_size) if about.own_commits is not None else None
+        own = about.own_commits
+        self._commits = None if own is None else CommitWatch(own, about.server_log)
         self.restoring_sql = ""
         self.is_shared = self._is_closed = False
         self.ahead: ConnectionsAhead | None = None

@@ -8,19 +8,29 @@ grown, or while somebody else is connected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from .drivers import Physical
 from .transaction import SharedTransaction
 
-__all__ = ["CommitWatch"]
+__all__ = ["CommitWatch", "ServerLog"]
 
 # As a text: drivers have values of their own for a row. Behind it, whether nobody else is connected to the database,
-# and the server lets a transaction wait for the next test.
-_LAST_COMMIT = """SELECT concat(pg_last_committed_xact(), ' ', pg_stat_get_db_numbackends(oid) = 1
-AND current_setting('idle_in_transaction_session_timeout') = '0'
+# and whether the server lets a transaction wait for the next test.
+_LAST_COMMIT = """SELECT concat(pg_last_committed_xact(), ' ', pg_stat_get_db_numbackends(oid) = 1, ' ',
+current_setting('idle_in_transaction_session_timeout') = '0'
 AND coalesce(current_setting('transaction_timeout', true), '0') = '0')
 FROM pg_database WHERE datname = current_database()"""
+
+
+class ServerLog(Protocol):
+    """The log of a server that notes each connection."""
+
+    def size(self, checked: bool) -> int | None:
+        """Return its size in bytes, ``None`` if nobody can tell; ``checked``: or if it may note connections no more."""
+
+    def has_stranger(self, since: int) -> bool:
+        """Return whether somebody other than this library, and not to a copy, has connected since it had that size."""
 
 
 class CommitWatch:
@@ -29,23 +39,25 @@ class CommitWatch:
     Args:
         own_commits: Returns how many statements this library has begun to send to the server itself, and how many of
             these have ended.
-        log_size: Returns the size of the server's log, in bytes; ``None`` unless that notes each connection. Called
-            with whether to look if it still does.
+        server_log: Returns the server's log, ``None`` if that tells nothing.
     """
 
-    def __init__(self, own_commits: Callable[[], tuple[int, int]], log_size: Callable[[bool], int | None]) -> None:
+    def __init__(self, own_commits: Callable[[], tuple[int, int]], server_log: Callable[[], ServerLog | None]) -> None:
         self._own_commits = own_commits
-        self._log_size = log_size
+        self._server_log = server_log
         self._last_commit: str | None = None
         self._own_ended = -1
-        self._size: int | None = None  # of the log, when last asked
-        # That, and what we had committed; None if somebody else may have been connected.
+        # When that was asked last: how large the log was, and whether nobody else was connected.
+        self._size: int | None = None
+        self._saw_nobody = False
+        # The size of the log and what we had committed; None if somebody else may have been connected.
         self._alone_since: tuple[int | None, tuple[int, int]] | None = None
 
     @property
     def is_alone(self) -> bool:
         """Whether nobody can have committed since that was asked: nobody else was connected, and nobody is."""
-        size = self._log_size(False)
+        log = self._server_log()
+        size = None if log is None else log.size(False)
         return size is not None and (size, self._own_commits()) == self._alone_since
 
     def undo(self, shared: SharedTransaction, *, may_wait: bool) -> bool:
@@ -56,11 +68,17 @@ class CommitWatch:
         """
         if may_wait and self.is_alone and shared.finish_later():
             return False
-        known, own_ended = self._last_commit, self._own_ended
+        known, own_ended, size, saw_nobody = self._last_commit, self._own_ended, self._size, self._saw_nobody
         if not self._ask(shared.finish) or known in (None, self._last_commit):
             return False
-        # What we have begun to send since then may be what was committed.
-        return self._own_commits()[0] == own_ended
+        if self._own_commits()[0] != own_ended:
+            return False  # what we have begun to send since then may be what was committed
+        # Server processes of an earlier copy may commit once more as they end, in theirs.
+        return not (saw_nobody and self._saw_nobody and self._has_come_nobody_since(size))
+
+    def _has_come_nobody_since(self, size: int | None) -> bool:
+        log = self._server_log()
+        return size is not None and log is not None and not log.has_stranger(size)
 
     def begin(self, physical: Physical) -> None:
         """Know what was committed before an attempt, if that is not known."""
@@ -69,13 +87,16 @@ class CommitWatch:
 
     def _ask(self, send: Callable[[str], Any]) -> bool:
         """Ask for the last commit; return whether there was an answer."""
-        size, own = self._log_size(True), self._own_commits()
+        log, own = self._server_log(), self._own_commits()
+        size = None if log is None else log.size(True)
         answer = send(_LAST_COMMIT)
         if answer is None:
             return False  # nothing was sent, and so nothing was asked
-        self._last_commit, _, is_alone = answer.rpartition(" ")
+        self._last_commit, alone, may_wait = answer.rsplit(" ", 2)
+        self._saw_nobody = alone == "t"
         # A connection is counted a moment after it is logged, so the log must have rested since the last time.
-        self._alone_since = (size, own) if is_alone == "t" and size == self._size else None
+        has_rested = self._saw_nobody and size == self._size
+        self._alone_since = (size, own) if has_rested and may_wait == "t" else None
         self._size, self._own_ended = size, own[1]
         return True
 

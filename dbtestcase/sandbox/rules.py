@@ -29,6 +29,7 @@ class Effects:
         writes: It changes or locks rows.
         alters: It changes the schema or takes locks that even readers of a table wait for.
         excludes_readers: It waits for whoever has read what it concerns.
+        never_waits: It is an error instead.
         savepoints: It opens or ends a savepoint.
         until_commit: What it concerns of its connection's state that ends with the transaction.
         is_plain: It only reads, or only changes rows: the common case.
@@ -40,6 +41,7 @@ class Effects:
     writes: bool = False
     alters: bool = False
     excludes_readers: bool = False
+    never_waits: bool = False
     savepoints: bool = False
     until_commit: tuple[str, ...] = ()
     is_plain: bool = False
@@ -79,7 +81,6 @@ _REAL_PAIRS = {
     "reset": {"authorization", "role"},
     "copy": {"stdin", "stdout"},
     "explain": {"create", "execute", "declare", "refresh"},
-    "lock": {"nowait"},
 }  # fmt: skip
 # Names of our own savepoints.
 _OUR_SAVEPOINT = re.compile(r"dbt\d+")
@@ -209,6 +210,7 @@ class Rules:
             writes=writes or alters,
             alters=alters,
             excludes_readers=alters and _excludes_readers(verb, words),
+            never_waits="nowait" in words,
             until_commit=until_commit,
             is_plain=not (private or until_commit or alters),
             is_query=verb in _QUERIES and not (private or until_commit or writes or alters),
@@ -295,6 +297,7 @@ def _together(effects: list[Effects]) -> Effects:
         writes=any(each.writes for each in effects),
         alters=any(each.alters for each in effects),
         excludes_readers=any(each.excludes_readers for each in effects),
+        never_waits=any(each.never_waits for each in effects),
         savepoints=any(each.savepoints for each in effects),
         until_commit=tuple(word for each in effects for word in each.until_commit),
         is_plain=all(each.is_plain for each in effects),

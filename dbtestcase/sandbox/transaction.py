@@ -188,6 +188,8 @@ class SharedTransaction:
             self.stop("met uncommitted work of another connection", sql, origin, other.wrote)
         for word, statement in other.until_commit.items():
             self.stop(f"came while another connection has {word}", sql, origin, statement)
+        if effects.excludes_readers and effects.never_waits:
+            self.stop("does not wait for a transaction that has read", sql, origin, other.last)
         if effects.excludes_readers:
             warnings.warn_explicit(
                 f"{self._class_name}: {sql.strip()[:80]!r} at {origin} needs its tables alone, and a transaction that "

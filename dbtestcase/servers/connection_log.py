@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dbtestcase.servers.naming import APPLICATION, PREFIX
+
 __all__ = ["ConnectionLog"]
 
+_CONNECTION = b"connection authorized: "
+_OURS = (f" database={PREFIX}".encode(), f" application_name={APPLICATION}".encode())
 _CHANGED_SETTINGS = "postgresql.auto.conf"  # what ALTER SYSTEM writes
 
 
@@ -29,7 +33,7 @@ class ConnectionLog:
         except OSError:
             return  # it cannot be read, and so is of no use
 
-    def size(self, *, checked: bool) -> int | None:
+    def size(self, checked: bool) -> int | None:
         """Return its size in bytes.
 
         Args:
@@ -44,6 +48,16 @@ class ConnectionLog:
             return size if tuple(identity) == self._identity and os.statvfs(self._log).f_bavail else None
         except OSError:
             return None
+
+    def has_stranger(self, since: int) -> bool:
+        """Return whether somebody other than this library, and not to a copy, has connected since it had that size."""
+        try:
+            with open(self._log, "rb") as file:
+                file.seek(since)
+                lines = file.read().splitlines()
+        except OSError:
+            return True
+        return any(_CONNECTION in line and not any(each in line for each in _OURS) for line in lines)
 
     def _identify(self) -> tuple[int, ...]:
         log, settings = os.stat(self._log), os.stat(self._settings)

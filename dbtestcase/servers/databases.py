@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import psycopg2
 
 from dbtestcase.frames import is_called_from_library
+from dbtestcase.servers.connection_log import ConnectionLog
 from dbtestcase.servers.naming import PREFIX, shortened
 from dbtestcase.sql import quoted_identifier
 
@@ -232,6 +233,8 @@ class BaseInstance(Databases):
 
     options: Any
     notes: dict[str, Any]
+    # The server's log, if it can be read and notes each connection.
+    log: ConnectionLog | None = None
     ready_connection: Any
 
     @property
@@ -250,14 +253,6 @@ class BaseInstance(Databases):
     def take_ready_connection(self) -> Any:
         """Return the psycopg2 connection to ``test`` that was opened ahead, or ``None``; it is the caller's then."""
         return self.__dict__.pop("ready_connection", None)  # in one step: any thread may ask
-
-    def log_size(self, *, checked: bool) -> int | None:
-        """Return how many bytes the server's log has, ``None`` unless it can be read and notes each connection.
-
-        Args:
-            checked: Look whether it still does.
-        """
-        return None
 
     @abstractmethod
     def state(self) -> ServerState:

@@ -20,6 +20,7 @@ from dbtestcase.servers.base import Postgresql
 from dbtestcase.servers.connection_log import ConnectionLog
 from dbtestcase.servers.databases import BaseInstance, MaintenanceConnections
 from dbtestcase.servers.directory import CONNECT_TIMEOUT
+from dbtestcase.servers.naming import APPLICATION
 from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server import Boot, Server
 from dbtestcase.servers.server_process import ServerProcess
@@ -60,13 +61,12 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         self._owner = owner
         self._owner_pid = os.getpid()
         self._is_ours = True
-        self._log: ConnectionLog | None = None
         if self.options.logs_connections:
-            self._log = ConnectionLog(server.directory.log, self.data_dir)
+            self.log = ConnectionLog(server.directory.log, self.data_dir)
         self._keep_as: str | None = None
         self._kept_name: str | None = None
         self.maintenance = MaintenanceConnections(
-            self.dsn(database="postgres", application_name="dbtestcase", connect_timeout=CONNECT_TIMEOUT)
+            self.dsn(database="postgres", application_name=APPLICATION, connect_timeout=CONNECT_TIMEOUT)
         )
         self._numbers = count(1)
         self._version = ""
@@ -231,9 +231,6 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
         if self._is_ours:
             self._is_ours = False
             show_variables()
-
-    def log_size(self, *, checked: bool) -> int | None:
-        return self._log.size(checked=checked) if self._log is not None else None
 
     def read_bootlog(self) -> str:
         """Return the server's log."""

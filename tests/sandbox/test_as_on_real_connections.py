@@ -15,9 +15,10 @@ from typing import Any
 import sqlalchemy as sa
 from psycopg2.extensions import QuotedString
 from sqlalchemy import event, text
-from sqlalchemy.exc import DisconnectionError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, ProgrammingError
 
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres
+from tests.sandbox.support import Items, run_noting_reasons
 from tests.support import Base, Customer, of_throwaway_servers, problems, run_case
 
 DRIVERS = ("psycopg2", "psycopg")
@@ -320,6 +321,24 @@ class CursorTests(unittest.TestCase):
 
 
 class ReaderTests(unittest.TestCase):
+    def test_a_lock_that_is_not_waited_for_is_refused_only_beside_a_reader(self) -> None:
+        class Shop(Items):
+            def test_alone(self) -> None:
+                with self.engine.begin() as connection:
+                    connection.execute(text("LOCK TABLE item IN ACCESS EXCLUSIVE MODE NOWAIT"))
+
+            def test_beside_a_reader(self) -> None:
+                with self.engine.connect() as reader, self.engine.connect() as other:
+                    reader.scalar(text("SELECT count(*) FROM item"))
+                    with self.assertRaisesRegex(DBAPIError, "could not obtain lock"):
+                        other.execute(text("LOCK TABLE item IN ACCESS EXCLUSIVE MODE NOWAIT"))
+
+        result, reasons = run_noting_reasons(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(list(reasons), ["test_beside_a_reader"])
+        self.assertIn("does not wait for a transaction that has read", reasons["test_beside_a_reader"])
+
     def test_create_all_beside_a_reader_waits_for_nobody_and_warns_of_nothing(self) -> None:
         more = sa.MetaData()
         sa.Table("more", more, sa.Column("id", sa.Integer, primary_key=True, index=True, comment="a number"))

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg2
 from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy.exc import DBAPIError
 
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres, isolate
 from tests.support import Base, Customer, of_throwaway_servers, problems, run_case
@@ -292,6 +293,33 @@ class LogTests(unittest.TestCase):
         [(test, said)] = result.errors + result.failures
         self.assertEqual(test.id().rpartition(".")[2], "test_5")
         self.assertIn("somebody has committed into this class's server for real", said)
+
+    def test_a_server_process_of_a_copy_that_ends_late_is_nobody_else(self) -> None:
+        # One that has temporary tables commits their end in its own database, whenever it comes to that.
+        class Shop(DatabaseTestCase):
+            schema = Base
+
+            @classmethod
+            def setUpClass(cls) -> None:
+                super().setUpClass()
+                cls.instance.execute("CREATE DATABASE dbtestcase_late")
+                cls.late = psycopg2.connect(host=cls.instance.socket_dir, user="postgres", dbname="dbtestcase_late")
+                cls.addClassCleanup(cls.late.close)
+
+            def test_1(self) -> None:
+                self.session.add(Customer(name="Ada"))
+                self.session.commit()
+
+            test_2 = test_3 = test_4 = test_1
+
+            def test_5_meets_a_late_commit(self) -> None:
+                self.session.scalar(select(func.count()).select_from(Customer))
+                with self.late, self.late.cursor() as cursor:
+                    cursor.execute("CREATE TEMP TABLE t (x int)")
+                with self.assertRaises(DBAPIError):
+                    self.session.execute(text("SELECT 1 / 0"))  # the log grows
+
+        self.assertEqual(problems(run_case(Shop)), [])
 
     def test_a_test_that_undoes_the_one_before_begins_at_a_time_of_its_own(self) -> None:
         times: list[object] = []

@@ -162,7 +162,6 @@ REAL = {
     "CALL work()": "CALL",
     "EXPLAIN ANALYZE CREATE TABLE a AS SELECT 1": "EXPLAIN CREATE",
     "EXPLAIN (ANALYZE) EXECUTE prepared": "EXPLAIN EXECUTE",
-    "LOCK TABLE item IN ACCESS EXCLUSIVE MODE NOWAIT": "LOCK NOWAIT",
     "SAVEPOINT dbt1": "a savepoint called as one of ours",
     "SELECT query_to_xml('SELECT set_config(1)', true, true, '')": "query_to_xml()",
     "SELECT * FROM ts_stat('SELECT work()')": "ts_stat()",
@@ -268,6 +267,7 @@ class StatementTests(unittest.TestCase):
             "DROP ROLE somebody",
         ):
             self.check([text], alters=True, excludes_readers=False)
+        self.check(["LOCK TABLE item NOWAIT"], alters=True, excludes_readers=True, never_waits=True)
 
     def test_a_weaker_lock_of_a_table_lets_readers_pass_but_wants_a_transaction(self) -> None:
         texts = ("LOCK TABLE item IN SHARE MODE", "LOCK access IN ROW EXCLUSIVE MODE", "LOCK item IN ACCESS SHARE MODE")

@@ -15,6 +15,7 @@ from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers.databases import MaintenanceConnections
 from dbtestcase.servers.existing.options import ExistingPostgres
+from dbtestcase.servers.naming import APPLICATION
 
 __all__ = ["Connections", "connect", "once_there_is_room"]
 
@@ -73,7 +74,7 @@ class Connections(MaintenanceConnections):
     def __init__(self, options: ExistingPostgres, lock_number: int) -> None:
         super().__init__(options.dsn())
         self._options = options
-        self.owner = connect(options, application_name="dbtestcase")
+        self.owner = connect(options, application_name=APPLICATION)
         self.owner.autocommit = True
         with self.owner.cursor() as cursor:
             # So that a lock does not outlive a machine that has lost its power by hours, and a class that takes hours
@@ -107,7 +108,7 @@ class Connections(MaintenanceConnections):
                 self._mine.connection = None
 
     def open(self) -> Any:
-        return connect(self._options, application_name="dbtestcase")
+        return connect(self._options, application_name=APPLICATION)
 
     def close(self, *, wait: bool = False) -> None:
         """Close all but the owner's, if it is idle."""
