@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from tests import mistakes
+from tests.support import once
 
 ROOT = Path(__file__).parent.parent
 _HEAD = re.compile(r"^(?:ERROR|FAIL): (?:setUpClass \()?(?:\w+ \()?tests\.mistakes\.(\w+).*$", re.M)
@@ -37,6 +38,7 @@ def outputs() -> dict[str, str]:
     return found
 
 
+@once
 class MistakeTests(unittest.TestCase):
     def assert_told(self, name: str, *words: str) -> None:
         output = outputs().get(name, "")

@@ -18,10 +18,11 @@ from dbtestcase.schema.redirect import Redirection
 from dbtestcase.servers.existing import server, start_existing
 from tests.aio.support import DRIVERS, engine_of, names
 from tests.servers.plain_server import PlainServer, shared_server
-from tests.support import Base, Customer, problems, run_case
+from tests.support import Base, Customer, once, problems, run_case
 from tests.test_app_role import COUNT, invoices
 
 
+@once
 class ExistingServerTests(unittest.TestCase):
     plain: PlainServer
 

@@ -74,6 +74,7 @@ class TableTests(unittest.TestCase):
         self.assertRegex(first, r"300\.0 ms +ShopTests +\(wait 100\.0 ms, data 200\.0 ms\)")
 
 
+@once
 class RunTests(unittest.TestCase):
     def run_with(self, more: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm.exc import ObjectDeletedError
 
 from tests.flask.shop import Customer, ShopTestCase, create_app, db
+from tests.support import once
 
 
 class Story:
@@ -155,6 +156,7 @@ class StoryTests(ShopTestCase):
                     db.session.commit()
 
 
+@once
 class PsycopgStoryTests(StoryTests):
     @classmethod
     def create_app(cls):
@@ -163,6 +165,7 @@ class PsycopgStoryTests(StoryTests):
         return app
 
 
+@once
 class CloneStoryTests(StoryTests):
     isolation = "clone"
 

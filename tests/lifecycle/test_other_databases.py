@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 import dbtestcase
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres, errors
 from dbtestcase.servers import running_instance
-from tests.support import Base, Customer, of_throwaway_servers, problems, run_case
+from tests.support import Base, Customer, of_throwaway_servers, once, problems, run_case
 
 
 class ShopTestCase(DatabaseTestCase):
@@ -224,6 +224,7 @@ class AfterClassTests(unittest.TestCase):
         self.assertEqual(found, ["postgresql+psycopg2"])
 
 
+@once
 class RemedyTests(unittest.TestCase):
     def told(self, engine_of, **attributes) -> str:
         def test_it(self):
@@ -287,6 +288,7 @@ def connects(url: str | None) -> str:
     return "connected"
 
 
+@once
 class OtherProcessTests(unittest.TestCase):
     """Processes of multiprocessing that are not forked have engines of their own."""
 

@@ -195,6 +195,7 @@ class RunnerTests(unittest.TestCase):
         self.assertIn("DBTESTCASE_REPORT=1", last)
         self.assertIn('@isolate("clone")', last)
 
+    @once
     def test_unittest_with_fail_fast_and_buffers(self):
         done = self.run_module("unittest", "-f", "-b", "test_it.ShopTests")
 
@@ -209,6 +210,7 @@ class RunnerTests(unittest.TestCase):
 
         self.assertEqual(len(re.findall(r"^\d+\.\d+s +test_2_needs", done.stderr, re.M)), 1, done.stderr)
 
+    @once
     def test_the_report_says_what_met_what(self):
         done = self.run_module("unittest", "test_it", DBTESTCASE_REPORT="1")
 
@@ -217,6 +219,7 @@ class RunnerTests(unittest.TestCase):
 
     # -- pytest
 
+    @once
     def test_pytest(self):
         done = self.run_module("pytest", "-p", "no:cacheprovider", "--durations=0", "-vv")
 
@@ -348,6 +351,7 @@ class RunnerTests(unittest.TestCase):
 
         self.assertIn("FAILED (failures=1, passes=4, skips=1)", done.stdout + done.stderr)
 
+    @once
     @unittest.skipUnless(is_installed("nose2"), "nose2 is not installed")
     def test_nose2(self):
         done = self.run_module("nose2", "test_it")
