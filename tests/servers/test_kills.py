@@ -12,6 +12,7 @@ import unittest
 
 import psutil
 
+from dbtestcase.servers.server import BOOT_TIMEOUT
 from tests.servers.support import ScratchTestCase
 from tests.support import once
 
@@ -63,7 +64,8 @@ SIGNALS = (signal.SIGKILL, signal.SIGSTOP) if "DBTESTCASE_KILLS" in os.environ e
 VICTIMS = ("test process", "supervisor", "postmaster", "backend")
 # Of six classes, those that may be lost to one kill: the present one, and the next, whose server was on its way.
 MOST_LOST = 2
-LONGEST_RUN = 60.0
+# A server that is stopped while it boots is waited for longest.
+LONGEST_RUN = BOOT_TIMEOUT + 20
 
 
 class KillTests(ScratchTestCase):
