@@ -27,8 +27,8 @@ from dbtestcase.servers.template import begin_boot, boot
 __all__ = ["discard_standby", "expect", "expects", "take"]
 
 
-# A server process reads its catalogs when it runs its first queries, milliseconds that no class needs to wait for. These
-# need what the first query of a test needs, and the question who has committed last.
+# A server process reads its catalogs when it runs its first queries, milliseconds that no class needs to wait for.
+# These need what the first query of a test needs, and the question who has committed last.
 _WARM_UP = """
 SELECT count(*) || replace(current_setting('transaction_isolation'), ' ', '-') FROM pg_class WHERE oid = 0;
 SELECT concat(CASE WHEN current_setting('track_commit_timestamp') = 'on' THEN pg_last_committed_xact()::text END, ' ',
