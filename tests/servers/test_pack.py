@@ -205,6 +205,18 @@ class PackTests(ScratchTestCase):
         self.base = first
         self.unpack()
 
+    def test_a_pack_whose_base_was_written_to_is_another(self):
+        self.base = str(self.pack)
+        base, _ = pack.read(self.base)
+        self.pack = self.scratch / "b.pack"
+        pack.write(str(self.source), str(self.pack), base=base)
+        _, before = pack.read(str(self.pack), self.base)
+        self.assertEqual(pack.read(str(self.pack), self.base)[1], before)
+
+        os.utime(self.base, ns=(1, 1))
+
+        self.assertNotEqual(pack.read(str(self.pack), self.base)[1], before)
+
     def test_a_pack_cannot_write_outside_of_its_folder(self):
         for name in ("../out", "/tmp/out", "base/../../out", "."):
             with self.subTest(name):

@@ -246,7 +246,7 @@ def check(path: str, base: str | None) -> None:
 
 
 def read(path: str, base: str | None = None) -> tuple[Index, tuple[int, ...]]:
-    """Return the index of a pack, and the pack's identity; reading it takes a while, so it is remembered.
+    """Return the index of a pack, and the identity of it and its base; reading takes a while, so it is remembered.
 
     Args:
         base: Path of the pack that it builds on.
@@ -257,9 +257,10 @@ def read(path: str, base: str | None = None) -> tuple[Index, tuple[int, ...]]:
     """
     source = _opened(path)
     try:
-        which = identity(source)
+        below, which = read(base) if base is not None else (None, ())
+        which = (*identity(source), *which)
         if which not in _indexes:
-            index = _read_index(_mapped(source), read(base)[0] if base is not None else None)
+            index = _read_index(_mapped(source), below)
             while len(_indexes) >= _KNOWN_INDEXES:
                 del _indexes[next(iter(_indexes))]
             _indexes[which] = index
