@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from dbtestcase.errors import DBTestCaseError
 
-__all__ = ["Isolation", "isolate", "isolation_of", "isolation_of_method"]
+__all__ = ["Isolation", "isolate", "isolation_of"]
 
 Isolation = Literal["auto", "savepoint", "clone", "class"]
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -40,12 +40,8 @@ def isolate(value: Isolation) -> Callable[[Test], Test]:
 def isolation_of(test: Any) -> Isolation:
     """Return how a test (an object of a test class) is to be isolated."""
     # Asked before each test, and most have no mark: no bound method is made to find that.
-    return isolation_of_method(type(test), getattr(type(test), test._testMethodName, None))
-
-
-def isolation_of_method(test_class: Any, method: Any) -> Isolation:
-    """Return how a test is to be isolated that is this method of a class."""
-    kind: Isolation = getattr(method, _MARK, None) or test_class.isolation
+    method = getattr(type(test), test._testMethodName, None)
+    kind: Isolation = getattr(method, _MARK, None) or type(test).isolation
     return kind
 
 
