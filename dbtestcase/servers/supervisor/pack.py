@@ -222,11 +222,11 @@ def about(path: str) -> About:
     """
     source = _opened(path)
     try:
-        _, checksum, lines = _divided(_mapped(source))
+        _, checksum, index = _divided(_mapped(source))
     finally:
         os.close(source)
     try:
-        base, unpacked, text = lines[0].split("\0", 2)
+        base, unpacked, text = index.partition("\n")[0].split("\0", 2)
         return About(int(unpacked), text, checksum, int(base, 16) if base else None)
     except ValueError as exc:
         raise DamagedPack("its index is wrong") from exc
@@ -280,8 +280,8 @@ def _mapped(source: int) -> memoryview:
     return memoryview(mmap.mmap(source, 0, access=mmap.ACCESS_READ))
 
 
-def _divided(content: memoryview) -> tuple[memoryview, int, list[str]]:
-    """Return what is stored, the pack's checksum and the lines of its index."""
+def _divided(content: memoryview) -> tuple[memoryview, int, str]:
+    """Return what is stored, the pack's checksum and the text of its index."""
     begin, end = len(MAGIC), len(content) - len(MAGIC) - 8
     if content[:begin] != MAGIC or content[end + 8 :] != MAGIC:
         raise DamagedPack("its first or last bytes are wrong")
@@ -290,14 +290,15 @@ def _divided(content: memoryview) -> tuple[memoryview, int, list[str]]:
         raise DamagedPack("its index is wrong")
     written = content[end - length : end]
     try:
-        lines = zlib.decompress(written).decode("utf-8", "surrogateescape").split("\n")
+        text = zlib.decompress(written).decode("utf-8", "surrogateescape")
     except (ValueError, zlib.error) as exc:
         raise DamagedPack("its index is wrong") from exc
-    return content[begin : end - length], zlib.crc32(written), lines
+    return content[begin : end - length], zlib.crc32(written), text
 
 
 def _read_index(content: memoryview, base: Index | None) -> Index:
-    own, checksum, (first, *lines) = _divided(content)
+    own, checksum, text = _divided(content)
+    first, *lines = text.split("\n")
     built_on = first.partition("\0")[0]
     try:
         if built_on:
