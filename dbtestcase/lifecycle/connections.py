@@ -49,7 +49,7 @@ class ClassConnections:
         self._instance: BaseInstance
         self.are_shared = False
         self._is_address_known = False
-        self._forks_before = forks.number()
+        self._forks_before = forks.count()
         self._copies: Copies | None = None
         self._guard: other_databases.Guard | None = None
 
@@ -74,7 +74,7 @@ class ClassConnections:
     @property
     def may_others_come(self) -> bool:
         """Whether another process may connect, and wait for what a test has locked."""
-        return self._is_address_known or forks.number() != self._forks_before
+        return self._is_address_known or forks.count() != self._forks_before
 
     @contextmanager
     def forbidding_others(

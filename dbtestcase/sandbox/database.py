@@ -389,9 +389,9 @@ class SandboxedDatabase:
             elif taken.setup.is_async and taken.may_have_been_waited_for:
                 taken.renew_pool()
         self._joined.clear()
-        committed = False
+        committed: bool | None = False
         try:
-            if shared.busy is not None or not shared.physical.is_intact:
+            if shared.busy is not None:
                 self.hang_up()  # the server undoes what is open
             elif self._commits is not None:
                 committed = self._commits.undo(shared, may_wait=not self.restoring_sql)
@@ -399,7 +399,7 @@ class SandboxedDatabase:
                 shared.finish()
         except Exception:
             self.hang_up()
-        self.needs_fresh_database |= shared.ended_for_real
+        self.needs_fresh_database |= shared.ended_for_real or committed is None
         if self.restoring_sql and self.physical is not None:
             self.physical.send(self.restoring_sql)
         if not shared.is_reusable:

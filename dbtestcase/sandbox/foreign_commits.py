@@ -60,8 +60,8 @@ class CommitWatch:
         size = None if log is None else log.size(False)
         return size is not None and (size, self._own_commits()) == self._alone_since
 
-    def undo(self, shared: SharedTransaction, *, may_wait: bool) -> bool:
-        """Undo an attempt; return whether somebody else has committed since that was asked.
+    def undo(self, shared: SharedTransaction, *, may_wait: bool) -> bool | None:
+        """Undo an attempt; return whether somebody else has committed since that was asked, ``None`` if he may have.
 
         Args:
             may_wait: Nobody else needs it to be undone before the next attempt.
@@ -71,14 +71,18 @@ class CommitWatch:
         known, own_ended, size, saw_nobody = self._last_commit, self._own_ended, self._size, self._saw_nobody
         if not self._ask(shared.finish) or known in (None, self._last_commit):
             return False
-        if self._own_commits()[0] != own_ended:
-            return False  # what we have begun to send since then may be what was committed
-        # Server processes of an earlier copy may commit once more as they end, in theirs.
-        return not (saw_nobody and self._saw_nobody and self._has_come_nobody_since(size))
+        has_stranger = self._has_stranger_since(size)
+        if has_stranger is False and saw_nobody and self._saw_nobody:
+            return False  # server processes of an earlier copy may commit once more as they end, in theirs
+        if self._own_commits()[0] == own_ended:
+            return True
+        # What we have begun to send since then may be what was committed.
+        return None if has_stranger else False
 
-    def _has_come_nobody_since(self, size: int | None) -> bool:
+    def _has_stranger_since(self, size: int | None) -> bool | None:
+        """Return whether somebody has connected since the log had that size, ``None`` if nobody knows."""
         log = self._server_log()
-        return size is not None and log is not None and not log.has_stranger(size)
+        return None if size is None or log is None else log.has_stranger(size)
 
     def begin(self, physical: Physical) -> None:
         """Know what was committed before an attempt, if that is not known."""

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol
 from .attempt import Attempt, Reason, signal_tests_of, when_signalled
 from .messages import forked_child
 
-__all__ = ["RULE", "Inherited", "has_child_tried", "number", "watch"]
+__all__ = ["RULE", "Inherited", "count", "has_child_tried", "watch"]
 
 RULE = "used the database in a forked child process"
 
@@ -36,7 +36,7 @@ class Inherited(Protocol):
 _watched: weakref.WeakSet[Inherited] = weakref.WeakSet()
 # Memory that this process shares with its children: whether one of them has tried.
 _page = mmap.mmap(-1, 1)
-_number = 0
+_count = 0
 
 
 def watch(database: Inherited) -> None:
@@ -52,14 +52,14 @@ def has_child_tried() -> bool:
     return True
 
 
-def number() -> int:
+def count() -> int:
     """Return how often this process has forked."""
-    return _number
+    return _count
 
 
 def _after_fork_in_parent() -> None:
-    global _number
-    _number += 1
+    global _count
+    _count += 1
 
 
 def _end_attempts() -> None:

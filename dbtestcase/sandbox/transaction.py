@@ -37,8 +37,8 @@ from .rules import CONSTRAINTS, CURSOR, NEED_A_BLOCK, SET_LOCAL, TEMPORARY, Effe
 __all__ = ["SharedTransaction", "Work"]
 
 # Errors by which a statement tells about itself alone: bad data, violated constraints, unknown names (also those of
-# savepoints, cursors and prepared statements), RAISE. What else
-# the server refuses may be refused only because many transactions are one here.
+# savepoints, cursors and prepared statements), RAISE. What else the server refuses may be refused only because many
+# transactions are one here.
 _OWN_ERRORS = ("21", "22", "23", "25P02", "26", "28", "34", "3B", "42", "44", "P0")
 
 # One statement, which the server answers once: the next transaction begins with its time.
@@ -408,9 +408,11 @@ class SharedTransaction:
     # -- the end of the test
 
     def finish(self, ask: str = "") -> Any:
-        """Undo it all; return what ``ask``, sent in the same round trip, tells, ``None`` without it."""
+        """Undo it all, or raise; return what ``ask``, sent in the same round trip, tells, ``None`` without it."""
         if not self.has_begun:
             return None
+        if not self.physical.is_intact:
+            raise ConnectionError("the descriptor of the tests' connection is somebody else's by now")
         if self.physical.loop is not None and not (self.owner is not None and self.owner.failed):
             # This connection is closed now, which undoes it all.
             return self.physical.ask(ask) if ask else None

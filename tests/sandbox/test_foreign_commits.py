@@ -28,19 +28,29 @@ for line in sys.stdin:
 """
 
 
+class ShopTestCase(DatabaseTestCase):
+    """What the tests of the classes below do; each says in which order."""
+
+    schema = Base
+
+    def commit(self) -> None:
+        self.session.add(Customer(name="Ada"))
+        self.session.commit()
+
+    def count(self) -> None:
+        self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+
+
 class ForeignCommitTests(unittest.TestCase):
     def test_copies_that_are_made_while_tests_commit_are_no_commits_of_others(self) -> None:
-        class Shop(DatabaseTestCase):
-            schema = Base
-
+        class Shop(ShopTestCase):
             def test_0_meets_and_so_makes_copies(self) -> None:
                 with self.engine.connect() as one, self.engine.connect() as other:
                     one.execute(text("SELECT pg_advisory_lock(1)"))
                     self.assertFalse(other.scalar(text("SELECT pg_try_advisory_lock(1)")))
 
             def test_1_commits(self) -> None:
-                self.session.add(Customer(name="Ada"))
-                self.session.commit()
+                self.commit()
 
             test_2 = test_3 = test_4 = test_5 = test_6 = test_7 = test_1_commits
 
@@ -73,12 +83,10 @@ class LogTests(unittest.TestCase):
         """Run a class of tests that count; return what each but the first found to have been sent before it began."""
         found: list[str] = []
 
-        class Shop(DatabaseTestCase):
-            schema = Base
-
+        class Shop(ShopTestCase):
             def test_1(self) -> None:
                 found.append("".join(query for (query,) in self.instance.query(_LAST)))
-                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
+                self.count()
 
             test_2 = test_3 = test_4 = test_1
 
@@ -86,6 +94,13 @@ class LogTests(unittest.TestCase):
             setattr(Shop, name, value)
         self.assertEqual(problems(run_case(Shop)), [])
         return found[1:]
+
+    def assertAccused(self, case: type[DatabaseTestCase], *names: str) -> None:
+        """Assert that only these tests are errors, because somebody has committed while they ran."""
+        result = run_case(case)
+        self.assertEqual([test.id().rpartition(".")[2] for test, _ in result.errors], list(names), problems(result))
+        for _, said in result.errors:
+            self.assertIn("somebody has committed into this class's server for real", said)
 
     def test_where_nobody_else_has_connected_the_next_test_undoes_the_one_before(self) -> None:
         asked, *others = self.last_statements()
@@ -134,17 +149,14 @@ class LogTests(unittest.TestCase):
         self.assertTrue(all("ROLLBACK; SELECT" in each for each in sent), sent)
 
     def test_where_others_know_the_address_a_test_is_undone_at_once(self) -> None:
-        class Shop(DatabaseTestCase):
-            schema = Base
-
+        class Shop(ShopTestCase):
             @classmethod
             def setUpClass(cls) -> None:
                 super().setUpClass()
                 cls.address = cls.instance.dsn()
 
             def test_1(self) -> None:
-                self.session.add(Customer(name="Ada"))
-                self.session.commit()
+                self.commit()
 
             test_2 = test_3 = test_1
 
@@ -164,13 +176,10 @@ class LogTests(unittest.TestCase):
     def test_a_connection_that_is_lost_between_two_tests_concerns_one_test_at_most(self) -> None:
         ran: list[str] = []
 
-        class Shop(DatabaseTestCase):
-            schema = Base
-
+        class Shop(ShopTestCase):
             def test_1(self) -> None:
                 ran.append(self._testMethodName)
-                self.session.add(Customer(name="Ada"))
-                self.session.commit()
+                self.commit()
 
             test_2 = test_3 = test_5 = test_6 = test_1
 
@@ -187,8 +196,7 @@ class LogTests(unittest.TestCase):
         self.assertEqual(len(problems(run_case(InSavepoint))), 1)
 
     def test_a_program_that_has_connected_before_the_tests_is_watched(self) -> None:
-        class Shop(DatabaseTestCase):
-            schema = Base
+        class Shop(ShopTestCase):
             isolation = "savepoint"
 
             @classmethod
@@ -203,9 +211,6 @@ class LogTests(unittest.TestCase):
                 )  # fmt: skip
                 cls.addClassCleanup(cls.program.communicate)
 
-            def count(self) -> None:
-                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
-
             def test_1(self) -> None:
                 self.count()
 
@@ -217,19 +222,11 @@ class LogTests(unittest.TestCase):
                 self.program.stdin.flush()
                 self.assertEqual(self.program.stdout.readline(), "written\n")
 
-        result = run_case(Shop)
-
-        [(test, said)] = result.errors + result.failures
-        self.assertEqual(test.id().rpartition(".")[2], "test_4")
-        self.assertIn("somebody has committed into this class's server for real", said)
+        self.assertAccused(Shop, "test_4")
 
     def test_what_others_commit_in_the_first_test_that_uses_a_database_is_noticed(self) -> None:
-        class Shop(DatabaseTestCase):
-            schema = Base
+        class Shop(ShopTestCase):
             isolation = "savepoint"
-
-            def count(self) -> None:
-                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
 
             def test_1_others_commit(self) -> None:
                 self.count()
@@ -255,23 +252,20 @@ class LogTests(unittest.TestCase):
 
                 result = run_case(Shop)
 
-                self.assertEqual(len(problems(result)), 2, problems(result))
-                for test, said in result.errors:
-                    self.assertIn("others_commit", test.id())
-                    self.assertIn("somebody has committed into this class's server for real", said)
+                self.assertEqual(result.failures, [])
+                accused = {test.id().rpartition(".")[2] for test, _ in result.errors}
+                # After a test on a copy, what is committed may be this library's own: no word, but a fresh database.
+                self.assertIn("test_1_others_commit", accused)
+                self.assertLessEqual(accused, {"test_1_others_commit", "test_4_others_commit"})
 
     def test_a_connection_that_a_test_opens_itself_is_watched_from_then_on(self) -> None:
-        class Shop(DatabaseTestCase):
-            schema = Base
+        class Shop(ShopTestCase):
             isolation = "savepoint"
 
             @classmethod
             def setUpClass(cls) -> None:
                 super().setUpClass()
                 cls.address = cls.instance.dsn()
-
-            def count(self) -> None:
-                self.assertEqual(self.session.scalar(select(func.count()).select_from(Customer)), 0)
 
             def test_1(self) -> None:
                 self.count()
@@ -288,17 +282,11 @@ class LogTests(unittest.TestCase):
                 with self.own, self.own.cursor() as cursor:
                     cursor.execute("INSERT INTO customer (name) VALUES ('past the engines')")
 
-        result = run_case(Shop)
-
-        [(test, said)] = result.errors + result.failures
-        self.assertEqual(test.id().rpartition(".")[2], "test_5")
-        self.assertIn("somebody has committed into this class's server for real", said)
+        self.assertAccused(Shop, "test_5")
 
     def test_a_server_process_of_a_copy_that_ends_late_is_nobody_else(self) -> None:
         # One that has temporary tables commits their end in its own database, whenever it comes to that.
-        class Shop(DatabaseTestCase):
-            schema = Base
-
+        class Shop(ShopTestCase):
             @classmethod
             def setUpClass(cls) -> None:
                 super().setUpClass()
@@ -307,8 +295,7 @@ class LogTests(unittest.TestCase):
                 cls.addClassCleanup(cls.late.close)
 
             def test_1(self) -> None:
-                self.session.add(Customer(name="Ada"))
-                self.session.commit()
+                self.commit()
 
             test_2 = test_3 = test_4 = test_1
 
@@ -324,9 +311,7 @@ class LogTests(unittest.TestCase):
     def test_a_test_that_undoes_the_one_before_begins_at_a_time_of_its_own(self) -> None:
         times: list[object] = []
 
-        class Shop(DatabaseTestCase):
-            schema = Base
-
+        class Shop(ShopTestCase):
             def test_1(self) -> None:
                 before = self.instance.query("SELECT clock_timestamp()")[0][0]
                 times.append((before, self.session.scalar(select(func.now()))))
@@ -339,12 +324,9 @@ class LogTests(unittest.TestCase):
             self.assertLess(before, began)
 
     def test_the_last_test_of_a_class_leaves_nothing_to_tear_down(self) -> None:
-        class Shop(DatabaseTestCase):
-            schema = Base
-
+        class Shop(ShopTestCase):
             def test_1(self) -> None:
-                self.session.add(Customer(name="Ada"))
-                self.session.commit()
+                self.commit()
 
             test_2 = test_3 = test_1
 

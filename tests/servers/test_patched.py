@@ -170,7 +170,8 @@ class DescriptorTests(PatchedTestCase):
         self.assertUsed(code)
 
     def test_the_connection_of_tests_is_not_mistaken_for_a_socket_that_was_opened_in_its_place(self):
-        for used_before in ("", "self.session.connection()"):
+        sent = "self.session.connection().exec_driver_sql('SELECT 1')"
+        for used_before in ("", "self.session.connection()", sent):
             with self.subTest(used_before):
                 self.assertUsed(
                     "import os, socket, unittest\n"
