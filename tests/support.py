@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import unittest
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -55,10 +57,18 @@ def run_case(*cases: type[unittest.TestCase]) -> unittest.TestResult:
 
 def run_with_warnings(*cases: type[unittest.TestCase]) -> tuple[unittest.TestResult, list[str]]:
     """Do what :func:`run_case` does; return the result and the texts of the ``ResourceWarning``s meanwhile."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         result = _run(cases)
     return result, [str(each.message) for each in caught if issubclass(each.category, ResourceWarning)]
+
+
+@contextlib.contextmanager
+def recorded_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """Record every warning of a block, and none about what an earlier test left to the garbage collector."""
+    gc.collect()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
 
 
 class _CountingResult(unittest.TestResult):

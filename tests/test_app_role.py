@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unittest
-import warnings
 from typing import Any
 
 from flask import Flask
@@ -14,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from dbtestcase import DatabaseTestCase, errors
 from dbtestcase.flask import FlaskDatabaseTestCase
-from tests.support import of_throwaway_servers, problems, run_case
+from tests.support import of_throwaway_servers, problems, recorded_warnings, run_case
 
 app_engine = create_engine("postgresql+psycopg2://shop_app:secret@production.invalid/shop")
 
@@ -141,8 +140,7 @@ class AppRoleTests(unittest.TestCase):
                     self.assertEqual(connection.scalar(COUNT), 2)
 
         Unbound.schema = staticmethod(schema)  # type: ignore[assignment]
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with recorded_warnings() as caught:
             self.assertEqual(problems(run_case(Unbound)), [])
 
         told = [str(each.message) for each in caught if "app_role" in str(each.message)]

@@ -9,7 +9,6 @@ import threading
 import unittest
 import urllib.error
 import urllib.request
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from unittest import mock
@@ -20,7 +19,7 @@ from sqlalchemy import select, text
 
 from dbtestcase.flask import FlaskLiveServerTestCase, running_live
 from tests.flask.shop import Customer, create_app, db
-from tests.support import problems, run_case
+from tests.support import problems, recorded_warnings, run_case
 
 
 def get(url: str) -> str:
@@ -53,8 +52,7 @@ class LiveShopTestCase(FlaskLiveServerTestCase):
 class LiveServerTests(unittest.TestCase):
     def runs(self, *cases):
         """Run classes; return the texts of their failures and of the warnings."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with recorded_warnings() as caught:
             result = run_case(*cases)
         return problems(result), [str(each.message) for each in caught]
 

@@ -7,7 +7,6 @@ import socket
 import threading
 import unittest
 import urllib.request
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +19,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from dbtestcase.flask import FlaskDatabaseTestCase
 from tests.flask import shop
 from tests.flask.shop import Customer, ShopTestCase, create_app
-from tests.support import once, problems, run_case
+from tests.support import once, problems, recorded_warnings, run_case
 
 
 class ListeningServer:
@@ -185,7 +184,7 @@ class ServedApplicationTests(unittest.TestCase):
 
             test_2 = test_1
 
-        with warnings.catch_warnings(record=True) as caught:
+        with recorded_warnings() as caught:
             result = run_case(Shop)
 
         self.assertEqual(problems(result), [])

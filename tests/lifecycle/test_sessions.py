@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import unittest
-import warnings
 
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import scoped_session, sessionmaker
 
 import dbtestcase
 from dbtestcase import DatabaseTestCase
-from tests.support import Base, Customer, problems, run_case
+from tests.support import Base, Customer, problems, recorded_warnings, run_case
 
 Db = scoped_session(sessionmaker(create_engine(dbtestcase.URL)))
 
@@ -36,7 +35,7 @@ class SessionTests(unittest.TestCase):
                 test_3 = test_1_leaves_it_writing
 
             Shop.isolation = isolation
-            with self.subTest(isolation=isolation), warnings.catch_warnings(record=True) as caught:
+            with self.subTest(isolation=isolation), recorded_warnings() as caught:
                 self.assertEqual(problems(run_case(Shop)), [])
                 self.assertEqual([str(each.message) for each in caught], [])
 

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import unittest
-import warnings
 from contextlib import suppress
 from time import sleep
 from typing import Any
@@ -19,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, ProgrammingError
 
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres
 from tests.sandbox.support import Items, run_noting_reasons
-from tests.support import Base, Customer, of_throwaway_servers, problems, run_case
+from tests.support import Base, Customer, of_throwaway_servers, problems, recorded_warnings, run_case
 
 DRIVERS = ("psycopg2", "psycopg")
 
@@ -350,7 +349,6 @@ class ReaderTests(unittest.TestCase):
                 self.session.scalars(sa.select(Customer)).all()
                 more.create_all(self.engine)
 
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with recorded_warnings() as caught:
             self.assertEqual(problems(run_case(Shop)), [])
         self.assertEqual([str(each.message) for each in caught], [])
