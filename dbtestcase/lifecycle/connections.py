@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import psycopg2
 from psycopg2.errors import ObjectInUse
 from sqlalchemy import URL
 
@@ -19,11 +20,13 @@ from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.copies import Copies
 from dbtestcase.lifecycle.sequences import ClassSequences
 from dbtestcase.sandbox import LeftOpen, SandboxedDatabase, forks, other_databases
+from dbtestcase.sandbox.messages import foreign_commit
 from dbtestcase.servers import BaseInstance
 
 __all__ = ["ClassConnections"]
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
+_VISITORS = "SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = ANY(%s)"
 _END_BUSY = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY(%s) AND state = 'active'"
 
 
@@ -50,6 +53,7 @@ class ClassConnections:
         self.are_shared = False
         self._is_address_known = False
         self._forks_before = forks.count()
+        self._log_before_copies: int | None = None
         self._copies: Copies | None = None
         self._guard: other_databases.Guard | None = None
 
@@ -75,6 +79,31 @@ class ClassConnections:
     def may_others_come(self) -> bool:
         """Whether another process may connect, and wait for what a test has locked."""
         return self._is_address_known or forks.count() != self._forks_before
+
+    def check_others(self) -> None:
+        """See, after a test that has used no database, whether others have committed meanwhile.
+
+        Raises:
+            IsolationBroken: They have.
+        """
+        commits = self._main.commits
+        if commits is None or not self.may_others_come:
+            return
+        try:
+            committed = commits.ask(self._ask)
+        except psycopg2.Error:
+            return  # the next test will see that there is no server
+        if committed is not False:
+            self._main.needs_fresh_database = True
+        if committed:
+            raise foreign_commit(self._name)
+
+    def _ask(self, sql: str) -> str:
+        return str(self._instance.query(sql)[0][0])
+
+    @property
+    def _main(self) -> SandboxedDatabase:
+        return next(iter(self._databases.values()))
 
     @contextmanager
     def forbidding_others(
@@ -150,12 +179,14 @@ class ClassConnections:
 
     def use_shared(self) -> list[LeftOpen]:
         """Let them share one transaction; return what was left open before."""
-        if self.are_shared:
-            return []
-        left = self.leave_class_databases()
-        for database in self._databases.values():
-            database.use_shared()
-        self.are_shared = True
+        left: list[LeftOpen] = []
+        if not self.are_shared:
+            left = self.leave_class_databases()
+            for database in self._databases.values():
+                database.use_shared()
+            self.are_shared = True
+        if self.may_others_come and (commits := self._main.commits) is not None:
+            commits.begin(self._ask)  # the test may use no database, which would do so
         return left
 
     def use_copies(self) -> list[LeftOpen]:
@@ -166,6 +197,8 @@ class ClassConnections:
         """
         left = self.leave_class_databases()
         self.are_shared = False
+        log = self._instance.log
+        self._log_before_copies = log.size(False) if log is not None and self.may_others_come else None
         with report.span("handover", self._name):
             if self._copies is None:
                 self.sequences.put_back(self._databases)
@@ -194,12 +227,20 @@ class ClassConnections:
         if self._copies is None:
             return []
         left = self._copies.end_test()
+        self._main.needs_fresh_database |= self._had_visitors()
         for database in self._databases.values():
             database.register()
             database.expect_commits()
             database.use_shared()  # what is sent between two tests would be committed for real
         self.are_shared = True
         return left
+
+    def _had_visitors(self) -> bool:
+        """Whether others may have committed into the class's databases while a test ran on copies."""
+        log, before = self._instance.log, self._log_before_copies
+        if log is None or before is None:
+            return False
+        return log.has_stranger(before) or bool(self._instance.query(_VISITORS, ([*self._databases],)))
 
     def forget_copies(self) -> None:
         """Make new copies for the next test that wants one: the class's databases are not what they were."""

@@ -200,10 +200,11 @@ class TestRuns:
     def _run_attempt(self, test: Any, held: HeldResult, run: Callable[[Any], Any], *, may_run_again: bool) -> None:
         """Run the test in the one transaction."""
         self._begin(test, is_attempt=True, may_run_again=may_run_again)
+        watches = self._home.connections.may_others_come
         if not may_run_again:
             held.explain_with(self._home.explain)
         try:
-            if self._home.connections.are_shared and not self._home.prepares_tests:
+            if self._home.connections.are_shared and not (watches or self._home.prepares_tests):
                 states.begin_test()  # all that the other way would do
                 run(held)
             else:
@@ -217,7 +218,7 @@ class TestRuns:
             if forks.has_child_tried():
                 self._attempt = self._attempt or Attempt(self._home.name, may_run_again=may_run_again)
                 self._attempt.reason = self._attempt.reason or Reason(forks.RULE)
-            if self._attempt is None and not held.has_failed and self._home.has_left_nothing(test):
+            if self._attempt is None and not (watches or held.has_failed) and self._home.has_left_nothing(test):
                 self.test = None  # a test that has used no database pays nothing
             else:
                 self._leave_attempt(test, held)
@@ -236,7 +237,7 @@ class TestRuns:
             held.explain_held(self._home.explain)  # that counts, whoever runs it
         problems = [*self._broken_silently(held), *problems]
         held.add_problems(test, problems)
-        if attempt is not None:
+        if attempt is not None or problems:
             held.add_problems(test, self._after_test(test, problems, has_failed=held.has_failed))
 
     def _after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> list[Exception]:
@@ -346,6 +347,7 @@ class TestRuns:
         except Exception as error:
             problems.append(error)
         if attempt is None:
+            self._guarded(problems, self._home.connections.check_others)
             return problems
         left: list[LeftOpen] = []
         databases = self._home.databases.values()

@@ -75,7 +75,7 @@ class SandboxedDatabase:
         self.before_use = about.before_use
         self._deferrable = deferrable
         own = about.own_commits
-        self._commits = None if own is None else CommitWatch(own, about.server_log)
+        self.commits = None if own is None else CommitWatch(own, about.server_log)
         self.restoring_sql = ""
         self.is_shared = self._is_closed = False
         self.ahead: ConnectionsAhead | None = None
@@ -227,8 +227,8 @@ class SandboxedDatabase:
             error = connection.engine.dialect.loaded_dbapi.OperationalError
             if self._locks is not None:
                 self._locks.wake()
-            if self._commits is not None:
-                self._commits.begin(opened)
+            if self.commits is not None:
+                self.commits.begin(opened.ask)
             self.shared = SharedTransaction(attempt, opened, owner=self.owner, error=error, deferrable=self._deferrable)
         work = self.shared.join()
         connection.join(work)
@@ -393,8 +393,8 @@ class SandboxedDatabase:
         try:
             if shared.busy is not None:
                 self.hang_up()  # the server undoes what is open
-            elif self._commits is not None:
-                committed = self._commits.undo(shared, may_wait=not self.restoring_sql)
+            elif self.commits is not None:
+                committed = self.commits.undo(shared, may_wait=not self.restoring_sql)
             else:
                 shared.finish()
         except Exception:
@@ -421,8 +421,8 @@ class SandboxedDatabase:
 
     def expect_commits(self) -> None:
         """Something of ours commits, or has committed, into the server."""
-        if self._commits is not None:
-            self._commits.expect()
+        if self.commits is not None:
+            self.commits.expect()
 
     def keep_work(self, sentence: str) -> None:
         """Commit what the test has done, for somebody to look at; refuse what comes later."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .drivers import Physical
 from .transaction import SharedTransaction
 
 __all__ = ["CommitWatch", "ServerLog"]
@@ -68,8 +67,16 @@ class CommitWatch:
         """
         if may_wait and self.is_alone and shared.finish_later():
             return False
+        return self.ask(shared.finish)
+
+    def ask(self, send: Callable[[str], Any]) -> bool | None:
+        """Ask for the last commit; return as :meth:`undo` does.
+
+        Args:
+            send: Sends a query, and returns its only value, or ``None`` if it has sent nothing.
+        """
         known, own_ended, size, saw_nobody = self._last_commit, self._own_ended, self._size, self._saw_nobody
-        if not self._ask(shared.finish) or known in (None, self._last_commit):
+        if not self._ask(send) or known in (None, self._last_commit):
             return False
         has_stranger = self._has_stranger_since(size)
         if has_stranger is False and saw_nobody and self._saw_nobody:
@@ -84,10 +91,10 @@ class CommitWatch:
         log = self._server_log()
         return None if size is None or log is None else log.has_stranger(size)
 
-    def begin(self, physical: Physical) -> None:
+    def begin(self, send: Callable[[str], Any]) -> None:
         """Know what was committed before an attempt, if that is not known."""
         if self._last_commit is None:
-            self._ask(physical.ask)
+            self._ask(send)
 
     def _ask(self, send: Callable[[str], Any]) -> bool:
         """Ask for the last commit; return whether there was an answer."""

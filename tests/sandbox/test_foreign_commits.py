@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import subprocess
 import sys
 import unittest
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +260,83 @@ class LogTests(unittest.TestCase):
                 # After a test on a copy, what is committed may be this library's own: no word, but a fresh database.
                 self.assertIn("test_1_others_commit", accused)
                 self.assertLessEqual(accused, {"test_1_others_commit", "test_4_others_commit"})
+
+    def test_a_test_that_uses_no_database_is_watched_where_others_may_come(self) -> None:
+        class Known(ShopTestCase):
+            @classmethod
+            def setUpClass(cls) -> None:
+                super().setUpClass()
+                cls.address = cls.instance.dsn()
+
+            def others_commit(self) -> None:
+                own = psycopg2.connect(**self.address)
+                with own, own.cursor() as cursor:
+                    cursor.execute("INSERT INTO customer (name) VALUES ('past the engines')")
+                own.close()
+
+            def test_1_others_commit(self) -> None:
+                self.others_commit()
+
+            def test_2(self) -> None:
+                self.count()
+
+            def test_3_uses_nothing(self) -> None:
+                pass
+
+            test_4 = test_2
+
+        class Forked(Known):
+            @classmethod
+            def setUpClass(cls) -> None:
+                super(Known, cls).setUpClass()
+                cls.pipe, of_child = multiprocessing.Pipe()
+                child = os.fork()
+                if child == 0:
+                    with suppress(BaseException):
+                        of_child.recv()
+                        with cls.engine.begin() as connection:
+                            connection.execute(insert(Customer).values(name="by a child"))
+                        of_child.send("written")
+                    os._exit(0)
+                cls.addClassCleanup(os.waitpid, child, 0)
+
+            def others_commit(self) -> None:
+                self.pipe.send("go")
+                self.assertEqual(self.pipe.recv(), "written")
+
+        for case in (Known, Forked):
+            for isolation in ("auto", "savepoint"):
+                with self.subTest(case.__name__, isolation=isolation):
+                    case.isolation = isolation
+
+                    self.assertAccused(case, "test_1_others_commit")
+
+    def test_what_others_commit_while_a_test_is_on_a_copy_does_not_reach_the_next(self) -> None:
+        for stays in (False, True):
+
+            class Shop(ShopTestCase):
+                isolation = "savepoint"  # one that failed would pass on a copy
+
+                @classmethod
+                def setUpClass(cls) -> None:
+                    super().setUpClass()
+                    cls.address = cls.instance.dsn()
+
+                @isolate("clone")
+                def test_1(self, stays: bool = stays) -> None:
+                    self.count()
+                    own = psycopg2.connect(**self.address)
+                    with own, own.cursor() as cursor:
+                        cursor.execute("INSERT INTO customer (name) VALUES ('past the engines')")
+                    self.addClassCleanup(own.close)
+                    if not stays:
+                        own.close()
+
+                def test_2(self) -> None:
+                    self.count()
+
+            with self.subTest(stays=stays):
+                self.assertEqual(problems(run_case(Shop)), [])
 
     def test_a_connection_that_a_test_opens_itself_is_watched_from_then_on(self) -> None:
         class Shop(ShopTestCase):
