@@ -199,7 +199,9 @@ class Rules:
                 return Effects(real="a savepoint called as one of ours")
             return Effects(savepoints=True, until_commit=(_SAVEPOINT,))
         until_commit = _until_commit(verb, words)
-        private = verb if verb in _PRIVATE and not until_commit else _private_word(words)
+        # SET LOCAL makes a setting of an extension's, or of nobody's: no rollback takes the empty one back.
+        keeps = not until_commit or (until_commit == (SET_LOCAL,) and "." in statement.text)
+        private = verb if verb in _PRIVATE and keeps else _private_word(words)
         writes = self._writes(statement)
         alters = not (verb in _READS or verb in _WRITES or verb in _PRIVATE or verb in ("declare", "copy"))
         if (verb == "select" and "into" in words) or (verb == "lock" and _keeps_readers_waiting(words)):

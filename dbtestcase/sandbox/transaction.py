@@ -172,7 +172,7 @@ class SharedTransaction:
         if work.failed and work is not self.owner:
             self.stop("came in a failed transaction, after another connection's statement", sql, origin)
         if effects.private or self.private is not None:
-            if self.private is None and effects.private.startswith("pg_"):
+            if self.private is None and effects.private.startswith(("pg_", "set")):
                 self.private = work  # even if it fails: what holds an advisory lock may fail later
             if self.private not in (None, work):
                 self.stop("came after another connection had set state of its own", sql, origin, self.private.last)

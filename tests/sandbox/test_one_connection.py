@@ -97,6 +97,40 @@ class StateTests(SandboxTests):
 
         self.check_runs_once(Shop)
 
+    def test_a_setting_of_nobody_s_that_was_local_is_unknown_to_the_next_test_and_to_other_connections(self) -> None:
+        engine = application_engine()
+
+        def tenant(connection: sa.Connection) -> Any:
+            return connection.scalar(sa.text("SELECT current_setting('app.tenant', true)"))
+
+        class Shop(Items):
+            app_engines = [engine]
+
+            def test_1_commits(self) -> None:
+                with engine.begin() as connection:
+                    connection.execute(sa.text("SET LOCAL app.tenant = '7'"))
+
+            def test_2_is_the_next_one(self) -> None:
+                with engine.connect() as connection:
+                    self.assertIsNone(tenant(connection))
+
+            def test_3_fails_behind_it(self) -> None:
+                with engine.connect() as connection, self.assertRaises(sa.exc.DataError):
+                    connection.exec_driver_sql("SET LOCAL app.tenant = '7'; SELECT 1 / 0")
+
+            test_4_is_the_next_one = test_2_is_the_next_one
+
+            def test_5_has_two_connections(self) -> None:
+                with engine.connect() as one, engine.connect() as other:
+                    one.execute(sa.text("SET LOCAL app.tenant = '7'"))
+                    one.rollback()
+                    self.assertEqual([tenant(one), tenant(other)], ["", None])
+
+        result, reasons = run_noting_reasons(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(list(reasons), ["test_5_has_two_connections"])
+
     def test_a_query_that_fails_after_a_commit_is_met_prepared_the_second_time(self) -> None:
         engine = application_engine()
 
