@@ -22,6 +22,8 @@ HIDDEN_NAMES = ("password", "passwd", "pwd", "passphrase", "secret", "token", "a
 _ANYWHERE = 5
 _LONGEST_NAME = 100
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
+# What divides the items of an array, of CSV or of a tuple.
+_BEFORE_ITEM, _AFTER_ITEM = r"(?:^|[\[{(,;|\t])[ ]*[\w$-]*?", r"[ ]*(?:$|[\]}),;|\t])"
 _PASSWORD_IN_URL = r"://[^\s/:@'\"]*:[^\s/@'\"]+@"
 # A row that is quoted by the server: whose columns it has is not said.
 _QUOTED_ROW = re.compile(r"row contains \(|\bCOPY (?:\S+\.)?\"?(?P<table>[^\s\",.]+)\"?, line ")
@@ -52,7 +54,10 @@ class Redaction:
         patterns = [_pattern(name) for name in dict.fromkeys((*HIDDEN_NAMES, *names)) if _PARTS.search(name)]
         named = "|".join(patterns)
         self._names = re.compile(f"{named}|{_PASSWORD_IN_URL}")
-        self._named_values = re.compile(rf"(?:{named})[\w$-]*[\"']?\s*[:=>]|{_PASSWORD_IN_URL}")
+        self._named_values = re.compile(
+            rf"(?:{named})[\w$-]*(?:[\"']|\s*[:=>])|{_BEFORE_ITEM}(?:{named})[\w$-]*{_AFTER_ITEM}|{_PASSWORD_IN_URL}",
+            re.MULTILINE,
+        )
 
     def hides(self, text: str) -> bool:
         """Whether a text names a hidden column or setting, or has a URL with a password in it."""

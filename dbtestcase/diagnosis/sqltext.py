@@ -39,7 +39,11 @@ _ALIAS = re.compile(r"\b(\w+)\.(\w+) AS \1_\2\b")  # SQLAlchemy 2.0 labels each 
 _CAST = re.compile(
     r"(%\([^)]*\)s|%s|\$\d+)::[A-Z]+(?:\(\d+(?:,[ ]?\d+)?\))?(?:[ ]WITH(?:OUT)?[ ]TIME[ ]ZONE)?(?:\[\])*"
 )
-_SETTING = re.compile(r"\s*(?:set|alter)\b[^'\"]*?(?:=|\bto\b)", re.IGNORECASE)  # its value may be a bare word
+# Their values may be bare words. Elsewhere than at the beginning a setting is told by the dot in its name.
+_SETTING = re.compile(
+    r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:set|alter)\b[^';]*?(?:=|\bto\b)|\bset\s+[\w\"]+\.[\w.\"]+\s*(?:=|\bto\b)",
+    re.IGNORECASE | re.DOTALL,
+)
 # Behind these a name in double quotes may be a value that its author quoted wrongly.
 _BEFORE_VALUE = frozenset({"values", "in", "like", "ilike", "between"})
 
@@ -73,8 +77,8 @@ def is_transaction_control(sql: object) -> bool:
 def fingerprint(sql: object) -> str:
     """Return what statements that differ only in their values have in common."""
     text = _CAST.sub(r"\1", text_of(sql))
-    setting = _SETTING.match(text)
-    text = f"{setting[0]} ''" if setting else text
+    setting = _SETTING.search(text)
+    text = f"{text[: setting.end()]} ''" if setting else text
     parts: list[str] = []
     behind_value = False
     found = list(tokens(text))

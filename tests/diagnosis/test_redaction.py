@@ -66,6 +66,11 @@ SET app.token = 's3cr3t'
 SET app.token = s3cr3t
 SET LOCAL app.user_token TO s3cr3t
 ALTER ROLE r SET app.secret = s3cr3t
+/* traced */ SET LOCAL app.token = s3cr3t
+SELECT 1; SET LOCAL app.token = s3cr3t
+SET LOCAL app.token = a, s3cr3t
+SET "app"."token" = s3cr3t
+CREATE FUNCTION f() RETURNS int LANGUAGE sql SET app.token = s3cr3t AS 'SELECT 1'
 SELECT dblink_connect('postgresql://app:s3cr3t@db/x')
 SELECT dblink('host=db password=s3cr3t', 'SELECT 1')
 INSERT INTO plain (name) VALUES ('https://user:s3cr3t@example.com/hook')
@@ -150,6 +155,10 @@ class RenderTests(unittest.TestCase):
             ("INSERT INTO plain (doc) VALUES (%s)", (["a", {"secret": "s3cr3t"}],)),
             ("INSERT INTO plain (doc) VALUES (%s)", ("<password>s3cr3t</password>",)),
             ("INSERT INTO plain (url) VALUES (%s)", ("postgresql://app:s3cr3t@db/x",)),
+            ("INSERT INTO plain (doc) VALUES (%s)", ('[{"key": "password", "value": "s3cr3t"}]',)),
+            ("INSERT INTO plain (doc) VALUES (%s)", ("{password, s3cr3t, and others}",)),
+            ("INSERT INTO plain (doc) VALUES (%s)", ("id,password\n1,s3cr3t\n",)),
+            ("SELECT %s", (Json([["password", "s3cr3t"]]),)),
             ("INSERT INTO plain (kind, value) VALUES (%s, %s)", ("password", "s3cr3t")),
         ):
             with self.subTest(sql=sql, parameters=parameters):
