@@ -308,7 +308,7 @@ class RowTests(LoggedTests):
         self.assertIn("after the import", message)
 
     def test_criterion_that_is_no_expression_is_refused(self):
-        with self.assertRaisesRegex(TypeError, "criterion 1 is False"):
+        with self.assertRaisesRegex(TypeError, "criterion 1 is of type bool"):
             self.assertRowCount(Customer, 1, Customer.name is None)
 
     def test_missing_table_is_the_databases_own_error(self):

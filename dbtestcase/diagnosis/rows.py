@@ -71,7 +71,8 @@ class Entity:
                 return cast(attribute, JSONB) == literal(value, JSONB)
             return attribute == value  # type: ignore[no-any-return]
         except ArgumentError as error:
-            raise TypeError(f"{self.name}.{name} cannot be compared with {value!r}: {error}") from error
+            kind = type(value).__name__
+            raise TypeError(f"{self.name}.{name} cannot be compared with a value of type {kind}: {error}") from error
 
     def columns(self, names: Iterable[str]) -> dict[str, Any]:
         """Return what to select to show a row: the primary key, then the columns named; relationships are left out."""
@@ -199,7 +200,8 @@ def check_criteria(criteria: Sequence[object]) -> None:
     for number, criterion in enumerate(criteria, 1):
         if not isinstance(criterion, ClauseElement) and not hasattr(criterion, "__clause_element__"):
             raise TypeError(
-                f"criterion {number} is {criterion!r}, not an SQL expression such as Customer.name == 'Ada'; "
+                f"criterion {number} is of type {type(criterion).__name__}, not an SQL expression such as "
+                "Customer.name == 'Ada'; "
                 "'is', 'in', 'and' and 'not' do not make one, use .is_(), .in_(), & and ~."
             )
 
