@@ -191,10 +191,10 @@ class SharedTransaction:
         if effects.excludes_readers and effects.never_waits:
             self.stop("does not wait for a transaction that has read", sql, origin, other.last)
         if effects.excludes_readers:
+            rule = "needs its tables alone, and a transaction that has only read is still open"
             warnings.warn_explicit(
-                f"{self._class_name}: {sql.strip()[:80]!r} at {origin} needs its tables alone, and a transaction that "
-                f"has only read is still open ({other.last[0].strip()[:80]!r} at {other.last[1]}). Real connections "
-                "would have waited for it to end; here it went on.\n"
+                f"{self._class_name}: {Reason(rule, sql, origin, other.last)}.\n"
+                "Real connections would have waited for that transaction to end; here the statement went on.\n"
                 "What to do: end that transaction first: close(), commit() or rollback() of its session or connection.",
                 IsolationWarning,
                 origin.filename,
