@@ -13,7 +13,7 @@ from dbtestcase.diagnosis.sqltext import fingerprint, hides
 from dbtestcase.diagnosis.statement import Statement
 from dbtestcase.diagnosis.tracebacks import chain, from_driver
 
-__all__ = ["Facts", "facts_of", "redact"]
+__all__ = ["Facts", "facts_of", "first_line", "redact"]
 
 Hidden = Callable[[BaseException], bool]
 _QUOTES_ERROR = "Original exception was:"
@@ -51,6 +51,13 @@ def facts_of(error: BaseException, is_hidden: Hidden) -> Facts | None:
         column=field("column_name"),
         constraint=field("constraint_name"),
     )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of its message, without values if a database raised it."""
+    original = getattr(error, "orig", None) or error
+    words = without_values(original) if isinstance(error, StatementError) or from_driver(original) else str(error)
+    return f"{type(error).__name__}: {words}".splitlines()[0][:160]
 
 
 def redact(error: BaseException, statements: Sequence[Statement], redaction: Redaction) -> Hidden:

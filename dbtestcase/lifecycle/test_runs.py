@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy.orm import session as all_sessions
 
 from dbtestcase.diagnosis import messages, report, states
+from dbtestcase.diagnosis.database_errors import first_line
 from dbtestcase.diagnosis.leftovers import ThreadWatch
 from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import IsolationBroken, LockWait
@@ -393,20 +394,16 @@ class TestRuns:
             cause, outcome = str(reason), "failed" if held.has_failed else "passed"
             note = f"(This test ran twice, here on real connections; it first {_as_rest(reason)}.)"
         else:
-            words = _first_line(first[0]) if first else "a failure"
+            words = first_line(first[0]) if first else "a failure"
             cause = f"it failed in the one transaction ({words})"
             outcome = "failed" if held.has_failed else report.FAILED_FIRST
             note = "(This test ran twice: in one undone transaction, and here on real connections.)"
-            if first and held.errors_held and words != _first_line(held.errors_held[0]):
+            if first and held.errors_held and words != first_line(held.errors_held[0]):
                 note = f"{note[:-1]} The first run failed otherwise: {words}{_location_of(first[0])}.)"
         for error in held.errors_held:
             error.add_note(note)
         if reason is not None or not held.has_failed:
             report.ran_twice(id_of(test), cause, outcome)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:160]
 
 
 def _location_of(error: BaseException) -> str:

@@ -138,6 +138,19 @@ class OneTestTests(unittest.TestCase):
         self.assertIn("FileExistsError", told)
         self.assertIn("The first run failed otherwise: AssertionError: the true one at tests/lifecycle", told)
 
+    def test_what_is_told_of_a_first_failure_has_no_value_of_a_database_in_it(self):
+        class Shop(ShopTestCase):
+            def test_it(self):
+                self.calls.append("run")
+                if len(self.calls) == 1:
+                    self.session.execute(text("SELECT CAST(:it AS integer) AS password"), {"it": "s3cr3t"})
+                self.fail("on purpose")
+
+        told = problems(run_case(Shop))[0]
+
+        self.assertIn("The first run failed otherwise: DataError: invalid input syntax for type integer", told)
+        self.assertNotIn("s3cr3t", told)
+
     def test_a_test_may_use_the_name_id_for_something_else(self):
         class Shop(ShopTestCase):
             def test_it(self):
