@@ -27,6 +27,12 @@ _LONGEST_QUERY = 1000  # characters; track_activity_query_size is 1,024 bytes
 
 _SESSION_MODULE = session.__file__
 
+_COLUMNS = """
+SELECT c.relname::text, a.attname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+"""
+
 _ACTIVITY = """
 SELECT a.pid, coalesce(a.state, ''), coalesce(a.query, ''), coalesce(a.application_name, ''),
        extract(epoch FROM clock_timestamp() - a.xact_start)::float,
@@ -145,6 +151,14 @@ def ask_server(url: URL, query: str, parameters: Sequence[Any] = ()) -> list[tup
         with connection.cursor() as cursor:
             cursor.execute(query, tuple(parameters) or None)
             return cursor.fetchall() if cursor.description else []
+
+
+def columns_of(url: URL) -> list[tuple[str, str]] | None:
+    """Return all columns of a database with their tables, ``None`` if it does not answer."""
+    try:
+        return [(table, column or "") for table, column in ask_server(url, _COLUMNS)]
+    except psycopg2.Error:
+        return None
 
 
 def activities(url: URL, pids: Iterable[int]) -> list[Activity]:

@@ -7,12 +7,11 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-import psycopg2
 from sqlalchemy import URL
 from sqlalchemy.orm import Session
 
 from dbtestcase.diagnosis import leftovers, messages, states
-from dbtestcase.diagnosis.backends import ask_server
+from dbtestcase.diagnosis.backends import columns_of
 from dbtestcase.diagnosis.database_errors import redact
 from dbtestcase.diagnosis.failed_checks import hint_for_check
 from dbtestcase.diagnosis.hints import hint_for
@@ -22,12 +21,6 @@ from dbtestcase.diagnosis.statements import StatementLog
 from dbtestcase.diagnosis.tracebacks import chain, database_of, leave_out_ours
 
 __all__ = ["Explanations"]
-
-_COLUMNS = """
-SELECT c.relname::text, a.attname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
-"""
 
 
 class Explanations:
@@ -109,12 +102,10 @@ class Explanations:
     def _columns(self, database: str | None = None) -> list[tuple[str, str]] | None:
         """Return all columns of a database, the class's own if ``None``, with their tables."""
         if database not in self._known_columns:
-            url = self._url() if database is None else self._url().set(database=database)
-            try:
-                found = ask_server(url, _COLUMNS)
-            except psycopg2.Error:
+            found = columns_of(self._url() if database is None else self._url().set(database=database))
+            if found is None:
                 return None
-            self._known_columns[database] = [(table, column or "") for table, column in found]
+            self._known_columns[database] = found
         return self._known_columns[database]
 
 

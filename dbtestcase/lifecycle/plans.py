@@ -19,7 +19,8 @@ _ROLES = (
 
 def plan_of(test_class: Any, schema: Any) -> SchemaPlan:
     """Return what the schema of a test class asks for, or raise ``SchemaError``."""
-    return plan(schema, owner=f"{test_class.__qualname__}.schema", extensions=test_class.postgres.extensions)
+    owner, extensions = f"{test_class.__qualname__}.schema", test_class.postgres.extensions
+    return plan(schema, owner=owner, extensions=extensions, hidden=test_class.hidden_columns)
 
 
 def contents_of(wanted: SchemaPlan, test_class: Any = None) -> Contents:

@@ -11,9 +11,14 @@ from typing import Any
 import psycopg2
 from sqlalchemy.exc import DBAPIError
 
+from dbtestcase.diagnosis.backends import columns_of
+from dbtestcase.diagnosis.database_errors import redact
 from dbtestcase.diagnosis.messages import EXTENSION, EXTENSION_WITH
+from dbtestcase.diagnosis.redaction import Redaction
+from dbtestcase.diagnosis.sqltext import fingerprint
+from dbtestcase.diagnosis.statement import Statement
 from dbtestcase.errors import SchemaError
-from dbtestcase.frames import is_users
+from dbtestcase.frames import UNKNOWN, is_users
 from dbtestcase.schema import extensions
 from dbtestcase.schema.connect import connect
 from dbtestcase.schema.target import Target
@@ -74,11 +79,16 @@ def failure(
     lines = [f"{target.owner}: could not {what}"]
     if location:
         lines.append(f"  at {location}")
-    lines.append(_indented(server_words(exc)))
     if statement is None and isinstance(exc, DBAPIError):
         statement = exc.statement
+    redaction = Redaction(target.hidden, lambda: columns_of(target.url))
+    error = database_error(exc)
+    sent = Statement("", UNKNOWN, statement or "", error=error, redaction=redaction)
+    hides = redact(exc, [sent], redaction)
+    is_hidden = error is not None and hides(error)
+    lines.append(_indented(f"ERROR:  {error}" if is_hidden else server_words(exc)))
     if statement:
-        lines += ["The statement:", _indented(_shortened(statement))]
+        lines += ["The statement:", _indented(fingerprint(statement) if is_hidden else _shortened(statement))]
     lines.append(advice or _hint(exc, target))
     return SchemaError("\n".join(line for line in lines if line))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -58,8 +58,15 @@ class SchemaPlan:
         is_empty: Is there nothing to create?
     """
 
-    def __init__(self, owner: str, steps: Mapping[str, Sequence[Part]], extensions: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        owner: str,
+        steps: Mapping[str, Sequence[Part]],
+        extensions: tuple[str, ...],
+        hidden: tuple[str, ...] = (),
+    ) -> None:
         self._owner = owner
+        self._hidden = hidden
         self._steps = {name: tuple(parts) for name, parts in steps.items()}
         self._extensions = extensions
         self.databases: tuple[str, ...] = tuple(self._steps)
@@ -91,7 +98,7 @@ class SchemaPlan:
                 create_database(name)
                 _add_extensions(self._owner, url, self._extensions)
             for part in parts:
-                part.create(Target(self._owner, url, self._extensions))
+                part.create(Target(self._owner, url, self._extensions, self._hidden))
         if self.fingerprint != self._fingerprint():
             raise SchemaError(
                 f"{self._owner} changed while it was being created (a file was edited, or a module that defines "
@@ -116,12 +123,15 @@ class SchemaPlan:
         return digest("schema", texts)
 
 
-def plan(schema: SchemaLike | None, *, owner: str, extensions: Sequence[str] = ()) -> SchemaPlan:
+def plan(
+    schema: SchemaLike | None, *, owner: str, extensions: Sequence[str] = (), hidden: Iterable[str] = ()
+) -> SchemaPlan:
     """Understand ``schema`` and find its files; nothing is created yet.
 
     Args:
         owner: How to name it in messages: "ShopTests.schema".
         extensions: The extensions that the instance is made with.
+        hidden: Names of columns and settings whose values no message may show, beside those that are always hidden.
 
     Raises:
         SchemaError: It is none of the accepted kinds, or a file does not exist.
@@ -131,7 +141,7 @@ def plan(schema: SchemaLike | None, *, owner: str, extensions: Sequence[str] = (
         steps = reader.read_mapping(schema)
     else:
         steps = {MAIN_DATABASE: reader.read(schema), **reader.bound}
-    return SchemaPlan(owner, steps, tuple(extensions))
+    return SchemaPlan(owner, steps, tuple(extensions), tuple(hidden))
 
 
 def metadata_of(thing: object) -> MetaData | None:

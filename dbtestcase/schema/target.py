@@ -15,8 +15,10 @@ class Target:
         owner: Whose schema it is, for messages: "ShopTests.schema".
         url: Leads to the database.
         extensions: The extensions that it was made with.
+        hidden: Names of columns and settings whose values no message may show, beside those that are always hidden.
     """
 
     owner: str
     url: URL
     extensions: tuple[str, ...]
+    hidden: tuple[str, ...] = ()

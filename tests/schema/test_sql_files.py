@@ -6,6 +6,7 @@ import subprocess
 import unittest
 from pathlib import Path
 
+from dbtestcase.errors import SchemaError
 from tests.schema.support import FolderTestCase, ServerTestCase, planned
 
 
@@ -139,6 +140,22 @@ class FailureTests(ServerTestCase):
 
         self.assertIn(f"{script}, line 3", message)
         self.assertIn("DETAIL:  Key (id)=(1) already exists.", message)
+
+    def test_values_of_hidden_columns_are_not_shown(self) -> None:
+        table = "CREATE TABLE account (id int NOT NULL, iban text, password text);\n"
+        for script in (
+            f"{table}INSERT INTO account VALUES (NULL, 's3cr3t', NULL);",
+            f"{table}INSERT INTO account (iban) VALUES ('s3cr3t');",
+            f"{table}COPY account FROM stdin;\n\\N\ts3cr3t\t\\N\n\\.\n",
+            "CREATE ROLE shop PASSWORD 's3cr3t' IN ROLE nobody_there;",
+        ):
+            with self.subTest(script), self.assertRaises(SchemaError) as caught:
+                self.admin("DROP DATABASE test WITH (FORCE)")
+                self.admin("CREATE DATABASE test TEMPLATE template0")
+                self.create(self.write("shop.sql", script), hidden=["iban"])
+            said = f"{caught.exception} {caught.exception.__cause__}"
+            self.assertIn("(values hidden)", said)
+            self.assertNotIn("s3cr3t", said)
 
     def test_a_bad_line_of_copied_data_is_told_with_its_context(self) -> None:
         script = self.write("shop.sql", "CREATE TABLE a (id int);\nCOPY a FROM stdin;\n1\nx\n\\.\n")
