@@ -55,11 +55,11 @@ _READS = _QUERIES | {"show", "explain", "fetch", "move", "close", ""}
 _WRITES = frozenset({"insert", "update", "delete", "merge", "lock", "notify"})
 _SAVEPOINTS = frozenset({"savepoint", "release"})
 _PRIVATE = frozenset({"prepare", "execute", "deallocate", "set", "reset"})
-# Transaction control, what cannot run inside a transaction, what only acts at a real COMMIT, and code that may do
-# anything.
+# Transaction control, what cannot run inside a transaction, what only acts at a real COMMIT, what no rollback undoes,
+# and code that may do anything.
 _REAL = frozenset({
-    "abort", "begin", "call", "checkpoint", "cluster", "commit", "discard", "do", "end", "listen", "load", "start",
-    "unlisten", "vacuum",
+    "abort", "analyse", "analyze", "begin", "call", "checkpoint", "cluster", "commit", "discard", "do", "end", "listen",
+    "load", "start", "unlisten", "vacuum",
 })  # fmt: skip
 _EXCLUSIVE = frozenset({"alter", "drop", "lock", "refresh", "reindex", "truncate"})
 _SETTINGS = frozenset({"set", "reset"})
@@ -135,7 +135,7 @@ _RETURNS = frozenset({"insert", "update", "delete", "merge"})
 _CHANGES = frozenset({"alter", "create", "drop", "unlogged"})
 _CHANGED = frozenset({"constraint", "schema", "table", "type", "view"})
 # Before a SET in a body that is no part of an UPDATE.
-_BEFORE_SET = frozenset({"", "begin", "then", "else", "loop", "execute"})
+_BEFORE_SET = frozenset({"", "begin", "then", "else", "loop", "execute", "format", "concat"})
 # Where a cursor's method for COPY has its data, which no statement has.
 _STREAM = re.compile(r"\b(?:stdin|stdout)\b", re.IGNORECASE)
 
@@ -161,6 +161,8 @@ class Rules:
         for name, function in functions.items():
             bodies = (functions[each]["body"] or "" for each in (name, *function["calls"]))
             self._functions[name] = self._of_function({**function, "body": "\n".join(bodies)})
+        # What a stable function calls may write nevertheless.
+        self._volatile |= {name for name, effects in self._functions.items() if effects.writes} - _HARMLESS
         # Tables on other servers, which see nothing of a transaction that is not committed.
         self._foreign = frozenset(word for name in facts.get("foreign_tables", ()) for word in _names_of(name))
         self.always_real = self._needs_real(facts.get("implicit", ()))
@@ -260,13 +262,14 @@ class Rules:
             return Effects(real="EXECUTE of what nobody can read here")
         body = statements(text.replace("'", " "))
         words = [word for each in body for word in each.words]
-        real = _real_name(words, {name for each in body for name in each.calls})
+        calls = {name for each in body for name in each.calls}
+        real = _real_name(words, calls)
         if _ENGINES_OWN in words and _reads_settings(words):
             real = real or _ENGINES_OWN
         return Effects(
             real=real,
             private="SET" if any(_sets(each.words) for each in body) else _private_word(words),
-            writes=bool(function.get("volatile")),
+            writes=bool(function.get("volatile")) or not self._volatile.isdisjoint(calls),
             alters=any(before in _CHANGES and word in _CHANGED for before, word in pairwise(words)),
             until_commit=_until_commit("", words),
         )

@@ -96,7 +96,6 @@ CREATE TYPE mood AS ENUM ('good')
 ALTER TYPE mood ADD VALUE 'bad'
 CREATE SEQUENCE number
 REFRESH MATERIALIZED VIEW few
-ANALYZE item
 CREATE SCHEMA other
 CREATE ROLE somebody
 SECURITY LABEL ON TABLE item IS 'x'
@@ -169,6 +168,7 @@ REAL = {
     "LISTEN news": "LISTEN",
     "UNLISTEN *": "UNLISTEN",
     "VACUUM item": "VACUUM",
+    "ANALYZE item": "ANALYZE",
     "CHECKPOINT": "CHECKPOINT",
     "DISCARD ALL": "DISCARD",
     "CREATE DATABASE other": "CREATE DATABASE",
@@ -331,6 +331,17 @@ class SchemaTests(unittest.TestCase):
         self.assertTrue(self.rules().of("SELECT work(1)").writes)
         self.assertFalse(self.rules().of("SELECT worker(1), \"Work\"(2), 'work(1)' FROM work").writes)
 
+    def test_a_stable_function_writes_if_it_calls_a_volatile_one(self) -> None:
+        functions = {
+            "work": {"volatile": True, "body": "INSERT INTO item VALUES (1)", "calls": []},
+            "asks": {"volatile": False, "body": "SELECT work()", "calls": ["work"]},
+            "looks": {"volatile": False, "body": "SELECT clock_timestamp()", "calls": []},
+        }
+        rules = Rules({"volatile": ["work", "clock_timestamp"], "functions": functions})
+
+        self.assertTrue(rules.of("SELECT asks()").writes)
+        self.assertFalse(rules.of("SELECT looks()").writes)
+
     def test_a_function_does_what_its_body_does(self) -> None:
         for body in (
             "SELECT txid_current()",
@@ -339,6 +350,8 @@ class SchemaTests(unittest.TestCase):
             "BEGIN SET work_mem = '5MB'; END",
             "BEGIN PERFORM 1; SET LOCAL work_mem = '5MB'; END",
             "BEGIN EXECUTE format('SET LOCAL app.user = %L', name); END",
+            "BEGIN EXECUTE format('SET app.name = %L', name); END",
+            "BEGIN EXECUTE concat('SET app.name = ', quote_literal(name)); END",
             "BEGIN PERFORM pg_advisory_xact_lock(1); END",
             "BEGIN EXECUTE statement; END",
             "BEGIN EXECUTE statement USING 1; END",
