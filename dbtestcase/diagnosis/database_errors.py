@@ -62,6 +62,7 @@ def first_line(error: BaseException) -> str:
 
 def redact(error: BaseException, statements: Sequence[Statement], redaction: Redaction) -> Hidden:
     """Take the values out of an error and its causes where they must not be shown; return which those were."""
+    before = [(each, _text(each)) for each in chain(error)]
     sent = {id(each.error): each for each in statements if each.error is not None}
     hidden: dict[int, BaseException] = {}
     for each in chain(error):
@@ -77,8 +78,11 @@ def redact(error: BaseException, statements: Sequence[Statement], redaction: Red
             or (statement is not None and statement.hides_values)
             or redaction.hides_message(original)
         ):
-            hidden[id(original)] = original
             _redact(each, original)
+            hidden[id(original)] = original
+            # asyncpg's own is the cause of the one that SQLAlchemy makes of it.
+            hidden.update({id(cause): cause for cause in chain(original) if from_driver(cause)})
+    _redact_quotations(before)
     return lambda each: id(each) in hidden
 
 
@@ -90,3 +94,22 @@ def _redact(error: BaseException, original: BaseException) -> None:
         error.hide_parameters = True
     # Last, because without_values() reads it where a driver gives no fields.
     original.args = (f"{without_values(original)}\n(values hidden)",)
+    for field in ("detail", "hint", "context"):
+        if getattr(original, field, None):
+            setattr(original, field, None)  # asyncpg puts them behind its message
+
+
+def _redact_quotations(before: Sequence[tuple[BaseException, str]]) -> None:
+    """Redact the messages that quote the text of another error, as ``raise ShopError(str(error))`` does."""
+    changed = {id(error): (text, _text(error)) for error, text in before if _text(error) != text}
+    for error, _ in before:
+        if id(error) not in changed:
+            for old, new in changed.values():
+                error.args = tuple(each.replace(old, new) if isinstance(each, str) else each for each in error.args)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""  # of the user's own, whose __str__ has a fault

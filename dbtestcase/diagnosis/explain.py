@@ -94,7 +94,7 @@ class Explanations:
         note = self.log.note()
         if note is not None:
             error.add_note(note)
-        leave_out_ours(error)
+        leave_out_ours(error, values=any(map(is_hidden, chain(error))))
 
     def _tables(self, database: str | None) -> list[str]:
         return list(dict.fromkeys(table for table, _ in self._columns(database) or ()))

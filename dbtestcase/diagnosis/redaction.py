@@ -30,6 +30,7 @@ _QUOTED_ROW = re.compile(r"row contains \(|\bCOPY (?:\S+\.)?\"?(?P<table>[^\s\",
 # SQLSTATEs, or classes of them, whose first line has names of tables, columns and constraints in it, never a value.
 _NAMES_ONLY = ("08", "23", "25", "3F", "40", "53", "55", "57", "42P01", "42P07", "42501", "42704", "42883")
 _VALUES_IN_QUOTES = ("22", "42")
+_OF_ASYNCPG = re.compile(r"(?<=invalid input for query argument ).*")  # what it quotes, it quotes otherwise
 # What the client's library says, without an SQLSTATE, of a server that has ended.
 _LOST = re.compile(
     r"(?:consuming input failed: )?server closed the connection unexpectedly$|the connection is (?:lost|closed)$"
@@ -110,8 +111,8 @@ class Redaction:
 
 def without_values(error: BaseException) -> str:
     """Return what of a database's message can have no value in it."""
-    if not from_driver(error):
-        return HIDDEN
+    if not from_driver(error):  # SQLAlchemy makes one of its own of asyncpg's
+        return without_values(error.__cause__) if error.__cause__ is not None else HIDDEN
     state = sqlstate(error) or ""
     diag: Any = getattr(error, "diag", None)
     text = str(getattr(diag, "message_primary", None) or error)
@@ -121,8 +122,8 @@ def without_values(error: BaseException) -> str:
     if state.startswith(_NAMES_ONLY) or (not state and _LOST.match(first)):
         return first
     if state.startswith(_VALUES_IN_QUOTES):
-        before, quote, _ = first.partition('"')
-        return f"{before}{HIDDEN}" if quote else first
+        before = _OF_ASYNCPG.sub("", first.partition('"')[0])
+        return first if before == first else f"{before}{HIDDEN}"
     return HIDDEN
 
 

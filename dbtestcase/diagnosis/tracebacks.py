@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from types import TracebackType
@@ -12,18 +13,24 @@ from dbtestcase.errors import DBTestCaseError
 
 _OURSELVES = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _DRIVERS = ("psycopg", "psycopg2", "asyncpg")
+_LIBRARIES = re.compile(rf"[/\\](?:{'|'.join((*_DRIVERS, 'sqlalchemy'))})[/\\]|^<sqlalchemy ")
 _EXPECTED = ("dbtestcase", "sqlalchemy", *_DRIVERS)
 
 
-def leave_out_ours(error: BaseException) -> None:
+def leave_out_ours(error: BaseException, *, values: bool = False) -> None:
     """Take our frames out of the tracebacks of an error and of those that it was raised from.
 
     An error that is a fault of ours keeps them.
+
+    Args:
+        values: Leave out those of SQLAlchemy and the drivers too, whose arguments pytest shows.
     """
     for each in chain(error):
         frames = list(_frames(each.__traceback__))
         pairs = zip(frames, [*frames[1:], None], strict=True) if frames else ()
         kept = [frame for frame, following in pairs if _is_shown(frame, following)]
+        if values:
+            kept = [frame for frame in kept if not _LIBRARIES.search(frame.tb_frame.f_code.co_filename)]
         if not frames or (_is_ours(frames[-1]) and not _is_expected(each)):
             continue
         if not kept:
@@ -57,7 +64,7 @@ def _is_shown(frame: TracebackType, following: TracebackType | None) -> bool:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that it was raised from, or during, each once."""
+    """Yield an error, those that it was raised from, or during, and those of a group, each once."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -67,6 +74,8 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(each))
         yield each
         waiting += [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            waiting += each.exceptions
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:

@@ -7,9 +7,11 @@ import io
 from typing import ClassVar
 
 from sqlalchemy import JSON, MetaData, Table, case, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from dbtestcase import DatabaseTestCase
+from dbtestcase.aio import AsyncDatabaseTestCase
 
 SECRET = "hunter2-hunter2"
 
@@ -26,6 +28,12 @@ class Account(Base):
     password: Mapped[str | None]
     iban: Mapped[str | None] = mapped_column(unique=True)
     doc: Mapped[dict | None] = mapped_column(JSON)
+
+
+class Login(Base):
+    __tablename__ = "login"
+
+    password: Mapped[str] = mapped_column(primary_key=True)
 
 
 class Plain(Base):
@@ -129,6 +137,22 @@ class Failing(DatabaseTestCase):
         except Exception:
             raise KeyError("on purpose")  # noqa: B904
 
+    def test_error_in_a_group(self):
+        try:
+            self.session.execute(insert(Account), {**self.known, "name": None})
+        except Exception as error:
+            raise ExceptionGroup("on purpose", [error])  # noqa: B904
+
+    def test_error_that_quotes_another(self):
+        try:
+            self.session.execute(insert(Account), {**self.known, "name": None})
+        except Exception as error:
+            raise RuntimeError(f"not stored: {error}") from error
+
+    def test_error_that_an_assertion_quotes(self):
+        with self.assertRaisesRegex(Exception, "on purpose"):
+            self.session.execute(insert(Account), {**self.known, "name": None})
+
     def test_lock_wait(self):
         with self.engine.begin() as connection:
             connection.execute(insert(Account), self.known)
@@ -149,6 +173,25 @@ class FailingTwice(DatabaseTestCase):
             one.execute(text(f"INSERT INTO account (name, password) VALUES ('a', '{SECRET}')"))
             other.execute(text(f"SELECT 1 FROM account WHERE password = '{SECRET}'"))
         self.fail("on purpose")
+
+
+class FailingWithAsyncpg(AsyncDatabaseTestCase):
+    schema = Base
+    app_engines = [create_async_engine("postgresql+asyncpg://production.invalid/shop")]
+
+    async def test_unique_with_asyncpg(self):
+        for _ in range(2):
+            async with self.app_engines[0].begin() as connection:
+                await connection.execute(insert(Account), {"id": 1, "name": "a", "password": SECRET})
+
+    async def test_type_with_asyncpg(self):
+        async with self.app_engines[0].begin() as connection:
+            await connection.execute(text("SELECT CAST(:it AS integer) AS token"), {"it": SECRET})
+
+    async def test_key_with_asyncpg(self):
+        for _ in range(2):
+            async with self.app_engines[0].begin() as connection:
+                await connection.execute(text(f"INSERT INTO login VALUES ('{SECRET}')"))
 
 
 class FailingInSetUpClass(DatabaseTestCase):

@@ -200,7 +200,8 @@ class FailureTests(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        result = run_case(failing.Failing, failing.FailingTwice, failing.FailingInSetUpClass, failing.KeyIsASecret)
+        cases = (failing.Failing, failing.FailingTwice, failing.FailingInSetUpClass, failing.KeyIsASecret)
+        result = run_case(*cases, failing.FailingWithAsyncpg)
         cls.texts: dict[str, str] = {}
         for test, said in result.errors + result.failures:
             name = test.id().rpartition(".")[2].partition(" ")[0]
@@ -221,7 +222,8 @@ class FailureTests(unittest.TestCase):
         )
 
     def test_every_one_was_explained(self):
-        wanted = {name for name in dir(failing.Failing) if name.startswith("test_")} | {"test_assertion"}
+        cases = failing.Failing, failing.FailingWithAsyncpg, failing.KeyIsASecret
+        wanted = {name for case in cases for name in dir(case) if name.startswith("test_")}
 
         self.assertLessEqual(wanted, set(self.texts))
         self.assertNotIn("could not explain", "".join(self.texts.values()))
@@ -232,10 +234,15 @@ class FailureTests(unittest.TestCase):
             self.texts["test_row_refused_that_was_there_before"],
         )
         self.assertIn("account_iban_key", self.texts["test_short_key_taken"])
+        self.assertIn("login_pkey", self.texts["test_key_with_asyncpg"])
         self.assertIn("function no_such_function(unknown) does not exist", self.texts["test_text_stumbled_over"])
 
     def test_row_of_a_table_without_hidden_columns_is_shown(self):
         self.assertIn("Failing row contains (9, null)", self.texts["test_row_of_another_table"])
+
+    def test_frames_whose_arguments_pytest_would_show_are_left_out(self):
+        self.assertNotIn("in do_execute", self.texts["test_row_refused"])
+        self.assertIn("in do_execute", self.texts["test_row_of_another_table"])
 
     def test_error_in_set_up_class_is_explained_too(self):
         said = next(said for said in self.texts.values() if "in setUpClass" in said)
