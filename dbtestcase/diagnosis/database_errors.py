@@ -13,7 +13,7 @@ from dbtestcase.diagnosis.sqltext import fingerprint, hides
 from dbtestcase.diagnosis.statement import Statement
 from dbtestcase.diagnosis.tracebacks import chain, from_driver
 
-__all__ = ["Facts", "facts_of", "first_line", "redact"]
+__all__ = ["Facts", "Hidden", "facts_of", "first_line", "redact"]
 
 Hidden = Callable[[BaseException], bool]
 _QUOTES_ERROR = "Original exception was:"

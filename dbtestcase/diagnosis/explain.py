@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from dbtestcase.diagnosis import leftovers, messages, states
 from dbtestcase.diagnosis.backends import columns_of
-from dbtestcase.diagnosis.database_errors import redact
+from dbtestcase.diagnosis.database_errors import Hidden, redact
 from dbtestcase.diagnosis.failed_checks import hint_for_check
 from dbtestcase.diagnosis.hints import hint_for
 from dbtestcase.diagnosis.locks import LockWatch
@@ -83,7 +83,7 @@ class Explanations:
         """
         _gather_notes(error)
         statements = self.log.statements
-        is_hidden = redact(error, statements, self.redaction)
+        is_hidden = self.redact(error)
         hint = hint_for(error, tables=lambda: self._tables(database_of(error)), is_hidden=is_hidden)
         if hint is None:
             hint = hint_for_check(error, statements, self.log.earlier_inserts())
@@ -95,6 +95,10 @@ class Explanations:
         if note is not None:
             error.add_note(note)
         leave_out_ours(error, values=any(map(is_hidden, chain(error))))
+
+    def redact(self, error: BaseException) -> Hidden:
+        """Take the values that must not be shown out of an error and its causes; return which those were."""
+        return redact(error, self.log.statements, self.redaction)
 
     def _tables(self, database: str | None) -> list[str]:
         return list(dict.fromkeys(table for table, _ in self._columns(database) or ()))

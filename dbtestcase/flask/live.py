@@ -47,7 +47,7 @@ class LiveServer:
         self._is_admitting = False
         self._answering: dict[threading.Thread, str] = {}
         self._connections: dict[threading.Thread, socket.socket] = {}
-        self._errors: list[str] = []
+        self._errors: list[tuple[str, BaseException]] = []
         self._server = _Server(self)
         self.url = f"http://{_HOST}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.accept, name="dbtestcase live server", daemon=True)
@@ -88,10 +88,17 @@ class LiveServer:
             self._hang_up(self._connections)  # to write its answer is an error now, by which many a view ends
         return self.finish(bound)
 
-    def errors(self) -> list[str]:
-        """Return a text for each request since :meth:`admit` that ended in an exception."""
+    def errors(self, redact: Callable[[BaseException], object]) -> list[str]:
+        """Return a text for each request since :meth:`admit` that ended in an exception.
+
+        Args:
+            redact: Takes out of an exception what nobody may read.
+        """
         with self._changed:
-            return list(self._errors)
+            errors = list(self._errors)
+        for _, error in errors:
+            redact(error)
+        return list(dict.fromkeys(f"{request} ended in an error:\n{_traceback(error)}" for request, error in errors))
 
     # -- called by the threads of connections
 
@@ -145,11 +152,8 @@ class LiveServer:
     def _note_exception(self, sender: Flask, exception: BaseException, **_: Any) -> None:
         with self._changed:
             request = self._answering.get(threading.current_thread())
-            if request is None:
-                return  # of a request that a test client makes
-            text = f"{request} ended in an error:\n{_traceback_from_user(exception)}"
-            if text not in self._errors:
-                self._errors.append(text)
+            if request is not None:  # else of a request that a test client makes
+                self._errors.append((request, exception))
 
     def _hang_up(self, threads: Iterable[threading.Thread]) -> None:
         for thread in threads:
@@ -161,7 +165,7 @@ class _Handler(WSGIRequestHandler):
     server: _Server
 
     def run_wsgi(self) -> None:
-        if not self.server.live.begin_request(f"{self.command} {self.path}"):
+        if not self.server.live.begin_request(f"{self.command} {self.path.partition('?')[0]}"):
             self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "No test is running")
             return
         try:
@@ -228,7 +232,7 @@ def _described(thread: threading.Thread, request: str) -> str:
     return request if line is UNKNOWN else f"{request} (it is at {line})"
 
 
-def _traceback_from_user(error: BaseException) -> str:
+def _traceback(error: BaseException) -> str:
     """Return the traceback from the first line of the user's on, without what leads to it."""
     first = error.__traceback__
     while first is not None and user_origin(first.tb_frame) is UNKNOWN:

@@ -49,7 +49,7 @@ class RunningLiveServerClass(RunningFlaskClass):
 
     def explain(self, test: Any, error: BaseException) -> bool:
         is_new = super().explain(test, error)
-        for text in self._server.errors():
+        for text in self._server.errors(self.explanations.redact):
             error.add_note(f"The live server, while the test was running: {text}")
         return is_new
 

@@ -342,6 +342,22 @@ class ErrorsInRequestsTests(unittest.TestCase):
                 self.assertEqual(failure.count("ended in an error"), 1)
                 self.assertNotIn("full_dispatch_request", failure)
 
+    def test_values_of_hidden_columns_and_of_queries_are_not_shown(self):
+        value = "s3cr" + "3t"  # in this way it is in no line of code that a traceback shows
+
+        def test(self):
+            def refused():
+                db.session.execute(text("SELECT CAST(:it AS integer) AS password"), {"it": value})
+
+            self.app.add_url_rule("/reset", view_func=refused, methods=["POST"])
+            self.assertEqual(post(f"{self.live_server_url}/reset?token={value}"), 200)
+
+        failure = self.failure_of(test)
+
+        self.assertIn("POST /reset ended in an error", failure)
+        self.assertIn("invalid input syntax for type integer: (hidden)", failure)
+        self.assertNotIn(value, failure)
+
     def test_what_is_raised_outside_of_views_is_shown_as_well(self):
         def in_a_body(self):
             self.app.add_url_rule("/body", view_func=lambda: Response(1 / 0 for _ in range(2)))
