@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, MetaData
 
 from dbtestcase.errors import SchemaError
 from dbtestcase.schema.connect import engine_for
@@ -61,6 +61,8 @@ class CallablePart(Part):
                 if inspect.iscoroutine(result):
                     result.close()
                     raise TypeError(f"{self._name} is a coroutine function; write it as a plain one")
+                if isinstance(result, MetaData | type):
+                    raise TypeError(f"{self._name} returned {result!r}, which nobody reads; write schema = that object")
                 if not connection.closed and connection.in_transaction():
                     connection.commit()
         except SchemaError:

@@ -151,6 +151,14 @@ class CallableTests(ServerTestCase):
 
         self.assertIsInstance(caught.exception.__cause__, LookupError)
 
+    def test_a_callable_that_only_returns_a_schema_is_refused(self) -> None:
+        def create(connection: Any) -> MetaData:
+            return MetaData()
+
+        message = self.failure(create)
+
+        self.assertIn("returned MetaData(), which nobody reads", message)
+
     def test_a_coroutine_function_is_refused(self) -> None:
         async def make_tables(connection: Connection) -> None: ...
 
