@@ -11,6 +11,7 @@ import inspect
 import unittest
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -26,8 +27,8 @@ __all__ = ["check_names", "coroutine_tests", "id_of"]
 _OURS = "dbtestcase"
 # What tests read, and what a class may make of it.
 _READ = ("engine", "url", "instance", "session", "external_url", "client", "live_server_url")
-_CALLED = ("engine_for", "redirect_engine")
-_SIMILAR = 0.84
+_CALLED = ("capture_queries", "engine_for", "redirect_engine")
+_SIMILAR = 0.8
 _CODE = (FunctionType, classmethod, staticmethod, property)
 
 
@@ -121,7 +122,9 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
     "hidden_columns": lambda value: _all(value, lambda each: isinstance(each, str)),
     "lock_wait": lambda value: isinstance(value, int | float),
     "bind_databases": lambda value: isinstance(value, Mapping),
+    "setUpTestData": lambda value: isinstance(value, classmethod) and "session" in signature(value.__func__).parameters,
 }
+_SPELLED = {name.lower(): name for name in _FITS}
 
 
 def _all(values: Any, fits: Callable[[Any], bool]) -> bool:
@@ -129,12 +132,12 @@ def _all(values: Any, fits: Callable[[Any], bool]) -> bool:
 
 
 def _check_spelling(base: type, name: str, value: Any) -> None:
-    # Its type is asked: a proxy may have nothing behind it.
-    if name.startswith("_") or name in _FITS or issubclass(type(value), _CODE):
+    if name.startswith("_") or name in _FITS or issubclass(type(value), FunctionType | staticmethod | property):
         return
-    for meant in difflib.get_close_matches(name, _FITS, n=1, cutoff=_SIMILAR):
+    for similar in difflib.get_close_matches(name.lower(), _SPELLED, n=1, cutoff=_SIMILAR):
+        meant = _SPELLED[similar]
         # Only what would be understood under the other name: a class may well have 'schemas' of its own.
-        if hasattr(base, meant) and _FITS[meant](value):
+        if hasattr(base, meant) and meant not in vars(base) and _FITS[meant](value):
             raise DBTestCaseError(
                 f"{base.__qualname__} has an attribute {name!r}, which means nothing to DatabaseTestCase.\n"
                 f"Is {meant!r} meant? If not, give it a name that is less like it."
@@ -160,7 +163,7 @@ def _check_hook(test_class: type) -> None:
             f"classes too. {wanted}"
         )
     try:
-        inspect.signature(getattr(test_class, name)).bind(None)
+        signature(getattr(test_class, name)).bind(None)
     except TypeError:
         raise DBTestCaseError(
             f"{where} has to take one argument, the session that it adds its rows to. {wanted}"

@@ -91,6 +91,13 @@ class OwnNamesTests(unittest.TestCase):
             def schemata(self):
                 return ()
 
+            def setup_test_data(self):
+                return ()
+
+            @classmethod
+            def setUpTestDate(cls):
+                return ()
+
             def test_it(self):
                 pass
 
@@ -107,6 +114,7 @@ class ToldTests(unittest.TestCase):
             ("session", lambda self: None),
             ("external_url", "https://example.org"),
             ("engine_for", None),
+            ("capture_queries", True),
         ):
             with self.subTest(name, value=value):
                 ((_, text),) = run_case(class_with(name, value)).errors
@@ -150,6 +158,9 @@ class ToldTests(unittest.TestCase):
     def test_misspelled_attributes(self):
         for name, value, meant in (
             ("shema", Base, "schema"),
+            ("shcema", Base, "schema"),
+            ("Schema", Base, "schema"),
+            ("SCHEMA", Base, "schema"),
             ("schemas", MetaData(), "schema"),
             ("schema_", Path("tables.sql"), "schema"),
             ("app_engine", [ENGINE], "app_engines"),
@@ -161,6 +172,8 @@ class ToldTests(unittest.TestCase):
             ("allow_other_database", True, "allow_other_databases"),
             ("hidden_column", ["iban"], "hidden_columns"),
             ("lockwait", 3, "lock_wait"),
+            ("setUpTestdata", classmethod(lambda cls, session: None), "setUpTestData"),
+            ("setup_test_data", classmethod(lambda cls, session: None), "setUpTestData"),
         ):
             with self.subTest(name):
                 ((_, text),) = run_case(class_with(name, value)).errors
