@@ -367,7 +367,7 @@ class SharedTransaction:
         try:
             self.physical.send(sql)
         except Exception as error:
-            self.stop(f"the transaction could not go on ({type(error).__name__})", "", user_origin())
+            self.stop(f"the transaction could not go on: {error}".partition("\n")[0], "", user_origin())
 
     def _leave(self, work: Work) -> None:
         self._open.discard(work)
