@@ -25,6 +25,10 @@ __all__ = ["copies_of_programs", "launch_for"]
 _NOBODY = (65534, 65534)
 _READ_AND_RUN = stat.S_IROTH | stat.S_IXOTH
 
+# What root needs to have a server run as somebody else: to give him a folder, to enter that, to signal him, to become
+# him. As Linux numbers them.
+_CAPABILITIES = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
+
 _launches: dict[str, Launch] = {}
 
 
@@ -32,6 +36,9 @@ def launch_for(programs: Programs) -> Launch:
     """Return how to start these programs as the present user, or as an unprivileged one if that is root.
 
     Programs that only root can read (a virtual environment in root's home) are copied, once, to where they can be.
+
+    Raises:
+        PostgresNotReady: Root may not run them as somebody else.
     """
     if os.geteuid() != 0:
         return Launch(programs, None, programs, _alias() if _is_unknown() else None)
@@ -46,6 +53,13 @@ def _launch_as_root(programs: Programs) -> Launch:
     users = [user for user in _users() if _is_mapped(user[0])]
     if not users:
         return Launch(programs, None, programs, _alias())  # a user namespace in which there is root only
+    missing = _missing_capabilities()
+    if missing:
+        raise PostgresNotReady(
+            "cannot start a test database: the tests run as root, PostgreSQL refuses to, and this root may not run it "
+            f"as an ordinary user: it lacks {', '.join(missing)}.\n"
+            "Run the tests as an ordinary user (docker run --user 1000), or leave root these capabilities (--cap-add)."
+        )
     for user in users:
         if _can_run(programs, user):
             return Launch(programs, user, programs)
@@ -86,6 +100,13 @@ def _is_mapped(user: int) -> bool:
     except (OSError, ValueError):
         return True  # not Linux
     return any(first <= user < first + count for first, _, count in ranges)
+
+
+def _missing_capabilities() -> list[str]:
+    with suppress(OSError, StopIteration), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+        return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    return []  # not Linux
 
 
 def _can_run(programs: Programs, user: tuple[int, int]) -> bool:

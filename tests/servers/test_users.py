@@ -189,6 +189,16 @@ class RootTests(ScratchTestCase):
         names = {entry.pw_uid: entry.pw_name for entry in pwd.getpwall()}
         self.assertNotEqual(names.get(owner), "postgres")
 
+    def test_root_without_a_capability_that_it_takes_is_told_so_and_starts_nothing(self):
+        lacking = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"]
+        if subprocess.run([*lacking, "true"], check=False, capture_output=True).returncode:
+            self.skipTest("no capability can be given up here")
+
+        result = self.python_as(0, USE, prefix=lacking)
+
+        self.assertIn("may not run it as an ordinary user: it lacks CAP_KILL.\nRun the tests as", result.stderr)
+        self.assertEqual((self.servers(), self.folders()), ([], []))
+
     def test_an_account_made_for_it_comes_first(self):
         def lookup(name):
             entries = {"dbtestcase": mock.Mock(pw_uid=777, pw_gid=778), "nobody": mock.Mock(pw_uid=65534, pw_gid=65534)}
