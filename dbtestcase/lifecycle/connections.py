@@ -240,7 +240,8 @@ class ClassConnections:
         log, before = self._instance.log, self._log_before_copies
         if log is None or before is None:
             return False
-        return log.has_stranger(before) or bool(self._instance.query(_VISITORS, ([*self._databases],)))
+        names = [*self._databases]
+        return log.has_stranger(before, names) or bool(self._instance.query(_VISITORS, (names,)))
 
     def forget_copies(self) -> None:
         """Make new copies for the next test that wants one: the class's databases are not what they were."""

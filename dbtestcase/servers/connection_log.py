@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from dbtestcase.servers.naming import APPLICATION, PREFIX
@@ -49,15 +50,21 @@ class ConnectionLog:
         except OSError:
             return None
 
-    def has_stranger(self, since: int) -> bool:
-        """Return whether somebody other than this library, and not to a copy, has connected since it had that size."""
+    def has_stranger(self, since: int, databases: Iterable[str] = ()) -> bool:
+        """Return whether somebody other than this library, and not to a copy, has connected since it had that size.
+
+        Args:
+            databases: To one of these; to any if none is named.
+        """
+        wanted = tuple(f" database={name} ".encode() for name in databases) or (b"",)
         try:
             with open(self._log, "rb") as file:
                 file.seek(since)
                 lines = file.read().splitlines()
         except OSError:
             return True
-        return any(_CONNECTION in line and not any(each in line for each in _OURS) for line in lines)
+        others = (line + b" " for line in lines if _CONNECTION in line and not any(each in line for each in _OURS))
+        return any(each in line for line in others for each in wanted)
 
     def _identify(self) -> tuple[int, ...]:
         log, settings = os.stat(self._log), os.stat(self._settings)
