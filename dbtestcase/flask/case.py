@@ -15,7 +15,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from dbtestcase.case import DatabaseTestCase
-from dbtestcase.errors import DBTestCaseError
 from dbtestcase.flask.running import RunningFlaskClass
 from dbtestcase.flask.running_live import RunningLiveServerClass
 from dbtestcase.lifecycle import wiring
@@ -83,7 +82,7 @@ class FlaskDatabaseTestCase(DatabaseTestCase):
         app: Flask | None = getattr(self, "app", None)
         if app is None:
             name = type(self).__qualname__
-            raise DBTestCaseError(
+            raise wiring.NotThere(
                 f"{name}.client needs an application: define '@classmethod def create_app(cls)' on {name} and return "
                 "it there, or set self.app in setUp."
             )

@@ -20,6 +20,7 @@ from dbtestcase.servers import expects
 
 __all__ = [
     "NotRunning",
+    "NotThere",
     "SessionOfTest",
     "SetByClass",
     "debug_test",
@@ -43,7 +44,7 @@ class NotRunning:
         self.kind = kind
 
 
-class _NotThere(DBTestCaseError, AttributeError):
+class NotThere(DBTestCaseError, AttributeError):
     """Also an AttributeError, so that whoever only looks (``hasattr()``, ``inspect``, mocks) takes it for absent."""
 
     __module__ = DBTestCaseError.__module__
@@ -98,7 +99,7 @@ class _Later:
         self.__owner, self.__name = owner, name
 
     def tell(self) -> NoReturn:
-        raise _NotThere(
+        raise NotThere(
             f"{self.__owner}.{self.__name} is there once DatabaseTestCase.setUpClass has run, and not after the class "
             f"has ended.\nIf {self.__owner} or a base class of it defines setUpClass, make 'super().setUpClass()' its "
             "first line."
@@ -116,7 +117,7 @@ def running_class(test_class: Any) -> Any:
     running = test_class.__dict__.get("_dbtestcase")
     if not isinstance(running, RunningClass):
         name = test_class.__qualname__
-        raise _NotThere(
+        raise NotThere(
             f"{name} has no database: DatabaseTestCase.setUpClass did not run for it.\n"
             f"If {name} or a base class of it defines setUpClass, make 'super().setUpClass()' its first line. If the "
             "runner leaves class fixtures out, let it run whole classes (unittest-parallel: --level class)."

@@ -9,6 +9,7 @@ import os
 import tempfile
 import unittest
 import weakref
+from inspect import getmembers
 
 import psutil
 from flask import Flask
@@ -132,6 +133,14 @@ class ApplicationTests(unittest.TestCase):
                     _ = self.client
 
         self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_whoever_only_looks_at_a_test_without_an_application_meets_no_exception(self):
+        class Shop(FlaskDatabaseTestCase):
+            def test_1(self):
+                pass
+
+        self.assertFalse(hasattr(Shop("test_1"), "client"))
+        self.assertIn("test_1", dict(getmembers(Shop("test_1"))))
 
     def test_class_data_is_made_in_the_extension_s_session(self):
         class Shop(ShopTestCase):
