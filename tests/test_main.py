@@ -57,7 +57,7 @@ class DoctorTests(unittest.TestCase):
         result = run("doctor", DBTESTCASE_CACHE="/proc/nowhere")
 
         self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertRegex(result.stdout, r"- The cache folder '/proc/nowhere' cannot be written to \(.+\)")
+        self.assertRegex(result.stdout, r"- The cache folder '/proc/nowhere' cannot be used \(.+\)")
         self.assertNotIn("All is well", result.stdout)
 
     def test_a_folder_for_instances_that_is_not_there_is_a_sentence(self):

@@ -121,7 +121,7 @@ def _cache(advice: list[str]) -> Iterator[str]:
     problem = _write_problem(folder)
     if problem:
         advice.append(
-            f"The cache folder {str(folder)!r} cannot be written to ({problem}), so each run makes its templates anew, "
+            f"The cache folder {str(folder)!r} cannot be used ({problem}), so each run makes its templates anew, "
             "which takes seconds. Set DBTESTCASE_CACHE to a folder that can be, or to 'off'."
         )
     templates = cached_templates()
