@@ -362,6 +362,7 @@ class SandboxedDatabase:
         """
         if (attempt := self.present_attempt()) is None:
             raise stale_connection(self.owner)
+        self._joined.append(weakref.ref(connection))  # it may have sent nothing yet, and is to be given up as well
         error = connection.engine.dialect.loaded_dbapi.OperationalError
         attempt.stop(Reason(rule, "", user_origin(), of_class=of_class), error)
 
@@ -374,11 +375,6 @@ class SandboxedDatabase:
             IsolationBroken: Somebody committed for real while the test ran.
         """
         shared, self.shared = self.shared, None
-        if shared is None:
-            if self.physical is not None and self.physical.loop is not None:
-                self.hang_up()
-            return []
-        self.has_attempted = True
         left: list[LeftOpen] = []
         for taken in self.engines.taken:
             if taken.may_be_checked_out:
@@ -389,6 +385,11 @@ class SandboxedDatabase:
             elif taken.setup.is_async and taken.may_have_been_waited_for:
                 taken.renew_pool()
         self._joined.clear()
+        if shared is None:
+            if self.physical is not None and self.physical.loop is not None:
+                self.hang_up()
+            return left
+        self.has_attempted = True
         committed: bool | None = False
         try:
             if shared.busy is not None:
@@ -416,8 +417,7 @@ class SandboxedDatabase:
         return [LeftOpen(each.work.label, each.work.last[1]) for each in self._held() if each.work]
 
     def _held(self) -> list[SandboxConnection]:
-        joined = [connection for reference in self._joined if (connection := reference()) is not None]
-        return [each for each in joined if each.work is not None and each.is_checked_out]
+        return [each for known in self._joined if (each := known()) is not None and each.is_checked_out]
 
     def expect_commits(self) -> None:
         """Something of ours commits, or has committed, into the server."""

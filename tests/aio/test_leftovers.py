@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -10,11 +11,11 @@ import textwrap
 import unittest
 from pathlib import Path
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, text, update
 
 from dbtestcase.aio import AsyncDatabaseTestCase
 from tests.aio.support import DRIVERS, engine_of, names, second_runs
-from tests.support import Base, Customer, once, problems, run_case, run_with_warnings
+from tests.support import Base, Customer, once, problems, recorded_warnings, run_case, run_with_warnings
 
 ROOT = Path(__file__).parent.parent.parent
 MANY = """
@@ -140,6 +141,23 @@ class LeftOpenTests(unittest.TestCase):
                     self.assertEqual(len(warnings), 1, warnings)
                     self.assertIn("by a task that was still running", warnings[0])
                     self.assertIn("in work", warnings[0])
+
+    def test_what_a_first_run_was_about_to_get_is_left_to_no_garbage_collector(self):
+        for driver in DRIVERS:
+            engine = engine_of(driver)
+
+            class Shop(AsyncDatabaseTestCase):
+                app_engines = [engine]
+
+                async def test_it(self):
+                    async with engine.execution_options(isolation_level="SERIALIZABLE").connect() as connection:
+                        self.level = await connection.scalar(text("SHOW transaction_isolation"))
+                    self.assertEqual(self.level, "serializable")
+
+            with self.subTest(driver), recorded_warnings() as caught:
+                self.assertEqual(problems(run_case(Shop)), [])
+                gc.collect()
+                self.assertEqual([str(each.message) for each in caught], [])
 
     def test_an_assertion_that_nobody_awaits_is_an_error(self):
         class Shop(AsyncDatabaseTestCase):
