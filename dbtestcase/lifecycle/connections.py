@@ -52,7 +52,7 @@ class ClassConnections:
         self._instance: BaseInstance
         self.are_shared = False
         self._is_address_known = False
-        self._forks_before = forks.count()
+        self._forks_before = forks.count
         self._log_before_copies: int | None = None
         self._copies: Copies | None = None
         self._guard: other_databases.Guard | None = None
@@ -78,7 +78,7 @@ class ClassConnections:
     @property
     def may_others_come(self) -> bool:
         """Whether another process may connect, and wait for what a test has locked."""
-        return self._is_address_known or forks.count() != self._forks_before
+        return self._is_address_known or forks.count != self._forks_before
 
     def check_others(self) -> None:
         """See, after a test that has used no database, whether others have committed meanwhile.

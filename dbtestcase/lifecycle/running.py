@@ -43,6 +43,7 @@ class RunningClass:
         explanations: What the present test sent, and what is known of its failures.
         always_real: Why its tests begin on copies; "" if they begin in the one transaction.
         runs: Runs its tests.
+        run_test: See :meth:`TestRuns.run`.
         prepares_tests: Something is done before each test.
         connections: What those to its databases are at present.
         awaits_tests: Whether a test may be a coroutine function.
@@ -73,7 +74,9 @@ class RunningClass:
         self._kept: tuple[str, str] | None = None  # the failed test whose databases are being kept, and its main one
         self._plan: SchemaPlan
         self._class_error: BaseException | None = None
-        self._is_reported = report.is_wanted()
+        # Without a call between, since a test that uses no database is to cost next to nothing.
+        self.run_test: Callable[[Any, Any, Callable[[Any], Any]], None]
+        self.run_test = self._run_reported if report.is_wanted() else self.runs.run
         self.prepares_tests = type(self).begin_test is not RunningClass.begin_test
 
     def __enter__(self) -> Self:
@@ -232,12 +235,8 @@ class RunningClass:
 
     # -- one test
 
-    def run_test(self, test: Any, result: Any, run: Callable[[Any], Any]) -> None:
-        """Run a test, once or twice, and tell the result what it came to."""
-        if self._is_reported:
-            with report.span("test", id_of(test)):
-                self.runs.run(test, result, run)
-        else:
+    def _run_reported(self, test: Any, result: Any, run: Callable[[Any], Any]) -> None:
+        with report.span("test", id_of(test)):
             self.runs.run(test, result, run)
 
     def begin_test(self, test: Any) -> None:

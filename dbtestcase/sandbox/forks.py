@@ -36,7 +36,8 @@ class Inherited(Protocol):
 _watched: weakref.WeakSet[Inherited] = weakref.WeakSet()
 # Memory that this process shares with its children: whether one of them has tried.
 _page = mmap.mmap(-1, 1)
-_count = 0
+# How often this process has forked.
+count = 0
 
 
 def watch(database: Inherited) -> None:
@@ -52,14 +53,9 @@ def has_child_tried() -> bool:
     return True
 
 
-def count() -> int:
-    """Return how often this process has forked."""
-    return _count
-
-
 def _after_fork_in_parent() -> None:
-    global _count
-    _count += 1
+    global count
+    count += 1
 
 
 def _end_attempts() -> None:

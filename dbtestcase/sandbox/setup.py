@@ -40,6 +40,7 @@ class Setup:
     Attributes:
         connect_args: What is given to the driver's ``connect()`` whatever the server.
         autocommits: Its connections commit each statement.
+        is_async: Its driver is an asynchronous one.
         record_info: What its listeners put into the ``info`` of a pool's record.
 
     Args:
@@ -58,6 +59,7 @@ class Setup:
         as_role: Callable[[sa.URL], sa.URL] | None = None,
     ) -> None:
         self._dialect: Any = dialect
+        self.is_async = bool(dialect.is_async)
         self.connect_args = {
             name: value
             for name, value in connect_args.items()
@@ -96,10 +98,6 @@ class Setup:
     def driver(self) -> str:
         """The driver, as a person would name it."""
         return f"{self._dialect.driver}{' (asyncio)' if self.is_async else ''}"
-
-    @property
-    def is_async(self) -> bool:
-        return bool(self._dialect.is_async)
 
     @property
     def is_bound_to_loop(self) -> bool:
