@@ -36,7 +36,7 @@ class DatabaseAssertions(unittest.TestCase):
 
     @contextmanager
     def capture_queries(self) -> Iterator[CapturedQueries]:
-        """Collect the queries that are sent during the block, as a list that can be read in it and afterwards.
+        """Collect the queries that the block sends, in a list that grows while the block runs.
 
         Each one has ``sql``, ``parameters``, ``rows``, ``seconds``, ``origin`` and ``error``.
         """

@@ -38,6 +38,8 @@ class DatabaseTestCase(DatabaseAssertions):
     Whatever the code under test commits, rolls back or leaves open is undone before the next test; only sequences keep
     counting. A test runs in one transaction as long as that gives it what real connections would, and else again, by
     itself, on a private copy of the database.
+
+    Nothing has to be set: what the attributes are by default is a throwaway server with an empty database.
     """
 
     schema: SchemaLike | None = None
@@ -77,9 +79,9 @@ class DatabaseTestCase(DatabaseAssertions):
     """
 
     allow_other_databases: ClassVar[bool | Collection[str | URL]] = False
-    """Let engines that were declared nowhere connect to other servers, or to a list of hosts or URLs.
+    """Whether engines that were declared nowhere may connect to other servers.
 
-    Else they raise ``UndeclaredDatabase``.
+    ``True`` for all servers, or a list of hosts or URLs. Elsewhere to connect raises ``UndeclaredDatabase``.
     """
 
     restart_identities: ClassVar[bool] = False
@@ -130,6 +132,7 @@ class DatabaseTestCase(DatabaseAssertions):
         """Start the instance, create the schema, redirect ``app_engines`` and run :meth:`setUpTestData`.
 
         Raises:
+            DBTestCaseError: An attribute of the class has a value that it cannot have, or a name that nobody reads.
             PostgresNotFound: No PostgreSQL programs are installed.
             PostgresNotReady: The server did not start.
             SchemaError: ``schema`` is not usable, or PostgreSQL refused it.
@@ -138,20 +141,28 @@ class DatabaseTestCase(DatabaseAssertions):
         wiring.set_up(cls, lambda following: issubclass(following, DatabaseTestCase))
 
     @classmethod
-    def redirect_engine(cls, engine: Engine, database: str | None = None) -> None:
+    def redirect_engine(cls, engine: Engine | AsyncEngine, database: str | None = None) -> None:
         """Point an engine of the code under test to the class's database until the class has ended.
 
         For engines that do not exist yet when the class body runs. Nothing is ever sent to the server that the engine
         was made for, and after the class the engine is what it was.
 
         Args:
+            engine: A SQLAlchemy engine, synchronous or asynchronous.
             database: Which of the databases, if ``schema`` is a mapping; its first one if ``None``.
+
+        Raises:
+            DBTestCaseError: ``engine`` is none, ``schema`` names no such database, or ``setUpClass`` has not run.
         """
         wiring.running_class(cls).redirect(engine, database)
 
     @classmethod
     def engine_for(cls, database: str) -> Engine:
-        """Return the engine of one of the databases that ``schema`` names."""
+        """Return the engine of one of the databases that ``schema`` names.
+
+        Raises:
+            DBTestCaseError: ``schema`` names no such database, or ``setUpClass`` has not run.
+        """
         engine: Engine = wiring.running_class(cls).engine_for(database)
         return engine
 
