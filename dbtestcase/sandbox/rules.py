@@ -83,7 +83,7 @@ _REAL_PAIRS = {
     "explain": {"create", "execute", "declare", "refresh"},
 }  # fmt: skip
 # Names of our own savepoints.
-_OUR_SAVEPOINT = re.compile(r"dbt\d+")
+_OUR_SAVEPOINT = re.compile(r'"?dbt\d+"?')
 
 # -- names anywhere outside literals and comments: system columns, views that show other server processes
 

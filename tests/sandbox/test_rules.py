@@ -162,6 +162,7 @@ REAL = {
     "EXPLAIN ANALYZE CREATE TABLE a AS SELECT 1": "EXPLAIN CREATE",
     "EXPLAIN (ANALYZE) EXECUTE prepared": "EXPLAIN EXECUTE",
     "SAVEPOINT dbt1": "a savepoint called as one of ours",
+    'SAVEPOINT "dbt1"': "a savepoint called as one of ours",
     "SELECT query_to_xml('SELECT set_config(1)', true, true, '')": "query_to_xml()",
     "SELECT * FROM ts_stat('SELECT work()')": "ts_stat()",
     "DO $$ BEGIN END $$": "DO",
