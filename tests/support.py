@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import time
 import unittest
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -69,6 +70,23 @@ def recorded_warnings() -> Iterator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
+
+
+def patience(seconds: float) -> float:
+    """Return in how many seconds something has to be done now that takes at most ``seconds`` on an idle machine."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    processors = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return seconds * max(1.0, os.getloadavg()[0] / processors)
+
+
+def happens(holds: Callable[[], bool], seconds: float) -> bool:
+    """Wait until the condition holds, on a busy machine as much longer as it is busy; return whether it does."""
+    begun = time.monotonic()
+    while not holds():
+        if time.monotonic() > begun + patience(seconds):
+            return False
+        time.sleep(0.01)
+    return True
 
 
 class _CountingResult(unittest.TestResult):

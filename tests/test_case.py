@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from dbtestcase import URL, DatabaseTestCase, ThrowawayPostgres, errors
 from dbtestcase.servers import running_instance
-from tests.support import Base, Customer, Order, of_throwaway_servers, once, problems, run_case
+from tests.support import Base, Customer, Order, happens, of_throwaway_servers, once, problems, run_case
 
 FORBIDDEN = "postgresql+psycopg2://nobody@matters.invalid:5432/production"
 
@@ -40,10 +40,7 @@ class ShopTestCase(DatabaseTestCase):
 
 def assert_goes_away(test: unittest.TestCase, folder: Path) -> None:
     """Wait for a folder to be deleted; that is done aside, so that no class waits for it."""
-    deadline = time.monotonic() + 5
-    while folder.exists():
-        test.assertLess(time.monotonic(), deadline, f"{folder} is still there")
-        time.sleep(0.01)
+    test.assertTrue(happens(lambda: not folder.exists(), 5), f"{folder} is still there")
 
 
 class LifeCycleTests(unittest.TestCase):

@@ -18,7 +18,7 @@ from dbtestcase import DatabaseTestCase, isolate
 from dbtestcase.aio import AsyncDatabaseTestCase
 from dbtestcase.errors import IsolationBroken
 from tests.aio.support import COUNT, DRIVERS, engine_of, names, second_runs
-from tests.support import Base, Customer, problems, run_case
+from tests.support import Base, Customer, patience, problems, run_case
 
 MARK: contextvars.ContextVar[str] = contextvars.ContextVar("MARK", default="unset")
 
@@ -194,14 +194,16 @@ class AttemptTests(unittest.TestCase):
                     await done.wait()
                     await task
 
-            with self.subTest(driver=driver), second_runs() as twice, self.assertNoLogs("asyncio"):
+            gc.collect()  # tasks of earlier tests, about which the loop has something to say
+            # Of a step that took long it warns as well.
+            with self.subTest(driver=driver), second_runs() as twice, self.assertNoLogs("asyncio", "ERROR"):
                 begun = time.monotonic()
                 with mock.patch("dbtestcase.sandbox.attempt._BOUND", 0.1):
                     result = run_case(Shop)
 
                 self.assertEqual(problems(result), [])
                 self.assertEqual(set(twice), {"test_it"})
-                self.assertLess(time.monotonic() - begun, 5)
+                self.assertLess(time.monotonic() - begun, patience(5))
 
     def test_what_was_cancelled_or_timed_out_in_the_middle_of_a_statement_runs_again(self):
         for driver in DRIVERS:

@@ -18,6 +18,7 @@ from dbtestcase.diagnosis.leftovers import (
     warnings_for,
 )
 from dbtestcase.frames import user_origin
+from tests.support import recorded_warnings
 
 
 class Worker(threading.Thread):
@@ -179,8 +180,7 @@ class WarningTests(unittest.TestCase):
     def test_warning_is_shown_at_the_line_that_opened_the_thing(self):
         opened = user_origin()
 
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with recorded_warnings() as caught:
             warn_left_open(f"ShopTests: connection 2, opened at {opened}, was left open", opened)
 
         [warning] = caught

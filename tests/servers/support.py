@@ -7,14 +7,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+from dbtestcase.servers import discard_standby
 from dbtestcase.servers.locations import reachable
+from tests.support import happens
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +31,7 @@ class ScratchTestCase(unittest.TestCase):
     """Gives each test a folder where its instances live, and if it asks for one a cache that begins empty."""
 
     def setUp(self) -> None:
+        discard_standby()  # what an earlier test has left is elsewhere
         # In memory, for speed; and not in the user's own temporary folder, which may be closed to the server's user.
         where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"
         self.scratch = Path(tempfile.mkdtemp(prefix="dbtc-", dir=where))
@@ -129,11 +131,8 @@ class ScratchTestCase(unittest.TestCase):
 
     def assertSoon(self, holds: Callable[[], bool], seconds: float, message: str) -> None:
         """Fail unless the condition holds within the time; a busy machine gets as much more as it is busy."""
-        deadline = time.monotonic() + seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-        while not holds():
-            if time.monotonic() > deadline:
-                self.fail(message)
-            time.sleep(0.01)
+        if not happens(holds, seconds):
+            self.fail(message)
 
 
 def processes_in(location: Path) -> list[psutil.Process]:

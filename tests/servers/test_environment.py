@@ -62,6 +62,8 @@ class EnvironmentTests(ScratchTestCase):
 
     def test_a_working_directory_that_was_deleted_does_not_matter(self):
         gone = "import os, tempfile; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())\n"
+        if "SystemError" in self.python(gone + "import socket").stderr:
+            self.skipTest("this interpreter itself can import little in such a folder: CPython 3.13.0")
         self.run_well(gone + ROUND_TRIP, PATH=f"{os.pathsep}relative{os.pathsep}{os.environ['PATH']}")
 
     def test_where_there_are_no_temporary_files_a_named_folder_is_enough(self):

@@ -19,7 +19,7 @@ from dbtestcase.servers.cache import Cache
 from dbtestcase.servers.supervisor.channel import encode
 from dbtestcase.servers.supervisor_client import current_supervisor
 from tests.servers.support import ScratchTestCase, changed_environment
-from tests.support import once
+from tests.support import once, patience
 
 OPTIONS = ThrowawayPostgres()
 
@@ -45,22 +45,23 @@ class SupervisorTests(ScratchTestCase):
         ):
             supervisor.request("folder", locations=[str(self.location)], mode=0o700).wait()
 
-        self.assertLess(time.monotonic() - begun, 5)
+        self.assertLess(time.monotonic() - begun, patience(5))
         self.assertFalse(psutil.pid_exists(supervisor.supervisor_pid))
         self.assertNextInstanceWorks()
 
     @once
     def test_one_that_goes_silent_during_a_boot_is_not_waited_for_as_long_as_for_a_boot(self):
         supervisor = current_supervisor()
+        path = supervisor.request("folder", locations=[str(self.location)], mode=0o700).wait()["path"]
+        run = {"argv": ["/bin/sleep", "600"], "env": {}, "user": None, "log": "log", "timeout": 600.0}
+        reply = supervisor.request("run", folder=path, **run)
+        self.assertTrue(supervisor.answers())
+        os.kill(supervisor.supervisor_pid, signal.SIGSTOP)
+
         with (
             mock.patch.multiple(supervisor_client, _PATIENCE=0.5, _SILENCE=0.2),
             self.assertRaisesRegex(PostgresNotReady, "does not answer"),
         ):
-            path = supervisor.request("folder", locations=[str(self.location)], mode=0o700).wait()["path"]
-            run = {"argv": ["/bin/sleep", "600"], "env": {}, "user": None, "log": "log", "timeout": 600.0}
-            reply = supervisor.request("run", folder=path, **run)
-            self.assertTrue(supervisor.answers())
-            os.kill(supervisor.supervisor_pid, signal.SIGSTOP)
             reply.wait()
 
         self.assertNextInstanceWorks()
