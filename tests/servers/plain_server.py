@@ -49,7 +49,8 @@ class PlainServer:
         self._settings = dict(settings or {})
         where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"
         self.folder = Path(tempfile.mkdtemp(prefix="plain-", dir=where))
-        self.port = _free_port()
+        self._reserved = _reserved_port()
+        self.port: int = self._reserved.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -70,6 +71,7 @@ class PlainServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._reserved.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
@@ -215,7 +217,9 @@ def _environment() -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if not name.startswith("PG")}, "LC_ALL": "C"}
 
 
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _reserved_port() -> socket.socket:
+    """Return a socket whose port the system gives to nobody else; a server may listen there, also beside the socket."""
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as PostgreSQL does
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
