@@ -180,6 +180,7 @@ class LeftOpenTests(unittest.TestCase):
                     connection.execute(text("SELECT 1"))
                     self.fail("while it is open")
 
+            gc.collect()  # connections of earlier tests
             with self.subTest(driver), self.assertNoLogs("sqlalchemy", level="ERROR"):
                 self.assertEqual(len(run_case(Shop).failures), 1)
                 gc.collect()
@@ -191,14 +192,15 @@ class TimeoutTests(unittest.TestCase):
 
             class Shop(DatabaseTestCase):
                 schema = Base
-                postgres = ThrowawayPostgres(settings={"idle_in_transaction_session_timeout": "100ms"})
+                # Longer than a busy machine stands still between two statements.
+                postgres = ThrowawayPostgres(settings={"idle_in_transaction_session_timeout": "1s"})
                 app_engines = [app_engine(driver)]
 
                 def test_it(self) -> None:
                     with self.app_engines[0].connect() as connection:
                         connection.execute(Customer.__table__.insert(), {"name": "Ada"})
                         connection.commit()
-                        sleep(0.3)
+                        sleep(1.3)
                         with suppress(Exception):
                             connection.execute(Customer.__table__.insert(), {"name": "Grace"})
                             connection.commit()
@@ -249,14 +251,19 @@ class InterruptedTests(unittest.TestCase):
                     schema = Base
                     app_engines = [engine]
 
+                    def interrupt(self) -> None:
+                        while not self.instance.query("SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
+                            pass
+                        os.kill(os.getpid(), signal.SIGUSR1)
+
                     def test_it(self) -> None:
                         with engine.connect() as connection:
                             connection.scalar(text("SELECT 1"))
                             # psycopg2 waits for the answer, and then Python calls the handler.
-                            signals = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+                            signals = threading.Thread(target=self.interrupt)
                             signals.start()
                             with self.assertRaises(type(interruption)):
-                                connection.execute(text("INSERT INTO customer (name) SELECT 'Ada' FROM pg_sleep(0.3)"))
+                                connection.execute(text("INSERT INTO customer (name) SELECT 'Ada' FROM pg_sleep(0.5)"))
                             signals.join()
                             connection.rollback()
                         self.assertRowCount(Customer, expected)

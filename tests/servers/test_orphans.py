@@ -127,7 +127,7 @@ class KilledTests(OrphanTestCase):
 
     def test_os_exit_leaves_nothing(self):
         process = self.start(WAITING + "os._exit(0)")
-        process.wait(10)
+        process.wait(60)  # it starts a server before
 
         self.assertNoServers()
         self.assertSoon(lambda: not self.folders(), 5, "a folder is left")
@@ -186,7 +186,7 @@ class KilledTests(OrphanTestCase):
         process = self.start(
             WAITING + "if os.fork() == 0:\n    sys.stdout.close(); os.close(1); time.sleep(5)\nelse:\n    os._exit(0)"
         )
-        process.wait(10)
+        process.wait(60)  # it starts a server before
 
         self.assertNoServers()
 
