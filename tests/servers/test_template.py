@@ -238,7 +238,9 @@ class DamageTests(TemplateTestCase):
         about = self.pack.stat()
         with open(self.pack, "r+b") as file:
             file.seek(about.st_size // 2)
-            file.write(b"?")
+            (byte,) = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
         os.utime(self.pack, ns=(about.st_atime_ns, about.st_mtime_ns))
 
         self.assertRegex(self.assertRebuilt(), "damaged .*made anew")
