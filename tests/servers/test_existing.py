@@ -31,14 +31,11 @@ def end_of_process():
 
 
 class ServerTestCase(unittest.TestCase):
-    """Has the databases of the process dropped after each test; ``plain`` is the server."""
-
-    @classmethod
-    def setUpClass(cls):
-        global plain
-        plain = shared_server()
+    """Gives each test an empty server, ``plain``, and has the databases of the process dropped after it."""
 
     def setUp(self):
+        global plain
+        plain = shared_server()
         self.addCleanup(end_of_process)
 
     def shop(self, url=None, **options):
