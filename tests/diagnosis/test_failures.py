@@ -27,6 +27,23 @@ def failures(case: type[unittest.TestCase]) -> list[str]:
 
 
 class PrintedTests(unittest.TestCase):
+    def test_a_sub_test_that_fails_is_explained_as_well(self):
+        for isolation in ("auto", "savepoint", "clone"):
+
+            class Shop(ShopTestCase):
+                def test_it(self):
+                    for name in ("nowhere", "elsewhere"):
+                        with self.subTest(name):
+                            self.session.execute(text(f"SELECT * FROM {name}"))
+
+            Shop.isolation = isolation
+            with self.subTest(isolation):
+                first, second = failures(Shop)
+
+                self.assertIn("SQL sent: 1 statement", first)
+                self.assertIn("SELECT * FROM nowhere", first)
+                self.assertIn("an earlier statement of this transaction failed", second)
+
     def test_frames_of_this_library_are_left_out_of_the_traceback(self):
         class Shop(ShopTestCase):
             isolation = "savepoint"

@@ -102,6 +102,24 @@ class ContextTests(unittest.TestCase):
 
         self.passes(Shop)
 
+    def test_objects_stay_usable_after_a_command_under_a_context_that_the_test_pushed(self):
+        class Shop(ShopTestCase):
+            def test_1(self):
+                @self.app.cli.command("rename")
+                def rename():
+                    with db.engine.begin() as connection:
+                        connection.execute(text("UPDATE customer SET name = 'Grace'"))
+
+                ada = Customer(name="Ada")
+                db.session.add(ada)
+                db.session.commit()
+                self.assertEqual(ada.name, "Ada")
+                with self.app.app_context():
+                    self.app.test_cli_runner().invoke(args=["rename"])
+                self.assertEqual(ada.name, "Grace")
+
+        self.passes(Shop)
+
     def test_objects_stay_usable_after_requests_under_a_context_that_the_test_pushed(self):
         class Shop(ShopTestCase):
             def test_1(self):

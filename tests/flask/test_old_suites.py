@@ -137,6 +137,38 @@ class OldSuiteTests(unittest.TestCase):
 
         self.passes(CustomerTests)
 
+    def test_what_a_test_leaves_in_the_session_of_the_class_s_context_is_not_in_the_next(self):
+        class CustomerTests(FlaskDatabaseTestCase):
+            db = db
+
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                cls.app = create_app("sqlite://")
+                cls.enterClassContext(cls.app.app_context())
+                db.create_all()
+                cls.ada = Customer(name="Ada")
+                db.session.add(cls.ada)
+                db.session.commit()
+
+            def test_0_sends_nothing(self):
+                db.session.add(Customer(name="Edith"))
+
+            def test_1_leaves_changes(self):
+                self.ada.name = "Grace"
+                db.session.flush()
+                self.assertRowCount(Customer, 1)
+                self.ada.name = "Edith"
+                db.session.add(Customer(name="Alan"))
+
+            def test_2_finds_none(self):
+                self.assertEqual(self.ada.name, "Ada")
+                db.session.commit()
+                self.assertRowCount(Customer, 1, Customer.name == "Ada")
+                self.assertRowCount(Customer, 1)
+
+        self.passes(CustomerTests)
+
     def test_an_engine_made_lazily_inside_the_application(self):
         class MessageTests(FlaskDatabaseTestCase):
             schema = Base
