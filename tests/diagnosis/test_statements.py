@@ -154,6 +154,7 @@ class NoteTests(LoggedTests):
         self.assertIn("SELECT 'x'\n", self.note())
 
     def test_inserts_of_a_run_that_does_not_count_are_remembered_also_while_queries_are_counted(self):
+        before = self.log.earlier_inserts()  # of other tests here
         self.log.begin_test(lambda: "test_1", counts=False)
         self.assertFalse(self.log.is_listening)
         self.log.rows_changed("INSERT INTO a")
@@ -161,11 +162,12 @@ class NoteTests(LoggedTests):
             self.assertTrue(self.log.is_listening)
             self.log.statement_started("connection 1", self.origin(), "INSERT INTO b", None)
             self.log.statement_finished("connection 1", 1, None)
-        self.assertEqual((self.log.earlier_inserts(), self.log.statements), ({}, []))
+        self.assertEqual((self.log.earlier_inserts(), self.log.statements), (before, []))
 
         self.log.begin_test(lambda: "test_2")
 
-        self.assertEqual(self.log.earlier_inserts(), {"INSERT INTO a": "test_1", "INSERT INTO b": "test_1"})
+        added = {"INSERT INTO a": "test_1", "INSERT INTO b": "test_1"}
+        self.assertEqual(self.log.earlier_inserts(), {**before, **added})
 
     def test_statement_that_has_not_come_back_says_so(self):
         self.log.statement_started("connection 1", self.origin(), "SELECT pg_sleep(100)", None)
