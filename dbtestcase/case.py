@@ -36,7 +36,7 @@ class DatabaseTestCase(DatabaseAssertions):
 
     The class gets a throwaway PostgreSQL instance of its own, started by :meth:`setUpClass` and gone after the class.
     Whatever the code under test commits, rolls back or leaves open is undone before the next test; only sequences keep
-    counting. A test runs in one transaction as long as that gives it what real connections would, and else again, by
+    counting. A test runs in one transaction. Where that cannot give it what real connections would, it runs again, by
     itself, on a private copy of the database.
 
     Nothing has to be set: what the attributes are by default is a throwaway server with an empty database.
@@ -71,11 +71,11 @@ class DatabaseTestCase(DatabaseAssertions):
     """Engines of the code under test, of both kinds; they point to the class's database while the class runs."""
 
     app_role: ClassVar[str | None] = None
-    """The role as which ``app_engines`` and other engines of the code under test connect, such as ``"shop_app"``.
+    """The role that ``app_engines`` and other engines of the code under test connect as, such as ``"shop_app"``.
 
-    It is no superuser and made before the schema, whose GRANTs and policies can name it; where these give it nothing,
-    it may read and change the rows of all tables. ``engine``, ``url`` and the class data stay the owner's. With
-    ``None`` these engines connect as the owner too, whom neither grants nor row level security bind.
+    It is no superuser. It is made before the schema, whose GRANTs and policies can name it; if the schema grants it
+    nothing, it may read and change the rows of all tables. ``engine``, ``url`` and the class data stay the owner's.
+    With ``None``, these engines connect as the owner too, whom neither grants nor row level security bind.
     """
 
     allow_other_databases: ClassVar[bool | Collection[str | URL]] = False

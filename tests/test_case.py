@@ -39,7 +39,7 @@ class ShopTestCase(DatabaseTestCase):
 
 
 def assert_goes_away(test: unittest.TestCase, folder: Path) -> None:
-    """Wait for a folder to be deleted; that is done aside, so that no class waits for it."""
+    """Wait for a folder to be deleted, which happens in the background."""
     test.assertTrue(happens(lambda: not folder.exists(), 5), f"{folder} is still there")
 
 

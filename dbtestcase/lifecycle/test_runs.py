@@ -384,7 +384,7 @@ class TestRuns:
         except Exception as error:
             problems.append(error)
 
-    # -- telling of it
+    # -- reporting the second run
 
     def _report_second_run(
         self, test: Any, held: HeldResult, reason: Reason | None, first: list[BaseException]

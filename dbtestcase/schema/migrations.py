@@ -22,27 +22,32 @@ _SEPARATORS = {"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": "
 class AlembicMigrations:
     """A schema that is made by upgrading an empty database with Alembic.
 
-    ``env.py`` runs as it is: ``config.get_main_option("sqlalchemy.url")`` gives the URL of the test database,
-    ``config.attributes["connection"]`` a connection to it, and an engine that it takes from elsewhere (an environment
-    variable, the application's configuration) is led to the test database too, whatever its URL says. Its logging
-    set-up leaves no trace.
+    ``env.py`` runs as it is. ``config.get_main_option("sqlalchemy.url")`` gives the URL of the test database, and
+    ``config.attributes["connection"]`` a connection to it. An engine that it takes from elsewhere (an environment
+    variable, the application's configuration) connects to the test database too, whatever its URL says. Its set-up of
+    logging is undone.
 
-    The result is kept and used again until something changes that it is made of: the configuration, a file below the
-    script location or another version location, the code of your own packages that a *migration* imports, and what
-    these import in turn, files of data (.sql, .csv, .json ...) that a migration names, the modules that ``env.py`` uses
-    for more than its ``target_metadata``, Alembic, SQLAlchemy or one of the arguments. Name in ``depends_on`` whatever
-    else the outcome hangs on, such as what is found only because ``env.py`` adds an unusual folder to ``sys.path``.
+    The result is kept, and made anew when one of these changes:
+
+    * the configuration, or one of the arguments,
+    * a file below the script location or another version location,
+    * code of your own packages that a *migration* imports, and what that code imports in turn,
+    * a file of data (.sql, .csv, .json ...) that a migration names,
+    * a module that ``env.py`` uses for more than its ``target_metadata``,
+    * Alembic or SQLAlchemy.
+
+    Name in ``depends_on`` what else the result depends on, such as a module that is found only because ``env.py`` adds
+    an unusual folder to ``sys.path``.
 
     Args:
         config: The ini file, a ``pyproject.toml`` with a ``[tool.alembic]`` table, or the folder that holds ``env.py``
             (Flask-Migrate's ``migrations``, for example). Relative paths start at the working directory.
         script_location: The folder that holds ``env.py``, in place of what ``config`` says, or without a ``config``.
         revision: How far to upgrade. ``"heads"`` if the project has several branches on purpose.
-        app: A Flask application, or a function without arguments that returns one, if ``env.py`` needs one: it is run
-            within the application's context.
+        app: A Flask application, or a function without arguments that returns one, in whose context ``env.py`` runs.
         x: What ``context.get_x_argument()`` returns, as on the command line: ``("tenant=a",)``.
         section: The section of the ini file, as ``alembic --name``.
-        depends_on: More files and folders; a change in them makes the schema anew.
+        depends_on: More files and folders whose changes count.
     """
 
     config: str | os.PathLike[str] = "alembic.ini"

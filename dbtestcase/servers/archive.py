@@ -101,4 +101,7 @@ def find_kept(name: str) -> KeptInstance:
     for kept in kept_instances():
         if kept.name == name:
             return kept
-    raise DBTestCaseError(f"no instance called {name!r} is kept in {str(kept_folder())!r}.")
+    raise DBTestCaseError(
+        f"no instance called {name!r} is kept in {str(kept_folder())!r}.\n"
+        "'python -m dbtestcase doctor' lists those that are; a run with DBTESTCASE_KEEP=failed keeps more."
+    )

@@ -103,7 +103,8 @@ class Store:
                     self._folder = Path(reply.wait()["path"])
                 except RequestFailed as exc:
                     raise PostgresNotReady(
-                        f"cannot prepare a test database: there is no location for it: {exc}"
+                        f"cannot prepare a test database: no folder can take its template: {exc}\n"
+                        "Set DBTESTCASE_DIR to a folder that can be written to."
                     ) from exc
             return self._folder
 
@@ -166,5 +167,5 @@ def _packed(server: Server, target: Path, description: str) -> Pack:
 def _print_unusable(cache: Cache, problem: OSError) -> None:
     print_once(
         f"the cache folder {str(cache.folder)!r} cannot be used ({problem.strerror or problem}), so each run makes its "
-        "templates anew. Set DBTESTCASE_CACHE to a folder that can be written to, or to 'off'."
+        "templates anew. Set DBTESTCASE_CACHE to a folder of your own, or to 'off'."
     )

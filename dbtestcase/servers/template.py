@@ -44,7 +44,10 @@ def boot(recipe: Recipe) -> Server:
         except PostgresNotReady:
             if not _store.distrust(recipe.key):
                 raise
-    raise PostgresNotReady("cannot start a test database: its template vanishes as soon as it is made.")
+    raise PostgresNotReady(
+        "cannot start a test database: its template is gone as soon as it is made.\n"
+        "Does something delete files in the cache folder? Set DBTESTCASE_CACHE to another one, or to 'off'."
+    )
 
 
 def _made(recipe: Recipe) -> Pack:

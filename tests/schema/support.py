@@ -41,7 +41,7 @@ class FolderTestCase(unittest.TestCase):
         path.write_text(textwrap.dedent(content).lstrip("\n"), encoding="utf-8", newline="")
         return path
 
-    def refusal(self, schema: Any, **options: Any) -> str:
+    def planning_error(self, schema: Any, **options: Any) -> str:
         """Return what plan() says when it refuses ``schema``."""
         with self.assertRaises(SchemaError) as caught:
             planned(schema, **options)

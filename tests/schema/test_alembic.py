@@ -480,11 +480,13 @@ class PlanTests(ProjectTestCase):
         return found
 
     def test_missing_files_are_named(self) -> None:
-        self.assertIn("no file", self.refusal(AlembicMigrations(self.folder / "no.ini")))
-        self.assertIn("no env.py", self.refusal(AlembicMigrations(self.folder)))
-        self.assertIn("script_location", self.refusal(AlembicMigrations(self.write("empty.ini", "[other]\nx = 1\n"))))
-        self.assertIn("cannot understand", self.refusal(AlembicMigrations(self.write("bad.ini", "nonsense"))))
-        self.assertIn("depends_on", self.refusal(AlembicMigrations(self.ini, depends_on=["no/such"])))
+        self.assertIn("no file", self.planning_error(AlembicMigrations(self.folder / "no.ini")))
+        self.assertIn("no env.py", self.planning_error(AlembicMigrations(self.folder)))
+        self.assertIn(
+            "script_location", self.planning_error(AlembicMigrations(self.write("empty.ini", "[other]\nx = 1\n")))
+        )
+        self.assertIn("cannot understand", self.planning_error(AlembicMigrations(self.write("bad.ini", "nonsense"))))
+        self.assertIn("depends_on", self.planning_error(AlembicMigrations(self.ini, depends_on=["no/such"])))
 
     def test_whatever_it_is_made_of_changes_the_fingerprint(self) -> None:
         seen = [self.fingerprint()]

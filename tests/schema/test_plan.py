@@ -186,7 +186,7 @@ class CallableTests(ServerTestCase):
 
 class RefusedTests(FolderTestCase):
     def test_the_message_names_the_attribute_the_value_and_what_is_accepted(self) -> None:
-        message = self.refusal(42)
+        message = self.planning_error(42)
 
         self.assertIn("ShopTests.schema is 42 (int)", message)
         for word in ("MetaData", "declarative base", "Path", "AlembicMigrations", "Connection", "mapping", "None"):
@@ -197,31 +197,31 @@ class RefusedTests(FolderTestCase):
         self.write("migrations/env.py", "")
         migrations = str(self.folder / "migrations")
 
-        self.assertIn('Path("shop.sql")', self.refusal("shop.sql"))
-        self.assertIn('AlembicMigrations("alembic.ini")', self.refusal("alembic.ini"))
-        self.assertIn(f'AlembicMigrations("{migrations}")', self.refusal(migrations))
-        self.assertIn("exec_driver_sql", self.refusal("CREATE TABLE shop (id int)"))
+        self.assertIn('Path("shop.sql")', self.planning_error("shop.sql"))
+        self.assertIn('AlembicMigrations("alembic.ini")', self.planning_error("alembic.ini"))
+        self.assertIn(f'AlembicMigrations("{migrations}")', self.planning_error(migrations))
+        self.assertIn("exec_driver_sql", self.planning_error("CREATE TABLE shop (id int)"))
 
     def test_a_place_within_a_sequence_or_mapping_is_named(self) -> None:
-        self.assertIn("ShopTests.schema[1] is 7", self.refusal([table("shop"), 7]))
-        self.assertIn("ShopTests.schema[1] is None", self.refusal([table("shop"), None]))
-        self.assertIn("ShopTests.schema['audit'][0] is 7", self.refusal({"audit": [7]}))
+        self.assertIn("ShopTests.schema[1] is 7", self.planning_error([table("shop"), 7]))
+        self.assertIn("ShopTests.schema[1] is None", self.planning_error([table("shop"), None]))
+        self.assertIn("ShopTests.schema['audit'][0] is 7", self.planning_error({"audit": [7]}))
 
     def test_what_has_no_order_is_refused(self) -> None:
-        self.assertIn("give a list or a tuple", self.refusal({table("shop")}))
-        self.assertIn("give a list or a tuple", self.refusal(iter([table("shop")])))
+        self.assertIn("give a list or a tuple", self.planning_error({table("shop")}))
+        self.assertIn("give a list or a tuple", self.planning_error(iter([table("shop")])))
 
     def test_a_class_without_metadata_is_not_called(self) -> None:
         class Shop:
             def __init__(self, connection: Connection) -> None:
                 raise AssertionError("called")
 
-        self.assertIn("is the class", self.refusal(Shop))
+        self.assertIn("is the class", self.planning_error(Shop))
 
     def test_a_function_with_other_arguments_is_refused_at_once(self) -> None:
         def method(self: Any, connection: Connection) -> None: ...
 
-        message = self.refusal(method)
+        message = self.planning_error(method)
 
         self.assertIn("method(self: 'Any', connection: 'Connection')", message)
         self.assertIn("@staticmethod", message)
@@ -229,14 +229,14 @@ class RefusedTests(FolderTestCase):
     def test_flask_sqlalchemy_lite_is_asked_for_the_base(self) -> None:
         from flask_sqlalchemy_lite import SQLAlchemy as Lite
 
-        self.assertIn("give the declarative base of your models", self.refusal(Lite()))
+        self.assertIn("give the declarative base of your models", self.planning_error(Lite()))
 
     def test_names_that_cannot_be_databases_are_refused(self) -> None:
         for name in ("", None, 3, "postgres", "template1", "x" * 64, "a\0b"):
             with self.subTest(name):
-                self.assertIn(repr(name), self.refusal({name: None}))
-        self.assertIn("names no database", self.refusal({}))
-        self.assertIn("cannot stand within", self.refusal([{"audit": None}]))
+                self.assertIn(repr(name), self.planning_error({name: None}))
+        self.assertIn("names no database", self.planning_error({}))
+        self.assertIn("cannot stand within", self.planning_error([{"audit": None}]))
 
     def test_an_instance_of_a_model_is_no_base(self) -> None:
         class Base(DeclarativeBase):

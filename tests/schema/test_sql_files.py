@@ -207,19 +207,19 @@ class FailureTests(ServerTestCase):
 
 class PlanTests(FolderTestCase):
     def test_a_path_to_nothing_says_where_it_was_looked_for(self) -> None:
-        message = self.refusal(Path("no/such.sql"))
+        message = self.planning_error(Path("no/such.sql"))
 
         self.assertIn(str(Path.cwd() / "no/such.sql"), message)
         self.assertIn('Path(__file__).parent / "such.sql"', message)
 
     def test_a_folder_without_scripts_is_refused(self) -> None:
-        self.assertIn("no .sql file", self.refusal(self.folder))
+        self.assertIn("no .sql file", self.planning_error(self.folder))
 
     def test_a_folder_of_migrations_leads_to_alembic(self) -> None:
         self.write("env.py", "")
 
-        self.assertIn("AlembicMigrations(", self.refusal(self.folder))
-        self.assertIn("AlembicMigrations(", self.refusal(self.write("alembic.ini", "")))
+        self.assertIn("AlembicMigrations(", self.planning_error(self.folder))
+        self.assertIn("AlembicMigrations(", self.planning_error(self.write("alembic.ini", "")))
 
     def test_a_change_of_content_names_or_order_changes_the_fingerprint(self) -> None:
         first, second = self.write("1.sql", "SELECT 1;"), self.write("2.sql", "SELECT 2;")

@@ -183,7 +183,7 @@ class LifeTests(ScratchTestCase):
     def test_a_kept_instance_can_be_started_again_until_it_is_removed(self):
         changed_environment(self, {"DBTESTCASE_CACHE": self.scratch / "cache"})
         with running_instance(ThrowawayPostgres(), owner="ShopTests") as instance:
-            instance.execute("CREATE TABLE t AS SELECT 'evidence' AS x", database="test")
+            instance.execute("CREATE TABLE t AS SELECT 'a row' AS x", database="test")
             instance.keep("ShopTests.test_sale")
 
         (kept,) = kept_instances()
@@ -193,7 +193,7 @@ class LifeTests(ScratchTestCase):
 
         self.assertEqual(kept.owner, "ShopTests.test_sale")
         self.assertEqual(instance.open_command("test"), f"python -m dbtestcase start --psql --kept {kept.name}")
-        self.assertEqual(found, "evidence")
+        self.assertEqual(found, "a row")
         self.assertEqual(removed, 1)
         self.assertEqual(kept_instances(), [])
         with self.assertRaisesRegex(DBTestCaseError, kept.name), running_kept(kept.name):

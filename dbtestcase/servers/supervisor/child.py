@@ -171,7 +171,7 @@ def _do_now(work: Callable[[], None]) -> None:
     try:
         work()
     except OSError:
-        return  # as in a child, whose errors nobody hears: the next sweep deletes what is left
+        return  # as in a child, whose errors go nowhere: the next sweep deletes what is left
 
 
 def in_background(work: Callable[[], None], *, keep: Sequence[int] = ()) -> int | None:
