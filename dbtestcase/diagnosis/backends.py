@@ -28,7 +28,10 @@ _LONGEST_QUERY = 1000  # characters; track_activity_query_size is 1,024 bytes
 _SESSION_MODULE = session.__file__
 
 _COLUMNS = """
-SELECT c.relname::text, a.attname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT c.relname::text, concat_ws(' ', a.attname, (
+    SELECT string_agg(f.attname, ' ') FROM pg_type t JOIN pg_attribute f ON f.attrelid = t.typrelid
+    WHERE t.oid = a.atttypid
+)) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
 """
@@ -154,9 +157,12 @@ def ask_server(url: URL, query: str, parameters: Sequence[Any] = ()) -> list[tup
 
 
 def columns_of(url: URL) -> list[tuple[str, str]] | None:
-    """Return all columns of a database with their tables, ``None`` if it does not answer."""
+    """Return all columns of a database with their tables, ``None`` if it does not answer.
+
+    Behind the name of a column of a composite type stand those of its attributes.
+    """
     try:
-        return [(table, column or "") for table, column in ask_server(url, _COLUMNS)]
+        return [(table, column) for table, column in ask_server(url, _COLUMNS)]
     except psycopg2.Error:
         return None
 

@@ -69,6 +69,12 @@ class Failing(DatabaseTestCase):
     def test_text_stumbled_over(self):
         self.session.execute(update(Account).values(password=func.no_such_function(SECRET)))
 
+    def test_row_refused_with_a_value_of_a_composite_type(self):
+        with self.engine.begin() as connection:
+            connection.execute(text("CREATE TYPE login_data AS (name text, password text)"))
+            connection.execute(text("CREATE TABLE visitor (id int NOT NULL, data login_data)"))
+        self.session.execute(text(f"INSERT INTO visitor VALUES (NULL, ROW('a', '{SECRET}'))"))
+
     def test_copied_row_refused(self):
         with self.engine.begin() as connection, connection.connection.cursor() as cursor:
             cursor.copy_expert("COPY account (id, password) FROM STDIN", io.StringIO(f"1\t{SECRET}\n"))
