@@ -28,6 +28,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     schedule.plan(each for each in classes if isinstance(each, type) and issubclass(each, case.DatabaseTestCase))
 
 
+def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> None:
+    """Before the first fixture of a test: what fixtures send must not be committed into the class's database."""
+    case = sys.modules.get("dbtestcase.case")
+    if case is None or fixturedef.scope != "function" or request.cls is None:
+        return
+    if issubclass(request.cls, case.DatabaseTestCase):
+        sys.modules["dbtestcase.lifecycle.wiring"].begin_tests(request.cls, request.function)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In a worker of pytest-xdist: send what was recorded to the process that talks to the user."""
     report = sys.modules.get("dbtestcase.diagnosis.report")

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from dbtestcase.errors import DBTestCaseError
 
-__all__ = ["Isolation", "isolate", "isolation_of"]
+__all__ = ["Isolation", "isolate", "isolation_of", "isolation_of_method"]
 
 Isolation = Literal["auto", "savepoint", "clone", "class"]
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -42,6 +42,12 @@ def isolation_of(test: Any) -> Isolation:
     # Asked before each test, and most have no mark: no bound method is made to find that.
     method = getattr(type(test), test._testMethodName, None)
     kind: Isolation = getattr(method, _MARK, None) or type(test).isolation
+    return kind
+
+
+def isolation_of_method(test_class: Any, method: Any) -> Isolation:
+    """Return how a test is to be isolated that is this method of a class, and no object yet."""
+    kind: Isolation = getattr(method, _MARK, None) or test_class.isolation
     return kind
 
 

@@ -15,6 +15,7 @@ from dbtestcase.diagnosis import report
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.frames import user_origin
 from dbtestcase.lifecycle import classes, schedule
+from dbtestcase.lifecycle.isolation import isolation_of_method
 from dbtestcase.lifecycle.running import RunningClass
 from dbtestcase.servers import expects
 
@@ -190,6 +191,16 @@ def run_test(test: Any, result: Any, run: Callable[[Any], Any]) -> None:
 def debug_test(test: Any, debug: Callable[[], Any]) -> None:
     """Run a test without collecting errors."""
     running_class(type(test)).runs.run_once(test, debug)
+
+
+def begin_tests(test_class: type, method: Any) -> None:
+    """Let what runs between ``setUpClass`` and a test, a fixture of pytest's say, use none of the class's databases."""
+    running = test_class.__dict__.get("_dbtestcase")
+    if not isinstance(running, RunningClass) or isolation_of_method(test_class, method) == "class":
+        return
+    if running.runs.tasks is None:  # connections of an asynchronous class are changed by its tests, in their event loop
+        running.runs.end_postponed()
+        running.use_shared()
 
 
 def end_tests(test_class: type) -> None:

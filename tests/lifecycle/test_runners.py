@@ -276,6 +276,20 @@ class RunnerTests(unittest.TestCase):
         done = self.run_module("pytest", "-p", "no:cacheprovider", "test_it.py")
 
         self.assertIn("A fixture of pytest that uses the database runs before the test begins", done.stdout)
+        self.assertIn("2 errors", done.stdout)  # the class's first test is no exception
+
+    @once
+    def test_a_pytest_fixture_may_use_the_database_where_tests_build_on_each_other(self):
+        self.write(
+            FIXTURES.replace(
+                "        monkeypatch.setattr",
+                "        self.session.connection().exec_driver_sql('SELECT 1')\n        monkeypatch.setattr",
+            ).replace("    schema = Base\n", "    schema = Base\n    isolation = 'class'\n")
+        )
+
+        done = self.run_module("pytest", "-p", "no:cacheprovider", "test_it.py")
+
+        self.assertNotIn("A fixture of pytest that uses the database", done.stdout)
 
     @once
     @unittest.skipUnless(is_installed("xdist"), "pytest-xdist is not installed")
