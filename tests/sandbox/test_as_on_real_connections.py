@@ -285,7 +285,7 @@ class FinalizerTests(unittest.TestCase):
             def __conform__(self, protocol: Any) -> Any:
                 collector = threading.Thread(target=gc.collect, daemon=True)
                 collector.start()
-                collector.join(timeout=10)
+                collector.join(timeout=60)  # a deadlock lasts for ever, a collection beside other work a while
                 outcomes.append("still collecting" if collector.is_alive() else "collected")
                 return QuotedString("value")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import textwrap
@@ -31,6 +32,7 @@ class FolderTestCase(unittest.TestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        self.addCleanup(os.umask, os.umask(0o022))  # root's servers run as somebody else, who may have to read there
         self.folder = Path(tempfile.mkdtemp(prefix="dbtestcase-tests-"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
 

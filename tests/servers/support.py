@@ -32,6 +32,7 @@ class ScratchTestCase(unittest.TestCase):
 
     def setUp(self) -> None:
         discard_standby()  # what an earlier test has left is elsewhere
+        self.addCleanup(os.umask, os.umask(0o022))  # root's servers run as somebody else, who has to get in
         # In memory, for speed; and not in the user's own temporary folder, which may be closed to the server's user.
         where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"
         self.scratch = Path(tempfile.mkdtemp(prefix="dbtc-", dir=where))
