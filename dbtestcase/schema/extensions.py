@@ -7,14 +7,16 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 
-__all__ = ["advice", "are_current", "read"]
+from dbtestcase.errors import DBTestCaseError
+
+__all__ = ["advice", "are_current", "names", "read"]
 
 _KEY = "extensions"
 _INSTALLED = "SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1"
@@ -35,6 +37,23 @@ _ALTERNATIVES = {
     "pgcrypto": "If it is for gen_random_uuid(): that is part of PostgreSQL since 13, without an extension.",
     "uuid-ossp": "In place of uuid_generate_v4(), gen_random_uuid() is part of PostgreSQL since 13.",
 }
+
+
+def names(given: object, whose: str) -> tuple[str, ...]:
+    """Return the names that an argument ``extensions`` holds.
+
+    Args:
+        whose: What it is an argument of, for messages.
+
+    Raises:
+        DBTestCaseError: It holds something else.
+    """
+    found = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(name, str) and name for name in found):
+        raise DBTestCaseError(
+            f'{whose}(extensions=...): {given!r} is not a list of names of extensions; give one such as ["pgcrypto"].'
+        )
+    return found
 
 
 def read(connection: Any) -> dict[str, Any]:

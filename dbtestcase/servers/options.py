@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import final
 
 from dbtestcase.errors import DBTestCaseError
+from dbtestcase.schema import extensions
 from dbtestcase.servers.configuration import configuration, defaults_content, written
 
 __all__ = ["ThrowawayPostgres"]
@@ -78,23 +79,11 @@ class ThrowawayPostgres:
                 f"ThrowawayPostgres(bin_dir=...): {self.bin_dir!r} is not a folder; "
                 "give the path of the one that holds 'initdb' and 'postgres', or leave it out."
             )
-        if not isinstance(self.extensions, Iterable):
-            raise DBTestCaseError(
-                f"ThrowawayPostgres(extensions=...): {self.extensions!r} is not a list of names; "
-                'give one such as ["pgcrypto"].'
-            )
         # Copies that nobody can change, in the form in which they are compared.
         object.__setattr__(self, "settings", MappingProxyType(_checked(self.settings)))
         if self.bin_dir is not None:
             object.__setattr__(self, "bin_dir", Path(self.bin_dir).expanduser())
-        extensions = (self.extensions,) if isinstance(self.extensions, str) else tuple(self.extensions)
-        object.__setattr__(self, "extensions", extensions)
-        for name in extensions:
-            if not isinstance(name, str) or not name:
-                raise DBTestCaseError(
-                    f"ThrowawayPostgres(extensions=...): {name!r} is not the name of an extension; "
-                    'give names such as "pgcrypto".'
-                )
+        object.__setattr__(self, "extensions", extensions.names(self.extensions, "ThrowawayPostgres"))
 
     @cached_property
     def cluster(self) -> dict[str, str]:

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import json
 import os
+import unittest
 from contextlib import closing
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
-from dbtestcase import DatabaseTestCase, ThrowawayPostgres
-from dbtestcase.errors import PostgresNotReady
+from dbtestcase import DatabaseTestCase, ExistingPostgres, ThrowawayPostgres
+from dbtestcase.errors import DBTestCaseError, PostgresNotReady
 from dbtestcase.schema import extensions, notes_of
 from dbtestcase.servers import running_instance
 from tests.schema.support import FolderTestCase, ServerTestCase
@@ -150,3 +152,15 @@ class MissingTests(ServerTestCase):
             ("/home/ada/pg/bin", "hstore", "contrib"),
         ):
             self.assertIn(expected, extensions._installation(name, bin_dir, "16.4"))
+
+
+class NamesTests(unittest.TestCase):
+    def test_what_is_no_list_of_names_is_refused_by_both_kinds_of_server(self) -> None:
+        for options in (ThrowawayPostgres, partial(ExistingPostgres, "postgresql://db.invalid/postgres")):
+            for given in (3, None, [""], ["citext", 3]):
+                words = r"\(extensions=\.\.\.\): .* give one such as"
+                with self.subTest(given=given), self.assertRaisesRegex(DBTestCaseError, words):
+                    options(extensions=given)
+
+            self.assertEqual(options(extensions="citext").extensions, ("citext",))
+            self.assertEqual(options(extensions=iter(["citext"])).extensions, ("citext",))

@@ -11,6 +11,7 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from dbtestcase.errors import DBTestCaseError
+from dbtestcase.schema.extensions import names
 
 __all__ = ["VARIABLE", "ExistingPostgres"]
 
@@ -42,13 +43,7 @@ class ExistingPostgres:
     def __init__(self, url: str, *, extensions: Iterable[str] = ()) -> None:
         self._origin = "ExistingPostgres(url)"
         self._dsn = _parsed(url, self._origin)
-        self._extensions = (extensions,) if isinstance(extensions, str) else tuple(extensions)
-        for name in self._extensions:
-            if not isinstance(name, str) or not name:
-                raise DBTestCaseError(
-                    f"ExistingPostgres(extensions=...): {name!r} is not the name of an extension; "
-                    'give names such as "pgcrypto".'
-                )
+        self._extensions = names(extensions, "ExistingPostgres")
 
     @classmethod
     def from_environment(cls, url: str) -> ExistingPostgres:
