@@ -17,6 +17,7 @@ from dbtestcase.diagnosis.messages import EXTENSION, EXTENSION_WITH
 from dbtestcase.diagnosis.redaction import Redaction
 from dbtestcase.diagnosis.sqltext import fingerprint
 from dbtestcase.diagnosis.statement import Statement
+from dbtestcase.diagnosis.tracebacks import chain
 from dbtestcase.errors import SchemaError
 from dbtestcase.frames import UNKNOWN, is_users
 from dbtestcase.schema import extensions
@@ -37,14 +38,7 @@ _MISSING_ROLE = re.compile(r'role "(.+)" does not exist')
 
 def database_error(exc: BaseException) -> Any:
     """Return the driver's error inside ``exc``, or None if the database did not refuse anything."""
-    seen: BaseException | None = exc
-    while seen is not None:
-        if isinstance(seen, DBAPIError):
-            seen = seen.orig
-        if getattr(seen, "diag", None) is not None:
-            return seen
-        seen = None if seen is None else seen.__cause__
-    return None
+    return next((each for each in chain(exc) if getattr(each, "diag", None) is not None), None)
 
 
 def server_words(exc: BaseException) -> str:
