@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy.exc import PendingRollbackError, StatementError
 
-from dbtestcase.diagnosis.redaction import HIDDEN, Redaction, sqlstate, without_values
+from dbtestcase.diagnosis.redaction import HIDDEN, Redaction, without_values
 from dbtestcase.diagnosis.sqltext import fingerprint, hides
 from dbtestcase.diagnosis.statement import Statement
-from dbtestcase.diagnosis.tracebacks import chain, from_driver
+from dbtestcase.diagnosis.tracebacks import chain, from_driver, sqlstate
 
 __all__ = ["Facts", "Hidden", "facts_of", "first_line", "redact"]
 
@@ -35,7 +35,7 @@ def facts_of(error: BaseException, is_hidden: Hidden) -> Facts | None:
     """Return what is known of an error, ``None`` if no database has raised it."""
     original = getattr(error, "orig", None) or error
     state = sqlstate(original)
-    if not isinstance(state, str):
+    if state is None:
         return None
     diag: Any = getattr(original, "diag", None)
 

@@ -21,8 +21,9 @@ from sqlalchemy import URL
 from dbtestcase.diagnosis import messages
 from dbtestcase.diagnosis.backends import Activity, Backends, activities, ask_server
 from dbtestcase.diagnosis.listing import duration
-from dbtestcase.diagnosis.redaction import Redaction, sqlstate
+from dbtestcase.diagnosis.redaction import Redaction
 from dbtestcase.diagnosis.sqltext import text_of
+from dbtestcase.diagnosis.tracebacks import sqlstate
 from dbtestcase.errors import LockWait
 from dbtestcase.frames import Origin
 from dbtestcase.native import monotonic

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from dbtestcase.diagnosis.tracebacks import from_driver
+from dbtestcase.diagnosis.tracebacks import from_driver, sqlstate
 from dbtestcase.sql import Token, tokens
 
 __all__ = ["HIDDEN", "Redaction", "without_values"]
@@ -125,11 +125,6 @@ def without_values(error: BaseException) -> str:
         before = _OF_ASYNCPG.sub("", first.partition('"')[0])
         return first if before == first else f"{before}{HIDDEN}"
     return HIDDEN
-
-
-def sqlstate(error: BaseException) -> str | None:
-    """Return the SQLSTATE of an error of psycopg2, psycopg or asyncpg."""
-    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
 
 
 def _pattern(name: str) -> str:

@@ -23,12 +23,13 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoInspectionAvailable, StatementError
+from sqlalchemy.exc import ArgumentError, NoInspectionAvailable, StatementError
 from sqlalchemy.orm import InstanceState, Mapper
 from sqlalchemy.sql.elements import ClauseElement
 
 from dbtestcase.diagnosis.redaction import Redaction, without_values
 from dbtestcase.diagnosis.sqltext import render
+from dbtestcase.diagnosis.tracebacks import sqlstate
 
 _SHOWN = 3
 _SHOWN_UNWANTED = 5
@@ -246,13 +247,10 @@ def _run(connection: Connection, query: Select[Any], search: RowSearch) -> Seque
     try:
         return connection.execute(query).all()
     except StatementError as error:
-        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", getattr(error.orig, "pgcode", "")) in (
-            "42P01",
-            "42703",
-        ):
+        cause = getattr(error, "orig", None) or error
+        if sqlstate(cause) in ("42P01", "42703"):
             raise  # the table or column is not there: the database says it best
         values = ", ".join(f"{name}={search._shown(name, value)}" for name, value in search._values.items())
-        cause = getattr(error, "orig", None) or error
         is_hidden = any(search.hides(name, value) for name, value in search._values.items())
         reason = without_values(cause) if is_hidden else str(cause).strip().splitlines()[0]
         raise ValueError(f"rows of {search.entity.name} cannot be compared with {values}: {reason}") from error

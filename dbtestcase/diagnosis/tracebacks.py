@@ -52,6 +52,12 @@ def database_of(error: BaseException) -> str | None:
     return None
 
 
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE of an error of psycopg2, psycopg or asyncpg, ``None`` if it has none."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return state if isinstance(state, str) else None
+
+
 def from_driver(error: BaseException) -> bool:
     """Whether a database driver raised an error."""
     return type(error).__module__.partition(".")[0] in _DRIVERS

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import Session
 
-from dbtestcase.diagnosis.tracebacks import chain, database_of
+from dbtestcase.diagnosis.tracebacks import chain, database_of, sqlstate
 from dbtestcase.errors import DBTestCaseError
 from dbtestcase.flask.binds import BindDatabases
 from dbtestcase.flask.contexts import current_application_context, keep_apart, popping_leftovers
@@ -150,7 +150,7 @@ class RunningFlaskClass(RunningClass):
             self._lasting.put_back()
 
     def explain(self, test: Any, error: BaseException) -> bool:
-        if any("42P01" in (getattr(each, "pgcode", None), getattr(each, "sqlstate", None)) for each in chain(error)):
+        if any(sqlstate(each) == "42P01" for each in chain(error)):
             failed_in = database_of(error)
             for bind_key in self._added:
                 if self.databases[bind_key].real_url.database == failed_in:

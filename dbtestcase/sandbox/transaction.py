@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
+from dbtestcase.diagnosis.tracebacks import sqlstate
 from dbtestcase.errors import IsolationWarning
 from dbtestcase.frames import UNKNOWN, Origin, user_origin
 
@@ -442,9 +443,3 @@ _BETWEEN = "\x01"
 _DEFERRABLE = """SELECT concat(string_agg(name, ', '), E'\\x01', string_agg(name, ', ') FILTER (WHERE condeferred))
 FROM (SELECT DISTINCT format('%I.%I', n.nspname, conname) AS name, condeferred FROM pg_constraint
 JOIN pg_namespace n ON n.oid = connamespace WHERE condeferrable) AS found"""
-
-
-def sqlstate(error: BaseException) -> str | None:
-    """Return the SQLSTATE of a driver's error, ``None`` if it has none."""
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    return state if isinstance(state, str) else None

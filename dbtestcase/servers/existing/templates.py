@@ -18,7 +18,7 @@ import psycopg2
 from psycopg2.errorcodes import INSUFFICIENT_PRIVILEGE
 
 from dbtestcase.diagnosis import report
-from dbtestcase.diagnosis.tracebacks import chain
+from dbtestcase.diagnosis.tracebacks import chain, sqlstate
 from dbtestcase.errors import DBTestCaseError, PostgresNotReady
 from dbtestcase.schema import notes_of
 from dbtestcase.servers.contents import Contents
@@ -213,7 +213,7 @@ class Templates:
         try:
             return dict(contents.prepare(databases) or {})
         except Exception as exc:
-            if any(getattr(each, "pgcode", None) == INSUFFICIENT_PRIVILEGE for each in chain(exc)):
+            if any(sqlstate(each) == INSUFFICIENT_PRIVILEGE for each in chain(exc)):
                 exc.add_note(
                     f"The schema is created as {self._server.user!r} on the server at {self._server.options.place}; "
                     "what only a superuser may create cannot be had there, unless an administrator adds it to the "
