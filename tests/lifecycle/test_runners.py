@@ -395,6 +395,18 @@ class DebuggerTests(unittest.TestCase):
             1,
         )
 
+    @unittest.skipUnless(hasattr(sys, "monitoring"), "CPython 3.12")
+    def test_a_debugger_that_monitors_lets_it_run_once_and_what_measures_coverage_does_not(self):
+        for tool, runs in (("DEBUGGER_ID", 1), ("COVERAGE_ID", 2)):
+            with self.subTest(tool):
+                self.assertEqual(
+                    self.run_code(
+                        f"sys.monitoring.use_tool_id(sys.monitoring.{tool}, 'a tool')\n"
+                        "unittest.TestSuite([ShopTests('test_2_needs_real_connections')]).run(unittest.TestResult())"
+                    ),
+                    runs,
+                )
+
     def test_another_trace_function_changes_nothing(self):
         self.assertEqual(
             self.run_code(
