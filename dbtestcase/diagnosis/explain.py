@@ -39,13 +39,19 @@ class Explanations:
     """
 
     def __init__(
-        self, url: Callable[[], URL], *, owner: str, hidden: Iterable[str] = (), lock_wait: float = 5.0
+        self,
+        url: Callable[[], URL],
+        *,
+        owner: str,
+        hidden: Iterable[str] = (),
+        lock_wait: float = 5.0,
+        end_stopped: Callable[[int], bool] = lambda pid: False,
     ) -> None:
         self._url = url
         self._known_columns: dict[str | None, list[tuple[str, str]]] = {}
         self.redaction = Redaction(hidden, self._columns)
         self.log = StatementLog(self.redaction)
-        self.locks = LockWatch(url, owner=owner, limit=lock_wait, redaction=self.redaction)
+        self.locks = LockWatch(url, owner=owner, limit=lock_wait, redaction=self.redaction, end_stopped=end_stopped)
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:

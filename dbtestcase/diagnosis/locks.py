@@ -46,7 +46,7 @@ _NEEDS_TABLE_ALONE = re.compile(
 class _Running:
     """A statement that is being executed; a class, because each statement enters one."""
 
-    __slots__ = ("_watch", "pid", "scene", "started", "thread_ident")
+    __slots__ = ("_watch", "pid", "scene", "started", "thread_ident", "was_stopped")
 
     def __init__(self, watch: LockWatch, pid: int) -> None:
         self._watch = watch
@@ -54,6 +54,7 @@ class _Running:
         self.thread_ident = threading.get_ident()
         self.started = monotonic()
         self.scene: str | None = None
+        self.was_stopped = False
 
     def __enter__(self) -> None:
         self._watch._begun(self)
@@ -69,13 +70,23 @@ class LockWatch:
         url: The database that they are connected to now.
         owner: The name of the test class.
         limit: How long a statement may wait for a lock, in seconds; 0: for ever.
+        end_stopped: Ends a server process that somebody has stopped; returns whether it was one.
     """
 
-    def __init__(self, url: Callable[[], URL], *, owner: str, limit: float, redaction: Redaction | None = None) -> None:
+    def __init__(
+        self,
+        url: Callable[[], URL],
+        *,
+        owner: str,
+        limit: float,
+        redaction: Redaction | None = None,
+        end_stopped: Callable[[int], bool] = lambda pid: False,
+    ) -> None:
         self.backends = Backends(redaction or Redaction())
         self.limit = limit
         self._url = url
         self._owner = owner
+        self._end_stopped = end_stopped
         self._running: dict[int, _Running] = {}
         self._lock = threading.Lock()
         self._others: list[Callable[[], tuple[int, object] | None]] = []
@@ -131,6 +142,8 @@ class LockWatch:
                 self._running.pop(running.pid, None)
         if not isinstance(error, Exception):
             return
+        if running.was_stopped:
+            error.add_note(messages.STOPPED.format(pid=running.pid))
         if running.scene is not None and sqlstate(error) == _CANCELED:
             raise LockWait(running.scene) from error
         if sqlstate(error) == _DEADLOCK:
@@ -181,6 +194,9 @@ class LockWatch:
         return found is not None and found[1] is statement
 
     def _examine(self, running: _Running) -> None:
+        if self._end_stopped(running.pid):
+            running.was_stopped = True
+            return
         url = self._url()
         waiting = ask_server(url, _WAITING, (running.pid,))
         if not waiting:

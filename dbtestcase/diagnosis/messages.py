@@ -177,6 +177,7 @@ LATE_THREAD = (
 
 LOCK_WAIT = "{owner}: a statement waited {waited} for a lock and was cancelled."
 LOCK_LIMIT = "(Waits of more than {limit:g} s are ended; {owner}.lock_wait sets another limit, 0 none.)"
+STOPPED = "(Server process {pid} was stopped, by a signal, and answered nothing; it was ended, and its server with it.)"
 WAITED_LOCKS = {
     "transactionid": "a lock on a row that another transaction has changed",
     "tuple": "a lock on a row that another transaction has changed",

@@ -66,6 +66,7 @@ class RunningClass:
             owner=self.name,
             hidden=test_class.hidden_columns,
             lock_wait=test_class.lock_wait,
+            end_stopped=lambda pid: self.instance.end_stopped(pid),
         )
         self._class = test_class
         self._undo = ExitStack()

@@ -32,7 +32,7 @@ class ClassSequences:
         for name, database in databases.items():
             self._restoring[name] = restoring_sql(self._present(name, database))
             if set_back_after_tests:
-                database.restore_sequences(self._restoring[name])
+                database.restoring_sql = self._restoring[name]
 
     def put_back(self, databases: Mapping[str, SandboxedDatabase]) -> None:
         """Set them back where they stood, for copies to be made; call it before the attempts' connection is closed."""

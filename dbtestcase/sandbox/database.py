@@ -76,7 +76,8 @@ class SandboxedDatabase:
         self._deferrable = deferrable
         own = about.own_commits
         self.commits = None if own is None else CommitWatch(own, about.server_log)
-        self.restoring_sql = ""
+        self.restoring_sql = ""  # sent once an attempt is undone, to leave the sequences as they were
+        self._undone: SharedTransaction | None = None  # whose end is being waited for
         self.is_shared = self._is_closed = False
         self.ahead: ConnectionsAhead | None = None
         self.lock = threading.RLock()
@@ -107,11 +108,6 @@ class SandboxedDatabase:
     def physical(self) -> Physical | None:
         """The connection that all share during an attempt, if it is open."""
         return self.connection.physical
-
-    @property
-    def has_spoken(self) -> bool:
-        """Whether the present test has sent anything here."""
-        return self.shared is not None and self.shared.has_begun
 
     @property
     def taken(self) -> list[TakenEngine]:
@@ -318,8 +314,9 @@ class SandboxedDatabase:
 
     def _present_statement(self) -> tuple[int, object] | None:
         """Return the server process of the statement that is being carried out, and what stands for it alone."""
-        shared = self.shared
-        busy = shared.busy if shared is not None else None
+        if (undone := self._undone) is not None:
+            return undone.physical.pid, undone
+        busy = None if (shared := self.shared) is None else shared.busy
         return None if shared is None or busy is None else (shared.physical.pid, busy.last)
 
     def end(self, connection: SandboxConnection, *, keep: bool) -> None:
@@ -391,6 +388,9 @@ class SandboxedDatabase:
             return left
         self.has_attempted = True
         committed: bool | None = False
+        self._undone = shared
+        if self._locks is not None:
+            self._locks.wake()
         try:
             if shared.busy is not None:
                 self.hang_up()  # the server undoes what is open
@@ -400,6 +400,7 @@ class SandboxedDatabase:
                 shared.finish()
         except Exception:
             self.hang_up()
+        self._undone = None
         self.needs_fresh_database |= shared.ended_for_real or committed is None
         if self.restoring_sql and self.physical is not None:
             self.physical.send(self.restoring_sql)
@@ -431,10 +432,6 @@ class SandboxedDatabase:
             self.needs_fresh_database = True
         self.real.commit_all()
         self.refuses = sentence
-
-    def restore_sequences(self, sql: str) -> None:
-        """Let each attempt leave the sequences as they were: this is sent once it is undone."""
-        self.restoring_sql = sql
 
     def hang_up(self) -> None:
         """Close the physical connection."""

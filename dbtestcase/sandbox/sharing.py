@@ -47,7 +47,7 @@ class SharedConnection:
 
     def serve(self, connection: SandboxConnection) -> Physical:
         """Return the physical connection for one that shares it, opened if there is none."""
-        if self.physical is not None and not self._database.has_spoken and not self.physical.is_intact:
+        if self.physical is not None and not self._has_spoken and not self.physical.is_intact:
             self.hang_up()
         known = self.physical
         taken = connection.engine
@@ -60,7 +60,7 @@ class SharedConnection:
                 self._database.stop(connection, "came while another connection was being opened")
             self._is_opening = True
             try:
-                if self.physical is not None and not self._database.has_spoken:
+                if self.physical is not None and not self._has_spoken:
                     self.physical.undo()
                 if self.physical is None:
                     self._open(connection)
@@ -72,6 +72,12 @@ class SharedConnection:
                 self._is_opening = False
         assert self.physical is not None
         return self.physical
+
+    @property
+    def _has_spoken(self) -> bool:
+        """Whether the present test has sent anything to the database."""
+        shared = self._database.shared
+        return shared is not None and shared.has_begun
 
     def _open(self, connection: SandboxConnection) -> None:
         """Open the physical connection as this one's engine would."""
@@ -121,7 +127,7 @@ class SharedConnection:
         assert self.physical is not None
         assert present is not None
         if setup.driver != present.driver:
-            if not self._database.has_spoken:
+            if not self._has_spoken:
                 self._replace(connection)
                 return
             rule = f"came over {setup.driver}, which cannot share a connection of {present.driver}"
@@ -136,7 +142,7 @@ class SharedConnection:
         if setup.state == present.state:
             setup.register(self.physical.connection)
             self._same_state.add(setup)
-        elif not self._database.has_spoken:
+        elif not self._has_spoken:
             self._replace(connection)
         else:
             rule = "an engine whose connections are set up otherwise than those in use needs its own"
@@ -144,7 +150,7 @@ class SharedConnection:
 
     def _open_here_or_stop(self, connection: SandboxConnection) -> None:
         """Let the present event loop have the physical connection if the other one has not used it in this test."""
-        if not self._database.has_spoken:
+        if not self._has_spoken:
             self._replace(connection)
         else:
             rule = f"was used in a second event loop ({connection.engine.dialect.driver})"

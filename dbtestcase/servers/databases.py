@@ -266,6 +266,10 @@ class BaseInstance(Databases):
     def answers(self) -> bool:
         """Return whether the server takes a connection."""
 
+    def end_stopped(self, pid: int) -> bool:
+        """End a server process that somebody has stopped, and that so answers nobody; return whether it was one."""
+        return False
+
     @abstractmethod
     def keep(self, label: str = "", database: str = "") -> None:
         """Have :meth:`stop` keep what is there, for people to look at.

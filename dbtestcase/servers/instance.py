@@ -167,6 +167,9 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
             return False
         return True
 
+    def end_stopped(self, pid: int) -> bool:
+        return self.child_process is not None and self.child_process.end_stopped(pid)
+
     def terminate(self, _signal: int | None = None) -> None:
         """End the server, at once unless ``signal.SIGINT`` is given; the data stay until :meth:`cleanup`."""
         if self.child_process is None or self._owner_pid != os.getpid():

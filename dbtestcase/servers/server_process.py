@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import suppress
 
 from dbtestcase.native import monotonic, sleep
 from dbtestcase.servers.supervisor_client import Reply, SupervisorClient
@@ -60,6 +61,18 @@ class ServerProcess:
                 return
             sleep(_TICK)
 
+    def end_stopped(self, pid: int) -> bool:
+        """End a process of the server that somebody has stopped, and that so answers nobody; Linux only.
+
+        Returns:
+            Whether it was one. The whole server ends with it, as after a crash.
+        """
+        if str(pid) not in self._children() or (_fields(pid) or [""])[0] != "T":
+            return False
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+        return True
+
     def _children(self) -> list[str]:
         try:
             with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
@@ -96,9 +109,16 @@ class ServerProcess:
 
 def _is_over(pid: int | str, *, gone: bool = True) -> bool:
     """Return whether a process ends just now or has ended; ``gone`` if there is none of that number to be seen."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
+    fields = _fields(pid)
+    if fields is None:
         return gone
     return not fields or fields[0] in "ZX" or bool(int(fields[6]) & _EXITING)
+
+
+def _fields(pid: int | str) -> list[str] | None:
+    """Return what Linux tells of a process, from its state on; ``None`` if there is none of that number to be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return None

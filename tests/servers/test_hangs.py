@@ -11,15 +11,17 @@ import unittest
 from unittest import mock
 
 import psutil
+from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 
-from dbtestcase import native
+from dbtestcase import DatabaseTestCase, isolate, native
 from dbtestcase.errors import PostgresNotReady
 from dbtestcase.servers import ThrowawayPostgres, cache, running_instance, supervisor_client
 from dbtestcase.servers.cache import Cache
 from dbtestcase.servers.supervisor.channel import encode
 from dbtestcase.servers.supervisor_client import current_supervisor
 from tests.servers.support import ScratchTestCase, changed_environment
-from tests.support import once, patience
+from tests.support import Base, Customer, of_throwaway_servers, once, patience, problems, run_case
 
 OPTIONS = ThrowawayPostgres()
 
@@ -177,6 +179,60 @@ class LockTests(ScratchTestCase):
             Cache(self.scratch / "cache").lock("key"),
         ):
             self.fail("two hold the lock")
+
+
+@unittest.skipUnless(sys.platform.startswith("linux"), "only Linux tells that a process is stopped")
+@of_throwaway_servers
+class ServerProcessTests(unittest.TestCase):
+    def test_one_that_somebody_has_stopped_is_ended_and_costs_no_other_test(self):
+        class Shop(DatabaseTestCase):
+            schema = Base
+            lock_wait = 0.2
+
+            def test_1(self):
+                self.assertEqual(self.session.scalars(select(Customer.name)).all(), [])
+
+            def stop(self):
+                for (pid,) in self.instance.query("SELECT pid FROM pg_stat_activity WHERE datname = 'test'"):
+                    os.kill(pid, signal.SIGSTOP)
+
+            test_3 = test_5 = test_1
+
+        class BetweenTests(Shop):
+            def test_2_stops_it(self):
+                self.test_1()
+                self.stop()
+
+        class AtTheEnd(BetweenTests):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                cls.address = cls.instance.dsn()  # so that a test is undone at once
+
+        class OnACopy(Shop):
+            @isolate("clone")
+            def test_2_stops_it(self):
+                os.kill(self.session.scalar(text("SELECT pg_backend_pid()")), signal.SIGSTOP)
+                with self.assertRaises(OperationalError) as caught:
+                    self.test_1()
+                self.assertIn("was stopped, by a signal", "".join(caught.exception.orig.__notes__))
+
+        class InATest(Shop):
+            def test_2_stops_it(self):
+                self.test_1()
+                self.stop()
+                self.test_1()
+
+        for case in (BetweenTests, AtTheEnd, OnACopy, InATest):
+            with self.subTest(case.__name__):
+                result = run_case(case)
+
+                # A test that goes on without its server is an error all the same.
+                self.assertEqual(
+                    {test.id().rpartition(".")[2] for test, _ in result.errors} - {"test_2_stops_it"}, set()
+                )
+                self.assertEqual(len(result.errors), case is OnACopy, problems(result))
+                self.assertEqual(result.failures, [])
 
 
 class ProcessLimitTests(ScratchTestCase):
