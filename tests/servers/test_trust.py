@@ -312,7 +312,8 @@ class SwappedLinkTests(ScratchTestCase):
     def test_a_pipe_in_place_of_the_pid_file_does_not_stop_the_supervisor(self):
         changed_environment(self, {"DBTESTCASE_DIR": self.location})
         with running_instance(OPTIONS) as instance:
-            for command in ("rm postmaster.pid postgresql.conf && mkfifo postmaster.pid", "ln -s /etc/passwd postgresql.conf"):
+            pipe = "rm postmaster.pid postgresql.conf && mkfifo postmaster.pid"
+            for command in (pipe, "ln -s /etc/passwd postgresql.conf"):
                 instance.execute(f"COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; {command}'")
 
             with running_instance(OPTIONS) as other:
