@@ -294,6 +294,25 @@ class LifeCycleTests(unittest.TestCase):
                 self.assertIn(f"Shop.{attribute} is {value!r}; it has to be ", text)
                 self.assertNotIn("Traceback", text)
 
+    def test_isolation_that_a_test_sets_on_itself_is_too_late_and_told(self):
+        for uses_database in (True, False):
+
+            class Shop(DatabaseTestCase):
+                reads = uses_database
+
+                def setUp(self):
+                    self.isolation = "clone"
+
+                def test_1(self):
+                    if self.reads:
+                        self.assertEqual(self.session.scalar(text("SELECT 1")), 1)
+
+            with self.subTest(uses_database=uses_database):
+                result = run_case(Shop)
+                self.assertEqual((result.testsRun, len(result.errors)), (1, 1))
+                self.assertIn("Shop.test_1: self.isolation = 'clone' comes too late", result.errors[0][1])
+                self.assertIn('@isolate("clone")'.replace('"', "'"), result.errors[0][1])
+
     def test_bad_schema_names_class_and_attribute(self):
         class Shop(DatabaseTestCase):
             schema = 42

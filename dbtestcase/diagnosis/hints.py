@@ -54,7 +54,7 @@ def _undefined_table(facts: Facts, tables: Names) -> str:
         return messages.FOLDED_NAME.format(name=same[0])
     near = difflib.get_close_matches(name, there, 3)
     if near:
-        guess = messages.SIMILAR_TABLES.format(names=", ".join(near))
+        guess = messages.SIMILAR_TABLES.format(names=" or ".join(near))
     else:
         more = f" and {len(there) - 8} more" if len(there) > 8 else ""
         guess = messages.ALL_TABLES.format(names=", ".join(there[:8]) + more)

@@ -22,8 +22,8 @@ NO_SUCH_TABLE = (
     "{guess} If {name!r} is right, import the module of its model before the schema is created, or add the migration "
     "that makes it."
 )
-SIMILAR_TABLES = "Is one of these meant: {names}?"
-ALL_TABLES = "There are: {names}."
+SIMILAR_TABLES = "if {names} is meant, write that."
+ALL_TABLES = "name one of the tables that exist: {names}."
 STILL_REFERENCED = (
     "rows of another table still point to this one. Delete them first, or declare cascade='all, delete-orphan' on the "
     "relationship or ondelete='CASCADE' on the foreign key. (SQLite does not check foreign keys.)"

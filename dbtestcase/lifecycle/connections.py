@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-import psycopg2
 from psycopg2.errors import ObjectInUse
 from sqlalchemy import URL
 
@@ -19,14 +18,13 @@ from dbtestcase.errors import IsolationBroken
 from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.copies import Copies
 from dbtestcase.lifecycle.sequences import ClassSequences
-from dbtestcase.sandbox import LeftOpen, SandboxedDatabase, forks, other_databases
-from dbtestcase.sandbox.messages import foreign_commit
+from dbtestcase.lifecycle.visitors import Visitors
+from dbtestcase.sandbox import LeftOpen, SandboxedDatabase, other_databases
 from dbtestcase.servers import BaseInstance
 
 __all__ = ["ClassConnections"]
 
 __unittest = True  # unittest leaves frames of modules with this name out of the tracebacks it prints
-_VISITORS = "SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = ANY(%s)"
 _END_BUSY = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY(%s) AND state = 'active'"
 
 
@@ -37,6 +35,7 @@ class ClassConnections:
         are_of_class: They are real ones to the class's databases.
         are_shared: They share one transaction.
         sequences: Where the sequences stood when the tests began.
+        visitors: Who else may use the class's databases.
 
     Args:
         test_class: For its name, its options and its place in the run.
@@ -46,20 +45,18 @@ class ClassConnections:
     def __init__(self, test_class: type, databases: Mapping[str, SandboxedDatabase]) -> None:
         self.are_of_class = True
         self.sequences: ClassSequences
+        self.visitors = Visitors(test_class.__qualname__, databases)
         self._class = test_class
         self._name = test_class.__qualname__
         self._databases = databases
         self._instance: BaseInstance
         self.are_shared = False
-        self._is_address_known = False
-        self._forks_before = forks.count
-        self._log_before_copies: int | None = None
         self._copies: Copies | None = None
         self._guard: other_databases.Guard | None = None
 
     def begin(self, instance: BaseInstance) -> None:
         """Begin with an instance, whose databases nobody has used yet."""
-        self._instance = instance
+        self._instance = self.visitors.instance = instance
         self.sequences = ClassSequences(instance)
         self.are_of_class, self.are_shared = True, False
 
@@ -71,39 +68,9 @@ class ClassConnections:
     @property
     def were_used(self) -> bool:
         """Whether anybody has used one of the databases, or knows an address of it."""
-        return self._is_address_known or any(
+        return self.visitors.have_address or any(
             each.has_attempted or each.real.were_any for each in self._databases.values()
         )
-
-    @property
-    def may_others_come(self) -> bool:
-        """Whether another process may connect, and wait for what a test has locked."""
-        return self._is_address_known or forks.count != self._forks_before
-
-    def check_others(self) -> None:
-        """See, after a test that has used no database, whether others have committed meanwhile.
-
-        Raises:
-            IsolationBroken: They have.
-        """
-        commits = self._main.commits
-        if commits is None or not self.may_others_come:
-            return
-        try:
-            committed = commits.ask(self._ask)
-        except psycopg2.Error:
-            return  # the next test will see that there is no server
-        if committed is not False:
-            self._main.needs_fresh_database = True
-        if committed:
-            raise foreign_commit(self._name)
-
-    def _ask(self, sql: str) -> str:
-        return str(self._instance.query(sql)[0][0])
-
-    @property
-    def _main(self) -> SandboxedDatabase:
-        return next(iter(self._databases.values()))
 
     @contextmanager
     def forbidding_others(
@@ -185,8 +152,7 @@ class ClassConnections:
             for database in self._databases.values():
                 database.use_shared()
             self.are_shared = True
-        if self.may_others_come and (commits := self._main.commits) is not None:
-            commits.begin(self._ask)  # the test may use no database, which would do so
+        self.visitors.begin_shared()
         return left
 
     def use_copies(self) -> list[LeftOpen]:
@@ -197,8 +163,7 @@ class ClassConnections:
         """
         left = self.leave_class_databases()
         self.are_shared = False
-        log = self._instance.log
-        self._log_before_copies = log.size(False) if log is not None and self.may_others_come else None
+        self.visitors.begin_copies()
         with report.span("handover", self._name):
             if self._copies is None:
                 self.sequences.put_back(self._databases)
@@ -227,21 +192,13 @@ class ClassConnections:
         if self._copies is None:
             return []
         left = self._copies.end_test()
-        self._main.needs_fresh_database |= self._had_visitors()
+        self.visitors.end_copies()
         for database in self._databases.values():
             database.register()
             database.expect_commits()
             database.use_shared()  # what is sent between two tests would be committed for real
         self.are_shared = True
         return left
-
-    def _had_visitors(self) -> bool:
-        """Whether others may have committed into the class's databases while a test ran on copies."""
-        log, before = self._instance.log, self._log_before_copies
-        if log is None or before is None:
-            return False
-        names = [*self._databases]
-        return log.has_stranger(before, names) or bool(self._instance.query(_VISITORS, (names,)))
 
     def forget_copies(self) -> None:
         """Make new copies for the next test that wants one: the class's databases are not what they were."""
@@ -251,7 +208,7 @@ class ClassConnections:
 
     def address_given(self, database: str) -> str:
         """Note that somebody gets the address of a database; return the name of its present copy, or its own."""
-        self._is_address_known = True
+        self.visitors.have_address = True
         if self._copies is None or not self._copies.names:
             self.sequences.are_as_prepared = False
             return database

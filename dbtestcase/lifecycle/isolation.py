@@ -56,6 +56,17 @@ def check_isolation(test_class: type) -> None:
     _check(getattr(test_class, "isolation", None), f"{test_class.__qualname__}.isolation")
 
 
+def check_not_set_by(test: Any) -> None:
+    """Raise if a test, or its ``setUp``, has set how it is isolated: it runs already."""
+    value = test.__dict__.get("isolation")
+    if is_isolation(value):
+        where = f"{type(test).__qualname__}.{test._testMethodName}"
+        raise DBTestCaseError(
+            f"{where}: self.isolation = {value!r} comes too late; the test has begun.\n"
+            f"What to do: write @isolate({value!r}) above the test, or isolation = {value!r} in the body of the class."
+        )
+
+
 def is_isolation(value: Any) -> bool:
     """Whether a value says how a test is isolated."""
     return isinstance(value, str) and value in _VALUES

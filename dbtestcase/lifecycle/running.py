@@ -23,6 +23,7 @@ from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.lifecycle import classdata, postmortem, validation
 from dbtestcase.lifecycle.app_role import logging_in, warn_of_superuser
 from dbtestcase.lifecycle.connections import ClassConnections
+from dbtestcase.lifecycle.isolation import check_not_set_by
 from dbtestcase.lifecycle.names import coroutine_tests, id_of
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.test_runs import TestRuns
@@ -283,10 +284,12 @@ class RunningClass:
             else:
                 with suppress(Exception):  # its connection is closed
                     session.close()
+        check_not_set_by(test)
 
     def has_left_nothing(self, test: Any) -> bool:
         """Whether there is nothing to close or forget after a test that has used no database."""
-        return not self._class_data and "session" not in test.__dict__
+        own = test.__dict__
+        return not self._class_data and "session" not in own and "isolation" not in own
 
     def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None:
         """A run of a test is over and undone: see whether the next can begin on what is there."""
@@ -385,7 +388,7 @@ class RunningClass:
             locks=self.explanations.locks,
             as_role=logging_in(lambda: self.instance, self._class.app_role),
             own_commits=(lambda: self.instance.own_commits()) if self.instance.options.tracks_commits else None,
-            server_log=lambda: None if self.connections.may_others_come else self.instance.log,
+            server_log=lambda: None if self.connections.visitors.may_come else self.instance.log,
         )
         kind = (self.instance.options, self._plan.token, database)
         url = plain_url(self.instance, database)

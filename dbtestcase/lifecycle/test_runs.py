@@ -201,7 +201,7 @@ class TestRuns:
     def _run_attempt(self, test: Any, held: HeldResult, run: Callable[[Any], Any], *, may_run_again: bool) -> None:
         """Run the test in the one transaction."""
         self._begin(test, is_attempt=True, may_run_again=may_run_again)
-        watches = self._home.connections.may_others_come
+        watches = self._home.connections.visitors.may_come
         if not may_run_again:
             held.explain_with(self._home.explain)
         try:
@@ -348,7 +348,7 @@ class TestRuns:
         except Exception as error:
             problems.append(error)
         if attempt is None:
-            self._guarded(problems, self._home.connections.check_others)
+            self._guarded(problems, self._home.connections.visitors.check)
             return problems
         left: list[LeftOpen] = []
         databases = self._home.databases.values()

@@ -35,7 +35,7 @@ class HintTests(LoggedTests):
         self.assertIn("never sent", self.explained(AssertionError("1 != 0")))
 
     def test_wrong_table_name_gets_the_nearest_names(self):
-        self.assertIn("Is one of these meant: customer?", self.hint("SELECT * FROM costumer"))
+        self.assertIn("if customer is meant, write that.", self.hint("SELECT * FROM costumer"))
 
     def test_a_table_outside_of_the_search_path_is_told_to_be_named_with_its_schema(self):
         hint = self.hint("SET search_path TO pg_catalog", "SELECT * FROM customer")
@@ -165,7 +165,7 @@ class ExplanationsTests(LoggedTests):
 
         note = self.explained(caught.exception)
 
-        self.assertIn("What to do: Is one of these meant: customer?", note)
+        self.assertIn("What to do: if customer is meant, write that.", note)
         self.assertIn("1. SELECT * FROM costumer", note)
         self.assertLess(note.index("What to do"), note.index("SQL sent"))
 

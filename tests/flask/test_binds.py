@@ -176,7 +176,7 @@ class BindTests(unittest.TestCase):
 
                     texts = "".join(problems(run_case(Jobs)))
 
-                    self.assertRegex(texts, "What to do: There are: report")
+                    self.assertRegex(texts, "What to do: name one of the tables that exist: report")
 
     def test_an_application_that_each_test_makes(self):
         outer = self
