@@ -32,6 +32,7 @@ class Effects:
         never_waits: It is an error instead.
         savepoints: It opens or ends a savepoint.
         until_commit: What it concerns of its connection's state that ends with the transaction.
+        numbers: It may take a number from a sequence of which connections keep some ready for themselves (CACHE).
         is_plain: It only reads, or only changes rows: the common case.
         is_query: It is one query that only reads, as a server-side cursor wants it.
     """
@@ -44,6 +45,7 @@ class Effects:
     never_waits: bool = False
     savepoints: bool = False
     until_commit: tuple[str, ...] = ()
+    numbers: bool = False
     is_plain: bool = False
     is_query: bool = False
 
@@ -134,8 +136,9 @@ _RETURNS = frozenset({"insert", "update", "delete", "merge"})
 # What a function does that changes tables or constraints: words that follow each other.
 _CHANGES = frozenset({"alter", "create", "drop", "unlogged"})
 _CHANGED = frozenset({"constraint", "schema", "table", "type", "view"})
-# Before a SET in a body that is no part of an UPDATE.
-_BEFORE_SET = frozenset({"", "begin", "then", "else", "loop", "execute", "format", "concat"})
+# Before a statement in a body: SET and OPEN may also be a part of another one, or a column.
+_BEFORE_VERB = frozenset({"", "begin", "then", "else", "loop", "execute", "format", "concat"})
+_KEEPS_NUMBERS = re.compile(r"\bcache\s+(?!1\b)[0-9]", re.IGNORECASE)
 # Where a cursor's method for COPY has its data, which no statement has.
 _STREAM = re.compile(r"\b(?:stdin|stdout)\b", re.IGNORECASE)
 
@@ -163,6 +166,9 @@ class Rules:
             self._functions[name] = self._of_function({**function, "body": "\n".join(bodies)})
         # What a stable function calls may write nevertheless.
         self._volatile |= {name for name, effects in self._functions.items() if effects.writes} - _HARMLESS
+        # What calls a function, though no parenthesis follows.
+        self._bare = {word: name for name in facts.get("bare", ()) for word in (name, f'"{name}"')}
+        self._caches = bool(facts.get("caches"))
         # Tables on other servers, which see nothing of a transaction that is not committed.
         self._foreign = frozenset(word for name in facts.get("foreign_tables", ()) for word in _names_of(name))
         self.always_real = self._needs_real(facts.get("implicit", ()))
@@ -191,7 +197,8 @@ class Rules:
 
     def _of_statement(self, statement: Statement) -> Effects:
         verb, words = statement.verb, statement.words
-        real = self._real_word(verb, words, statement.calls)
+        calls = statement.calls.union(self._bare[word] for word in self._bare.keys() & words)
+        real = self._real_word(statement.text, verb, words, calls)
         if _ENGINES_OWN in statement.text.lower() and (verb == "show" or _reads_settings(words)):
             real = real or _ENGINES_OWN
         if real:
@@ -204,11 +211,12 @@ class Rules:
         # SET LOCAL makes a setting of an extension's, or of nobody's: no rollback takes the empty one back.
         keeps = not until_commit or (until_commit == (SET_LOCAL,) and "." in statement.text)
         private = verb if verb in _PRIVATE and keeps else _private_word(words)
-        writes = self._writes(statement)
+        writes = self._writes(statement, calls)
         alters = not (verb in _READS or verb in _WRITES or verb in _PRIVATE or verb in ("declare", "copy"))
         if (verb == "select" and "into" in words) or (verb == "lock" and _keeps_readers_waiting(words)):
             alters = True
-        alters = alters or any(self._functions[name].alters for name in statement.calls if name in self._functions)
+        alters = alters or any(self._functions[name].alters for name in calls if name in self._functions)
+        numbers = self._caches and (writes or "nextval" in calls)
         return Effects(
             private=private,
             writes=writes or alters,
@@ -216,11 +224,12 @@ class Rules:
             excludes_readers=alters and _excludes_readers(verb, words),
             never_waits="nowait" in words,
             until_commit=until_commit,
-            is_plain=not (private or until_commit or alters),
-            is_query=verb in _QUERIES and not (private or until_commit or writes or alters),
+            numbers=numbers,
+            is_plain=not (private or until_commit or alters or numbers),
+            is_query=verb in _QUERIES and not (private or until_commit or writes or alters or numbers),
         )
 
-    def _real_word(self, verb: str, words: Iterable[str], calls: Iterable[str]) -> str:
+    def _real_word(self, text: str, verb: str, words: Iterable[str], calls: Iterable[str]) -> str:
         if verb in _REAL or (verb == "rollback" and "to" not in words):
             return verb.upper()
         seconds = _REAL_PAIRS.get(verb)
@@ -230,6 +239,8 @@ class Rules:
                     return f"{verb} {word}".upper()
         if verb == "alter" and not _SETTINGS.isdisjoint(words) and not _ROLES.isdisjoint(tuple(words)[1:2]):
             return "ALTER ROLE SET"
+        if verb in ("alter", "create") and _KEEPS_NUMBERS.search(text):
+            return "CACHE"
         if verb == "create" and "view" in words and not self._volatile.isdisjoint(calls):
             return "CREATE VIEW with a volatile function"
         if not self._foreign.isdisjoint(words):
@@ -241,7 +252,7 @@ class Rules:
         word = "" if function is None else _first_word(function)
         return f"{name}(), which uses {word}" if word else ""
 
-    def _writes(self, statement: Statement) -> bool:
+    def _writes(self, statement: Statement, calls: Iterable[str]) -> bool:
         verb, words = statement.verb, statement.words
         if verb in _WRITES or (verb == "copy" and "to" not in words):
             return True
@@ -249,7 +260,7 @@ class Rules:
             return True
         if "for" in words and _locks_rows(words):
             return True
-        return not self._volatile.isdisjoint(statement.calls)
+        return not self._volatile.isdisjoint(calls)
 
     def _of_function(self, function: Mapping[str, Any]) -> Effects:
         """Return what calling a function of the schema may do, by the words of its body."""
@@ -268,10 +279,10 @@ class Rules:
             real = real or _ENGINES_OWN
         return Effects(
             real=real,
-            private="SET" if any(_sets(each.words) for each in body) else _private_word(words),
+            private="SET" if any(_does("set", each.words) for each in body) else _private_word(words),
             writes=bool(function.get("volatile")) or not self._volatile.isdisjoint(calls),
             alters=any(before in _CHANGES and word in _CHANGED for before, word in pairwise(words)),
-            until_commit=_until_commit("", words),
+            until_commit=(CURSOR,) if _leaves_a_cursor(body) else _until_commit("", words),
         )
 
     def _needs_real(self, implicit: Iterable[Mapping[str, str]]) -> str:
@@ -305,6 +316,7 @@ def _together(effects: list[Effects]) -> Effects:
         never_waits=any(each.never_waits for each in effects),
         savepoints=any(each.savepoints for each in effects),
         until_commit=tuple(word for each in effects for word in each.until_commit),
+        numbers=any(each.numbers for each in effects),
         is_plain=all(each.is_plain for each in effects),
     )
 
@@ -340,12 +352,17 @@ def _private_word(words: Iterable[str]) -> str:
     return ""
 
 
-def _sets(words: Iterable[str]) -> bool:
-    """Whether there is a SET statement among the words of a function's body."""
+def _does(verb: str, words: Iterable[str]) -> bool:
+    """Whether such a statement is among the words of a function's body; SET is part of an UPDATE as well."""
     return any(
-        (word == "set" and before in _BEFORE_SET) or (before == "set" and word == "local")
+        (word == verb and before in _BEFORE_VERB) or (before == verb and word == "local")
         for before, word in pairwise(("", *words))
     )
+
+
+def _leaves_a_cursor(body: Iterable[Statement]) -> bool:
+    """Whether a function's body opens a cursor and does not close it."""
+    return any(_does("open", each.words) for each in body) and not any(_does("close", each.words) for each in body)
 
 
 def _until_commit(verb: str, words: Iterable[str]) -> tuple[str, ...]:

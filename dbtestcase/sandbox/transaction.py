@@ -40,7 +40,7 @@ __all__ = ["SharedTransaction", "Work"]
 # Errors by which a statement tells about itself alone: bad data, violated constraints, unknown names (also those of
 # savepoints, cursors and prepared statements), RAISE. What else the server refuses may be refused only because many
 # transactions are one here.
-_OWN_ERRORS = ("21", "22", "23", "25P02", "26", "28", "34", "3B", "42", "44", "P0")
+_OWN_ERRORS = ("20", "21", "22", "23", "25P02", "26", "28", "2B", "34", "3B", "3F", "42", "44", "P0")
 
 # One statement, which the server answers once: the next transaction begins with its time.
 _UNDO_AND_BEGIN = "ROLLBACK AND CHAIN"
@@ -103,6 +103,7 @@ class SharedTransaction:
     busy: Work | None = None
     private: Work | None = None
     wants_savepoint = False
+    _numbered: Work | None = None  # whose connection keeps numbers of sequences ready
     has_begun = False
     has_altered = False
     ended_for_real = False
@@ -179,6 +180,10 @@ class SharedTransaction:
                 self.stop("came after another connection had set state of its own", sql, origin, self.private.last)
             if effects.private and self._count > 1:
                 self.stop(f"concerns state of one connection ({effects.private}), and the test uses two", sql, origin)
+        if effects.numbers:
+            kept, self._numbered = self._numbered or work, work
+            if kept is not work:
+                self.stop("came after another connection had kept numbers of sequences", sql, origin, kept.last)
         if self._open and (len(self._open) > 1 or work not in self._open):
             for other in self._open:
                 if other is not work:

@@ -43,6 +43,25 @@ JOIN pg_language l ON l.oid = p.prolang
 WHERE {_OURS} AND p.prokind <> 'a'
 ORDER BY 1, p.oid
 """
+# A domain's name runs what its constraints call, and those of the domains below it.
+_DOMAINS = f"""
+WITH RECURSIVE domain (name, part) AS (
+    SELECT t.typname::text, t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+    WHERE {_OURS} AND t.typtype = 'd'
+    UNION ALL
+    SELECT name, t.typbasetype FROM domain JOIN pg_type t ON t.oid = part WHERE t.typtype = 'd'
+)
+SELECT name, string_agg(pg_get_constraintdef(k.oid), E'\\n' ORDER BY k.oid)
+FROM domain JOIN pg_constraint k ON k.contypid = part GROUP BY 1 ORDER BY 1
+"""
+# SELECT item.total FROM item calls total(item).
+_OF_ROWS = f"""
+SELECT DISTINCT p.proname::text
+FROM pg_proc p
+JOIN pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_type t ON t.oid = p.proargtypes[0]
+WHERE {_OURS} AND p.prokind = 'f' AND p.pronargs - p.pronargdefaults <= 1 AND t.typtype IN ('c', 'd', 'p') ORDER BY 1
+"""
 _AGGREGATES = f"""
 SELECT p.proname::text, part.proname::text
 FROM pg_aggregate a
@@ -149,6 +168,12 @@ SELECT DISTINCT format('%I.%I', n.nspname, k.conname), k.condeferred
 FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace
 WHERE {_OURS} AND k.condeferrable ORDER BY 1
 """
+_CACHES = f"""
+SELECT EXISTS (
+    SELECT FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE {_OURS} AND s.seqcache > 1
+)
+"""
 _POLICIES = "SELECT EXISTS (SELECT FROM pg_class WHERE relrowsecurity)"
 _FOREIGN_TABLES = """
 SELECT format('%I.%I', n.nspname, c.relname)
@@ -176,9 +201,12 @@ def read(connection: Any) -> dict[str, Any]:
           defaults, generated columns, constraints, index expressions, partition keys and policies that call functions;
           triggers, rules, views, operators and casts. The text includes the bodies of the functions that it calls, and
           of those that these call.
+        * ``bare``: names among ``functions`` that call where no parenthesis follows: of functions of one row, as in
+          ``SELECT item.total FROM item``, and of domains whose constraints call functions, as in ``CAST(1 AS price)``.
         * ``deferrable``, ``initially_deferred``: qualified names of constraints, as SQL writes them.
         * ``policies``: whether a table has row level security.
         * ``foreign_tables``: qualified names of tables that live on another server, as SQL writes them.
+        * ``caches``: whether connections keep numbers of a sequence ready for themselves (CACHE).
         * ``sequences``: where they stand; see :mod:`dbtestcase.schema.sequences`.
     """
     with connection.cursor() as cursor:
@@ -189,6 +217,8 @@ class _Reader:
     def __init__(self, cursor: Any) -> None:
         self._cursor = cursor
         self._functions = self._read_functions()
+        self._bare = [name for (name,) in self._rows(_OF_ROWS) if name in self._functions]
+        self._read_domains()
         self._implicit: dict[str, list[str]] = {}  # what has a text, by text
 
     def facts(self) -> dict[str, Any]:
@@ -209,14 +239,16 @@ class _Reader:
         return {
             "volatile": [name for (name,) in self._rows(_VOLATILE)],
             "functions": {
-                name: {**function, "calls": self._reached(_called(self._body(name)))}
+                name: {**function, "calls": self._reached(self._called(self._body(name)))}
                 for name, function in self._functions.items()
             },
             "implicit": [{"what": _listed(several), "text": text} for text, several in self._implicit.items()],
+            "bare": self._bare,
             "deferrable": [name for name, _ in deferrable],
             "initially_deferred": [name for name, is_deferred in deferrable if is_deferred],
             "policies": self._rows(_POLICIES)[0][0],
             "foreign_tables": [name for (name,) in self._rows(_FOREIGN_TABLES)],
+            "caches": self._rows(_CACHES)[0][0],
         }
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
@@ -236,12 +268,18 @@ class _Reader:
                 _merge(found, name, found[part]["volatile"], found[part]["language"], found[part]["body"])
         return found
 
+    def _read_domains(self) -> None:
+        for name, constraints in self._rows(_DOMAINS):
+            if self._reached(self._called(constraints)):
+                _merge(self._functions, name, False, "sql", constraints)
+                self._bare.append(name)
+
     def _add(self, what: str, text: str, called: Sequence[str] = ()) -> None:
         """Note a text with the bodies of all that it calls."""
         whole = [text] if text else []
         # A trigger may run a function of the server's own, or one without a readable body: then its name must do.
         whole += [f"{sql.quoted_identifier(name)}()" for name in called if not self._body(name)]
-        whole += filter(None, map(self._body, self._reached([*called, *_called(text)])))
+        whole += filter(None, map(self._body, self._reached([*called, *self._called(text)])))
         self._implicit.setdefault("\n".join(whole), []).append(what)
 
     def _reached(self, called: Sequence[str]) -> list[str]:
@@ -251,8 +289,12 @@ class _Reader:
             name = waiting.pop(0)
             if name in self._functions and name not in reached:
                 reached.append(name)
-                waiting += _called(self._body(name))
+                waiting += self._called(self._body(name))
         return reached
+
+    def _called(self, text: str) -> list[str]:
+        called = [quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in _CALLED.findall(text)]
+        return called + [name for name in self._bare if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)]
 
     def _body(self, name: str) -> str:
         return (self._functions[name]["body"] or "") if name in self._functions else ""
@@ -269,10 +311,6 @@ def _merge(found: dict[str, dict[str, Any]], name: str, is_volatile: bool, langu
 
 def _calls_something(text: str) -> bool:
     return not _NUMBER_OF_SEQUENCE.fullmatch(text) and any(each.calls for each in sql.statements(text))
-
-
-def _called(text: str) -> list[str]:
-    return [quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in _CALLED.findall(text)]
 
 
 def _listed(several: list[str]) -> str:

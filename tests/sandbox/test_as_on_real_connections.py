@@ -359,3 +359,95 @@ class ReaderTests(unittest.TestCase):
         with recorded_warnings() as caught:
             self.assertEqual(problems(run_case(Shop)), [])
         self.assertEqual([str(each.message) for each in caught], [])
+
+
+class SchemaTests(unittest.TestCase):
+    """What a schema does by itself, though the statements do not look like it."""
+
+    def test_a_function_or_a_domain_s_constraint_that_is_called_without_a_parenthesis_writes(self) -> None:
+        class Shop(Items):
+            schema = [
+                Items.schema,
+                lambda connection: connection.exec_driver_sql(
+                    """
+                    CREATE TABLE visit (n int);
+                    CREATE FUNCTION visits(int) RETURNS int LANGUAGE sql AS 'INSERT INTO visit VALUES ($1) RETURNING n';
+                    CREATE FUNCTION visit(item) RETURNS int LANGUAGE sql AS 'SELECT visits($1.n)';
+                    CREATE DOMAIN price AS int CHECK (visits(VALUE) > 0);
+                    """
+                ),
+            ]
+
+            def check(self, query: str) -> None:
+                with self.engine.connect() as one, self.engine.connect() as other:
+                    one.execute(text("INSERT INTO item VALUES (1, 1)"))
+                    one.commit()
+                    self.assertEqual(one.scalar(text(query)), 1)
+                    self.assertEqual(other.scalar(text("SELECT count(*) FROM visit")), 0)
+                    one.rollback()
+                    self.assertEqual(one.scalar(text("SELECT count(*) FROM visit")), 0)
+
+            def test_attribute(self) -> None:
+                self.check("SELECT item.visit FROM item")
+
+            def test_domain(self) -> None:
+                self.check("SELECT CAST(1 AS price)")
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_each_connection_keeps_numbers_of_a_sequence_with_a_cache(self) -> None:
+        class Shop(DatabaseTestCase):
+            schema = staticmethod(lambda connection: connection.exec_driver_sql("CREATE SEQUENCE number CACHE 10"))
+
+            def test_alone(self) -> None:
+                with self.engine.connect() as one, self.engine.connect() as other:
+                    first = one.scalar(text("SELECT nextval('number')"))
+                    one.rollback()
+                    self.assertEqual(one.scalar(text("SELECT nextval('number')")), first + 1)
+                    self.assertEqual(other.scalar(text("SELECT 1")), 1)
+
+            def test_beside_another(self) -> None:
+                with self.engine.connect() as one, self.engine.connect() as other:
+                    first = one.scalar(text("SELECT nextval('number')"))
+                    self.assertEqual(other.scalar(text("SELECT nextval('number')")), first + 10)
+
+        result, reasons = run_noting_reasons(Shop)
+
+        self.assertEqual(problems(result), [])
+        self.assertEqual(list(reasons), ["test_beside_another"])
+        self.assertIn("after another connection had kept numbers of sequences", reasons["test_beside_another"])
+
+    def test_a_cursor_that_a_function_has_opened_ends_with_its_transaction(self) -> None:
+        class Shop(Items):
+            schema = [
+                Items.schema,
+                lambda connection: connection.exec_driver_sql(
+                    "CREATE FUNCTION all_items(reader refcursor) RETURNS refcursor LANGUAGE plpgsql AS "
+                    "'BEGIN OPEN reader FOR SELECT * FROM item; RETURN reader; END'"
+                ),
+            ]
+
+            def test_it(self) -> None:
+                with self.engine.connect() as connection:
+                    connection.execute(text("SELECT all_items('reader')"))
+                    self.assertEqual(connection.execute(text("FETCH ALL FROM reader")).all(), [])
+                    connection.commit()
+                    with self.assertRaisesRegex(DBAPIError, 'cursor "reader" does not exist'):
+                        connection.execute(text("FETCH ALL FROM reader"))
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_what_is_refused_for_its_own_sake_is_so_in_one_transaction_too(self) -> None:
+        class Shop(Items):
+            def test_it(self) -> None:
+                with self.engine.connect() as connection:
+                    connection.execute(text("CREATE VIEW few AS SELECT * FROM item"))
+                    connection.commit()
+                    for refused in ("DROP TABLE item", "CREATE TABLE nowhere.item ()"):
+                        with self.assertRaises(DBAPIError):
+                            connection.execute(text(refused))
+                        connection.rollback()
+
+        result, reasons = run_noting_reasons(Shop)
+
+        self.assertEqual((problems(result), reasons), ([], {}))

@@ -95,6 +95,8 @@ REINDEX TABLE item
 CREATE TYPE mood AS ENUM ('good')
 ALTER TYPE mood ADD VALUE 'bad'
 CREATE SEQUENCE number
+CREATE SEQUENCE number START WITH 1 CACHE 1
+CREATE TABLE cache (id int)
 REFRESH MATERIALIZED VIEW few
 CREATE SCHEMA other
 CREATE ROLE somebody
@@ -173,6 +175,8 @@ REAL = {
     "CHECKPOINT": "CHECKPOINT",
     "DISCARD ALL": "DISCARD",
     "CREATE DATABASE other": "CREATE DATABASE",
+    "CREATE SEQUENCE number CACHE 10": "CACHE",
+    "ALTER TABLE item ALTER COLUMN id SET CACHE 5": "CACHE",
     "DROP DATABASE other": "DROP DATABASE",
     "ALTER SYSTEM SET work_mem = '1MB'": "ALTER SYSTEM",
     "ALTER DATABASE test SET timezone = 'UTC'": "ALTER DATABASE",
@@ -354,6 +358,8 @@ class SchemaTests(unittest.TestCase):
             "BEGIN EXECUTE format('SET app.name = %L', name); END",
             "BEGIN EXECUTE concat('SET app.name = ', quote_literal(name)); END",
             "BEGIN PERFORM pg_advisory_xact_lock(1); END",
+            "BEGIN OPEN reader FOR SELECT 1; RETURN reader; END",
+            "BEGIN IF true THEN OPEN reader; END IF; RETURN reader; END",
             "BEGIN EXECUTE statement; END",
             "BEGIN EXECUTE statement USING 1; END",
         ):
@@ -361,7 +367,22 @@ class SchemaTests(unittest.TestCase):
         body = "BEGIN INSERT INTO item VALUES (1) ON CONFLICT (id) DO UPDATE SET n = 1; UPDATE item SET n = 1; END"
         self.assertEqual(self.rules(body).of("SELECT work()").real, "")
         self.assertEqual(self.rules(body).of("SELECT work()").alters, False)
+        body = "BEGIN OPEN reader; FETCH reader INTO row; CLOSE reader; SELECT open INTO price FROM shop; END"
+        self.assertEqual(self.rules(body).of("SELECT work()").real, "")
         self.assertTrue(self.rules("BEGIN EXECUTE 'CREATE TABLE other ()'; END").of("SELECT work()").alters)
+
+    def test_a_function_is_called_by_its_bare_name_where_the_schema_says_so(self) -> None:
+        for text in ("SELECT item.work FROM item", 'SELECT (i)."work" FROM item AS i', "SELECT 1::work"):
+            self.assertTrue(self.rules(bare=["work"]).of(text).writes, text)
+            self.assertFalse(self.rules().of(text).writes, text)
+            self.assertIn("txid", self.rules("SELECT txid_current()", bare=["work"]).of(text).real, text)
+
+    def test_numbers_that_a_connection_keeps(self) -> None:
+        for text in ("INSERT INTO item VALUES (1)", "SELECT nextval('number')", "SELECT work()"):
+            effects = self.rules(caches=True).of(text)
+            self.assertEqual((effects.numbers, effects.is_plain, effects.is_query), (True, False, False), text)
+            self.assertFalse(self.rules().of(text).numbers, text)
+        self.assertTrue(self.rules(caches=True).of("SELECT last_value FROM number").is_plain)
 
     def test_what_runs_unasked_and_needs_real_connections_is_named(self) -> None:
         rules = self.rules(implicit=[{"what": "default of item.transaction", "text": "txid_current()"}])

@@ -34,8 +34,8 @@ class EffectsTests(ServerTestCase):
         self.assertEqual(
             facts,
             {
-                "functions": {}, "implicit": [], "deferrable": [], "initially_deferred": [], "policies": False,
-                "foreign_tables": [], "sequences": {},
+                "functions": {}, "implicit": [], "bare": [], "deferrable": [], "initially_deferred": [],
+                "policies": False, "foreign_tables": [], "caches": False, "sequences": {},
             },
         )  # fmt: skip
 
@@ -186,6 +186,29 @@ class EffectsTests(ServerTestCase):
         (what,) = self.implicit("".join(f"CREATE TABLE t{i} (x text DEFAULT lower('A'));" for i in range(5)))
 
         self.assertEqual(what, "default of t0.x, default of t1.x, default of t2.x and 2 more")
+
+    def test_what_calls_functions_without_a_parenthesis(self) -> None:
+        facts = self.read(
+            """
+            CREATE TABLE item (id int);
+            CREATE FUNCTION visit(item) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+            CREATE FUNCTION "Show"(item, int DEFAULT 1) RETURNS int LANGUAGE sql AS 'SELECT $1.visit';
+            CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT 2 * $1';
+            CREATE FUNCTION pair(item, item) RETURNS int LANGUAGE sql AS 'SELECT 1';
+            CREATE FUNCTION is_fine(int) RETURNS bool LANGUAGE sql AS 'SELECT $1 > 0';
+            CREATE DOMAIN price AS int CHECK (is_fine(VALUE));
+            CREATE DOMAIN low_price AS price;
+            CREATE DOMAIN name AS text CHECK (length(VALUE) > 0);
+            """
+        )
+
+        self.assertEqual(facts["bare"], ["Show", "visit", "low_price", "price"])
+        self.assertEqual(facts["functions"]["Show"]["calls"], ["visit"])
+        self.assertEqual(facts["functions"]["low_price"]["calls"], ["is_fine"])
+
+    def test_whether_connections_keep_numbers_of_sequences(self) -> None:
+        self.assertFalse(self.read("CREATE SEQUENCE plain")["caches"])
+        self.assertTrue(self.read("CREATE TABLE item (id int GENERATED ALWAYS AS IDENTITY (CACHE 10))")["caches"])
 
     def test_deferrable_constraints(self) -> None:
         facts = self.read(

@@ -31,7 +31,7 @@ from dbtestcase.sql import quoted_identifier, quoted_literal
 __all__ = ["Template", "Templates", "drop_template", "published"]
 
 # Part of every name: raise it when what a template holds, or how it is made, changes.
-_LAYOUT = 1
+_LAYOUT = 2
 _MOST, _OLDEST_DAYS = 40, 30
 _MOST_ANONYMOUS = 8
 _DAY = 86400
