@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from dbtestcase import URL, DatabaseTestCase, ThrowawayPostgres, errors
+from dbtestcase import URL, DatabaseTestCase, ThrowawayPostgres, errors, isolate
 from dbtestcase.servers import running_instance
 from tests.support import Base, Customer, Order, happens, of_throwaway_servers, once, problems, run_case
 
@@ -597,6 +597,30 @@ class IsolationTests(unittest.TestCase):
 
                 self.assertEqual({test.id()[-6:] for test, _ in result.errors}, {"test_1"}, problems(result))
 
+    @of_throwaway_servers
+    def test_a_test_that_ends_its_server_last_of_all_keeps_its_result(self):
+        class Shop(ShopTestCase):
+            isolation = "clone"
+
+            @classmethod
+            def setUpTestData(cls, session: Session) -> None:
+                session.add(Customer(name="Ada"))
+
+            def test_1(self):
+                self.session.add(Customer(name="Grace"))
+                self.session.flush()
+                os.kill(self.instance.server_pid, signal.SIGKILL)
+                # Whether its children have noticed yet when the session is closed is left to chance.
+
+            def test_2(self):
+                self.assertRowCount(Customer, 1)
+
+            @isolate("savepoint")
+            def test_3(self):
+                self.assertRowCount(Customer, 1)
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
     def test_commit_as_sql_text_works_as_on_real_connections(self):
         class Shop(ShopTestCase):
             def test_1(self):
@@ -650,6 +674,7 @@ class IsolationTests(unittest.TestCase):
 
         self.assertEqual({test.id().rpartition(".")[2] for test, _ in result.errors}, {"test_1"}, problems(result))
         self.assertRegex(result.errors[0][1], "server closed the connection|terminating connection")
+        self.assertRegex(result.errors[0][1], r"The server of .*Shop has ended: .* terminated by signal 9.* fresh one")
 
     @of_throwaway_servers
     def test_tests_do_not_go_on_without_class_data_that_cannot_be_made_again(self):

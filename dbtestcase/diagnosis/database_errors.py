@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.exc import PendingRollbackError, StatementError
+import psycopg2
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, StatementError
 
 from dbtestcase.diagnosis.redaction import HIDDEN, Redaction, without_values
 from dbtestcase.diagnosis.sqltext import fingerprint, hides
 from dbtestcase.diagnosis.statement import Statement
 from dbtestcase.diagnosis.tracebacks import chain, from_driver, sqlstate
 
-__all__ = ["Facts", "Hidden", "facts_of", "first_line", "redact"]
+__all__ = ["DATABASE_ERRORS", "Facts", "Hidden", "facts_of", "first_line", "redact"]
 
+DATABASE_ERRORS = (DBAPIError, psycopg2.Error)
 Hidden = Callable[[BaseException], bool]
 _QUOTES_ERROR = "Original exception was:"
 

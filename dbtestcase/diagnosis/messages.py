@@ -151,6 +151,10 @@ TIME_STANDS_STILL = (
     "same, with isolation = 'savepoint' all rows of the test. clock_timestamp() goes on."
 )
 
+# -- the end of the server
+
+SERVER_ENDED = "The server of {owner} has ended{cause}. The next test gets a fresh one."
+
 # -- what outlives a test
 
 CONNECTION_LEFT = (

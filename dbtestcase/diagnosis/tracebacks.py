@@ -63,6 +63,11 @@ def from_driver(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in _DRIVERS
 
 
+def lost_connection(error: BaseException) -> bool:
+    """Whether a driver says, or may say, that its connection has ended: class 08 or 57P0x, or no SQLSTATE at all."""
+    return from_driver(error) and (sqlstate(error) or "08").startswith(("08", "57P0"))
+
+
 def _is_shown(frame: TracebackType, following: TracebackType | None) -> bool:
     leads_to_ours = following is not None and _is_ours(following)
     is_context_manager = frame.tb_frame.f_code.co_filename == contextlib.__file__

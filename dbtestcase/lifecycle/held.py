@@ -11,8 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import psycopg2
-from sqlalchemy.exc import DBAPIError
+from dbtestcase.diagnosis.database_errors import DATABASE_ERRORS
 
 __all__ = ["HeldResult"]
 
@@ -21,9 +20,6 @@ __unittest = True  # unittest leaves frames of modules with this name out of the
 _FAILED = frozenset({"addError", "addFailure", "addExpectedFailure"})
 _REPORTED = frozenset({"addError", "addFailure", "addSubTest"})
 _BUFFERS = ("_stdout_buffer", "_stderr_buffer")
-
-
-_OF_DATABASE = (DBAPIError, psycopg2.Error)
 _SUCCESS: tuple[str, tuple[Any, ...]] = ("addSuccess", ())
 
 
@@ -159,7 +155,7 @@ class HeldResult:
     def add_problems(self, test: Any, problems: list[Exception]) -> None:
         """Let problems that were met after the test be errors of it."""
         for problem in problems:
-            if self.has_failed and isinstance(problem, _OF_DATABASE):
+            if self.has_failed and isinstance(problem, DATABASE_ERRORS):
                 continue  # closing what an error has left open only repeats it
             self.__dict__["_events"] = [each for each in self._events if each[0] != "addSuccess"]
             self._failed("addError", test, (type(problem), problem, problem.__traceback__))

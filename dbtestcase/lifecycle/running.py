@@ -20,7 +20,7 @@ from dbtestcase import sandbox
 from dbtestcase.diagnosis import leftovers, messages, report, states
 from dbtestcase.diagnosis.explain import Explanations
 from dbtestcase.errors import DBTestCaseError, SchemaError
-from dbtestcase.lifecycle import classdata, postmortem, validation
+from dbtestcase.lifecycle import classdata, lost_server, postmortem, validation
 from dbtestcase.lifecycle.app_role import logging_in, warn_of_superuser
 from dbtestcase.lifecycle.connections import ClassConnections
 from dbtestcase.lifecycle.isolation import check_not_set_by
@@ -291,6 +291,13 @@ class RunningClass:
         own = test.__dict__
         return not self._class_data and "session" not in own and "isolation" not in own
 
+    def without_errors_of_lost_server(self, problems: list[Exception]) -> list[Exception]:
+        """Return what went wrong at the end of a run, but for what only tells that the test has ended its server."""
+        if not lost_server.is_lost(self.instance):
+            return problems
+        self.main.needs_fresh_database = True
+        return lost_server.without_aftermath(problems)
+
     def after_test(self, test: Any, problems: list[Exception], *, has_failed: bool) -> None:
         """A run of a test is over and undone: see whether the next can begin on what is there."""
         if not self.runs.is_untouched:
@@ -347,6 +354,7 @@ class RunningClass:
         if session is not None and isinstance(error, AssertionError):
             self.explanations.hint_at_unsent(error, session)
         self.explanations.explain(error)
+        lost_server.explain(error, self.instance, self.name)
         if self.runs.test is test and self._kept is None and postmortem.is_wanted():
             self.runs.before_use()
             self._keep(test)
@@ -402,7 +410,7 @@ class RunningClass:
         try:
             return use()
         except psycopg2.Error:
-            if self.instance.is_alive() and self.instance.answers():
+            if not lost_server.is_lost(self.instance):
                 raise
         warnings.warn(
             f"{self.name}: the server has ended between two tests, which lost what it held; a fresh one with the "

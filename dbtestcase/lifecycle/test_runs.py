@@ -333,7 +333,8 @@ class TestRuns:
         An asynchronous test does so in its own event loop, where its connections live.
         """
         if self._problems is None:
-            self._problems = self._end_attempt(test) if self._may_attempt else self._end_real(test)
+            problems = self._end_attempt(test) if self._may_attempt else self._end_real(test)
+            self._problems = self._home.without_errors_of_lost_server(problems) if problems else problems
         return self._problems
 
     def _end_attempt(self, test: Any) -> list[Exception]:

@@ -270,6 +270,10 @@ class BaseInstance(Databases):
         """End a server process that somebody has stopped, and that so answers nobody; return whether it was one."""
         return False
 
+    def cause_of_end(self) -> str | None:
+        """Return what its log says of why the server has ended, or ``""``; ``None`` if it is not our own."""
+        return None
+
     @abstractmethod
     def keep(self, label: str = "", database: str = "") -> None:
         """Have :meth:`stop` keep what is there, for people to look at.

@@ -25,6 +25,7 @@ from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.server import Boot, Server
 from dbtestcase.servers.server_process import ServerProcess
 from dbtestcase.servers.shared_state import SharedState
+from dbtestcase.servers.start_errors import cause_of_end
 from dbtestcase.sql import quoted_identifier
 
 __all__ = ["Instance"]
@@ -169,6 +170,9 @@ class Instance(BaseInstance, Postgresql):  # type: ignore[misc]  # testing.postg
 
     def end_stopped(self, pid: int) -> bool:
         return self.child_process is not None and self.child_process.end_stopped(pid)
+
+    def cause_of_end(self) -> str:
+        return cause_of_end(self.read_bootlog())
 
     def terminate(self, _signal: int | None = None) -> None:
         """End the server, at once unless ``signal.SIGINT`` is given; the data stay until :meth:`cleanup`."""

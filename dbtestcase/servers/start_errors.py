@@ -1,4 +1,4 @@
-"""Explains why a server did not start, with what its log says."""
+"""Explains why a server did not start, or has ended by itself, with what its log says."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.programs import Programs
 from dbtestcase.servers.supervisor_client import RequestFailed
 
-__all__ = ["start_error"]
+__all__ = ["cause_of_end", "start_error"]
 
 _LAST_LINES = 20
 _LEVEL = re.compile(r"^(?:\S+ \S+ \S+ \[\d+\] )?(LOG|FATAL|ERROR|PANIC|WARNING|HINT|DETAIL):\s+(.*)$", re.MULTILINE)
+_CRASH = re.compile(r"terminated by signal|exited with exit code|terminated by exception")
+
+
+def cause_of_end(log: str) -> str:
+    """Return what PostgreSQL's log says of why the server has ended, without any statement; ``""`` if nothing."""
+    found = (text for level, text in _LEVEL.findall(log) if level == "PANIC" or _CRASH.search(text))
+    return next(found, "")
 
 
 def start_error(failure: RequestFailed, options: ThrowawayPostgres, programs: Programs, log: str) -> PostgresNotReady:
