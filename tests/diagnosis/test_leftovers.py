@@ -8,9 +8,11 @@ import unittest
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import psycopg2
 
+from dbtestcase.diagnosis import leftovers
 from dbtestcase.diagnosis.leftovers import (
     ThreadWatch,
     forget_warnings,
@@ -87,12 +89,12 @@ class ThreadWatchTests(unittest.TestCase):
         self.assertEqual(self.late, [False, True])
 
     def test_a_timer_of_an_earlier_test_is_late(self):
-        timer = threading.Timer(0.05, self.use)
+        # It may go off before the next test has begun, and has nothing to do with the database until then.
+        timer = threading.Timer(0.05, lambda: (self.go.wait(), self.use()))
         timer.start()
         self.next_test()
 
-        while not self.late:
-            pass
+        self.let_go_on(timer)
 
         self.assertEqual(self.late, [True])
 
@@ -117,9 +119,9 @@ class ThreadWatchTests(unittest.TestCase):
 
     def test_a_worker_is_late_with_a_job_of_an_earlier_test(self):
         worker = self.worker()
-        worker.jobs.put(lambda: (self.go.wait(), self.use()))
-        while not worker.jobs.empty():
-            pass
+        begun = threading.Event()
+        worker.jobs.put(lambda: (begun.set(), self.go.wait(), self.use()))
+        begun.wait()  # that the queue is empty would not say that the worker has left it
         self.next_test()
 
         self.go.set()
@@ -129,6 +131,7 @@ class ThreadWatchTests(unittest.TestCase):
         self.assertEqual(self.late, [True])
 
     def test_a_busy_thread_works_for_a_test_that_waits_for_it(self):
+        self.enterContext(mock.patch.object(leftovers, "_PATIENCE", 30))  # we may be held up before we wait
         thread = self.started(lambda: (self.go.wait(), self.use()))
         self.next_test()
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import textwrap
 import unittest
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dbtestcase.errors import SchemaError
 from dbtestcase.schema import SchemaPlan, plan
 from dbtestcase.servers import ThrowawayPostgres, running_instance
 from dbtestcase.sql import quoted_identifier
+from tests.support import happens
 
 OWNER = "ShopTests.schema"
 
@@ -115,6 +117,18 @@ class ServerTestCase(FolderTestCase):
                 database,
             )
         ]
+
+    def assertNobodyConnected(self) -> None:
+        """Fail unless all connections to "test" are closed; the server takes a while to notice that they are."""
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'test' AND pid <> pg_backend_pid()"
+        with closing(self.instance.connect("test")) as connection, connection.cursor() as cursor:
+            connection.autocommit = True  # in a transaction it would see the same each time
+
+            def are_gone() -> bool:
+                cursor.execute(others)
+                return bool(cursor.fetchone() == (0,))
+
+            self.assertTrue(happens(are_gone, 5), "somebody is connected")
 
     def _drop_others(self) -> None:
         for name in self.made[1:]:

@@ -307,10 +307,7 @@ class SurroundingsTests(ProjectTestCase, ServerTestCase):
     def test_no_connection_is_left_open(self) -> None:
         self.create(AlembicMigrations(self.ini))
 
-        self.assertEqual(
-            self.rows("SELECT count(*) FROM pg_stat_activity WHERE datname = 'test' AND pid <> pg_backend_pid()"),
-            [(0,)],
-        )
+        self.assertNobodyConnected()
 
 
 class FailureTests(ProjectTestCase, ServerTestCase):
