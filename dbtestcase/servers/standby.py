@@ -22,6 +22,7 @@ from dbtestcase.servers.options import ThrowawayPostgres
 from dbtestcase.servers.recipe import Recipe
 from dbtestcase.servers.server import Boot, Server
 from dbtestcase.servers.supervisor_client import at_end
+from dbtestcase.servers.supervisor_connection import identity
 from dbtestcase.servers.template import begin_boot, boot
 
 __all__ = ["discard_standby", "expect", "expects", "take"]
@@ -52,6 +53,7 @@ class Standby:
         self._boot: Boot | None = None
         self._server: Server | None = None
         self._connection: Any = None
+        self._socket: tuple[int, int] | None = None  # that of the connection
         self._error: BaseException | None = None
         if not start_thread(self._make):
             self._over.open()
@@ -83,7 +85,7 @@ class Standby:
         with self._lock:
             is_unwanted = self._is_unwanted
             if not is_unwanted:
-                self._server, self._connection = server, connection
+                self._server, self._connection, self._socket = server, connection, identity(connection.fileno())
         if is_unwanted:
             connection.close()
             server.end()
@@ -139,7 +141,14 @@ class Standby:
             self._is_unwanted = True
             server, self._server = self._server, None
             connection, self._connection = self._connection, None
+        if connection is not None and identity(connection.fileno()) != self._socket:
+            _lost.append(connection)
+            connection = None
         return server, connection
+
+
+# Connections whose descriptors somebody has closed, and opened a file or socket since: to close them would close that.
+_lost: list[Any] = []
 
 
 def _key(options: PostgresOptions, contents: Contents) -> Hashable:

@@ -17,7 +17,7 @@ from dbtestcase.native import monotonic, sleep
 from dbtestcase.servers.environment import server_environment
 from dbtestcase.servers.supervisor.channel import Reader, encode
 
-__all__ = ["CLOSED", "ChannelLost", "Connection"]
+__all__ = ["CLOSED", "ChannelLost", "Connection", "identity"]
 
 _START = "import sys; sys.path.append(sys.argv.pop()); from supervisor.process import main; main()"
 _CHANNEL = 3  # as the supervisor knows it
@@ -148,13 +148,13 @@ class _Descriptor:
 
     def __init__(self, descriptor: int) -> None:
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, _moved(descriptor))
-        self._identity = _identity(self._socket.fileno())
+        self._identity = identity(self._socket.fileno())
 
     @property
     def is_intact(self) -> bool:
         """Whether the descriptor is still that of the channel."""
         descriptor = self._socket.fileno()
-        return descriptor >= 0 and _identity(descriptor) == self._identity
+        return descriptor >= 0 and identity(descriptor) == self._identity
 
     def socket(self) -> _socket.socket:
         """Return the socket.
@@ -177,7 +177,8 @@ def _moved(descriptor: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LOWEST_DESCRIPTOR)
 
 
-def _identity(descriptor: int) -> tuple[int, int] | None:
+def identity(descriptor: int) -> tuple[int, int] | None:
+    """Return what tells an open file from any other that has its descriptor later; ``None`` if none is open."""
     try:
         about = os.fstat(descriptor)
     except OSError:

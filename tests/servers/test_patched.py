@@ -45,7 +45,7 @@ class PatchedTestCase(ScratchTestCase):
             self.command(code),
             env=self.environment(),
             cwd="/",
-            timeout=60,
+            timeout=180,
             check=False,
             text=True,
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},  # type: ignore[call-overload]
@@ -90,7 +90,7 @@ class GeventTests(PatchedTestCase):
         self.assertUsed(
             "from gevent import monkey; monkey.patch_all()\nimport gevent\n"
             f"{imports}\ndef use():\n{body}\n"
-            "gevent.joinall([gevent.spawn(use), gevent.spawn(use)], timeout=40, raise_error=True)\n"
+            "gevent.joinall([gevent.spawn(use), gevent.spawn(use)], timeout=150, raise_error=True)\n"
         )
 
 
@@ -145,17 +145,33 @@ class DescriptorTests(PatchedTestCase):
                 self.assertUsed(code, stdout=None, stderr=None)
 
     def test_descriptors_closed_behind_our_back_and_used_for_files(self):
+        # While a standby boots, which a stopped supervisor does not tell the end of; and when one is there. In between
+        # it opens and closes files, and nobody can have all of these closed without harm.
+        for stop, state in (("SIGSTOP", "standby._boot is None"), ("SIGCONT", "not standby.seconds")):
+            with self.subTest(state):
+                self.close_all(stop, state)
+
+    def close_all(self, stop: str, state: str) -> None:
+        """Close all descriptors and open files, once a standby is not in this state any more."""
         code = (
             USE
             + (
-                "import gc, os, tempfile\n"
+                "import gc, os, signal, tempfile\n"
+                "from dbtestcase.servers import standby as standbys\n"
+                "from dbtestcase.servers.supervisor_client import current_supervisor\n"
                 "def close_all_and_open_files():\n"
                 "    os.closerange(3, 256)\n"
                 "    return [tempfile.TemporaryFile('w+', buffering=1) for _ in range(40)]\n"
                 "with running_instance(ThrowawayPostgres()) as instance:\n"
-                "    expect(ThrowawayPostgres(), EMPTY)\n"
                 "    instance.connect().close()\n"
+                "    pid = current_supervisor().supervisor_pid\n"
+                f"    os.kill(pid, signal.{stop})\n"
+                "    expect(ThrowawayPostgres(), EMPTY)\n"
+                "    [(_, standby)] = standbys._standbys\n"
+                f"    while {state}:\n"
+                "        time.sleep(0.001)\n"
                 "    files = close_all_and_open_files()\n"
+                "    os.kill(pid, signal.SIGCONT)\n"
             )
             + USE
             + (
