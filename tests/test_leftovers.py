@@ -376,7 +376,7 @@ class ThreadTests(unittest.TestCase):
             def submit(self):
                 done = threading.Event()
                 jobs.put(done)
-                self.assertTrue(done.wait(10))
+                self.assertTrue(done.wait(60))
                 self.assertRowCount(Customer, 1)
 
         result, said = run_with_warnings(Shop)

@@ -35,7 +35,7 @@ class ClockTests(unittest.TestCase):
                         cwd=Path(__file__).parents[1],
                         capture_output=True,
                         text=True,
-                        timeout=60,
+                        timeout=180,
                     )
 
                     self.assertEqual((run.returncode, run.stderr), (0, ""))

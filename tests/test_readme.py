@@ -60,6 +60,6 @@ class ReadmeTests(unittest.TestCase):
             "assert threading.active_count() == 1, threading.enumerate()\n"
             "assert 'flask' not in sys.modules and 'alembic' not in sys.modules\n"
         )
-        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=180)
 
         self.assertEqual(run.returncode, 0, run.stderr)

@@ -79,7 +79,7 @@ class RunTests(unittest.TestCase):
     def run_with(self, more: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
         run = subprocess.run(
-            [sys.executable, "-c", RUN.format(more=more)], capture_output=True, text=True, env=environment, timeout=60
+            [sys.executable, "-c", RUN.format(more=more)], capture_output=True, text=True, env=environment, timeout=180
         )
         self.assertEqual((run.stdout, run.returncode), ("done\n", 0), run.stderr)
         return run

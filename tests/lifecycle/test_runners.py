@@ -367,7 +367,7 @@ class DebuggerTests(unittest.TestCase):
         )
         code = f"RUNS = []\n{module}\nimport bdb, json\n{code}\nprint(json.dumps(len(RUNS)))\n"
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=180,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         self.assertEqual(done.returncode, 0, done.stderr)

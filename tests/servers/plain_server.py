@@ -89,7 +89,7 @@ class PlainServer:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, user=self._user, cwd=self.folder, env=_environment()
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 self.connect().close()
@@ -103,7 +103,7 @@ class PlainServer:
         """End it at once, whoever is connected."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(20)
+            self._process.wait(120)
             self._process = None
 
     def url(self, user: str = "tester", database: str = "ci", *, password: str = PASSWORD, socket: bool = False) -> str:

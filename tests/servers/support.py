@@ -118,7 +118,7 @@ class ScratchTestCase(unittest.TestCase):
             **options,  # type: ignore[call-overload]
         )
         self.addCleanup(process.stdout.close)
-        self.addCleanup(process.wait, 10)
+        self.addCleanup(process.wait, 60)
         self.addCleanup(process.kill)
         return process
 

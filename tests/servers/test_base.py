@@ -16,6 +16,6 @@ class BaseTests(unittest.TestCase):
             "from dbtestcase.servers import Instance\n"
             "assert issubclass(Instance, testing.postgresql.Postgresql)\n"
         )
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)
 
         self.assertEqual(run.returncode, 0, run.stderr)

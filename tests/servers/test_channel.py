@@ -31,9 +31,9 @@ MESSAGE = {
 def open_files(pid: int) -> set[str]:
     """Return what a process has open, as /proc names it; nothing if it has ended."""
     found = set()
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(FileNotFoundError):  # closed meanwhile
+            with suppress(OSError):  # closed meanwhile, or the process has ended
                 found.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
     return found
 

@@ -21,12 +21,13 @@ OPTIONS = ThrowawayPostgres()
 
 
 class CrashTestCase(ScratchTestCase):
-    def command_lines(self):
-        lines = []
+    def processes_called(self, words):
+        found = []
         for process in self.servers():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                lines += process.cmdline()
-        return " ".join(lines)
+            with contextlib.suppress(psutil.NoSuchProcess):  # some are about to end
+                if words in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
 
 class CrashTests(CrashTestCase):
@@ -42,16 +43,15 @@ class CrashTests(CrashTestCase):
 
             os.kill(connection.info.backend_pid, signal.SIGKILL)
 
-            self.assertIsNotNone(instance.child_process.wait(5))
+            self.assertIsNotNone(instance.child_process.wait(60))
             self.assertFalse(instance.is_alive())
             with self.assertRaises(psycopg2.OperationalError):
                 instance.connect()
 
     def test_a_background_process_that_dies_while_nobody_is_connected_is_told(self):
         with running_instance(OPTIONS) as instance:
-            self.assertSoon(lambda: "background writer" in self.command_lines(), 5, "it does not come up")
-            children = psutil.Process(instance.server_pid).children()
-            next(each for each in children if "background writer" in " ".join(each.cmdline())).kill()
+            self.assertSoon(lambda: bool(self.processes_called("background writer")), 5, "it does not come up")
+            self.processes_called("background writer")[0].kill()
 
             self.assertSoon(lambda: not instance.is_alive(), 5, "it is taken for alive")
 
@@ -87,24 +87,22 @@ class CrashTests(CrashTestCase):
                 self.assertTrue(second.answers())
 
     def test_a_standby_whose_supervisor_was_killed_is_not_handed_out(self):
-        for seconds in (0, 0.005, 0.02, 0.2):
-            with self.subTest(seconds):
+        for number in range(4):
+            with self.subTest(number):
                 expect(OPTIONS, EMPTY)
                 self.assertSoon(lambda: bool(self.servers()), 5, "no standby")
                 supervisor = psutil.Process(current_supervisor().supervisor_pid)
                 supervisor.kill()
-                supervisor.wait(5)  # until the kernel has done it, nobody can know
+                supervisor.wait(60)  # until the kernel has done it, nobody can know
 
                 with running_instance(OPTIONS) as instance:
                     self.assertTrue(instance.answers())
 
     def test_a_standby_that_crashed_is_not_handed_out(self):
         expect(OPTIONS, EMPTY)
-        self.assertSoon(lambda: "idle" in self.command_lines(), 5, "no standby")
-        for process in self.servers():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "background writer" in " ".join(process.cmdline()):
-                    process.kill()
+        self.assertSoon(lambda: bool(self.processes_called("idle")), 5, "no standby")
+        for process in self.processes_called("background writer"):
+            process.kill()
         self.assertSoon(lambda: not self.servers(), 5, "it does not end")
 
         with running_instance(OPTIONS) as instance:
@@ -139,6 +137,6 @@ class LeftoverTests(CrashTestCase):
     def test_a_program_that_sql_has_started_does_not_outlive_its_server(self):
         with running_instance(OPTIONS) as instance:
             instance.execute("COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; setsid sleep 600 >/dev/null 2>&1 & exit 0'")
-            self.assertSoon(lambda: "sleep 600" in self.command_lines(), 5, "it has not been started")
+            self.assertSoon(lambda: bool(self.processes_called("sleep 600")), 5, "it has not been started")
 
         self.assertSoon(lambda: not self.servers() and not self.folders(), 15, "something is left")

@@ -19,7 +19,7 @@ from dbtestcase import DatabaseTestCase, ExistingPostgres, ThrowawayPostgres, er
 from dbtestcase.__main__ import main
 from dbtestcase.servers.existing import marks, server
 from tests.servers.plain_server import PASSWORD, PlainServer, embedded_programs, shared_server
-from tests.support import Base, Customer, once, problems, run_case
+from tests.support import Base, Customer, happens, once, problems, run_case
 
 ROOT = Path(__file__).resolve().parents[2]
 plain: PlainServer
@@ -306,6 +306,9 @@ class OthersTests(ServerTestCase):
         run.wait_until_ready()
         run.process.send_signal(signal.SIGKILL)
         run.end()
+        # The server takes a while to notice, and for as long its databases are somebody's.
+        sessions = "SELECT 1 FROM pg_stat_activity WHERE usename = 'tester'"
+        self.assertTrue(happens(lambda: not plain.execute(sessions), 5))
         self.assertNotEqual(plain.unpublished(), set())
 
         self.assertEqual(problems(run_case(self.shop())), [])

@@ -140,7 +140,7 @@ class LifeTests(ScratchTestCase):
 
             process.kill()
 
-            self.assertEqual(process.wait(5), -signal.SIGKILL)
+            self.assertEqual(process.wait(60), -signal.SIGKILL)
             self.assertFalse(instance.is_alive())
 
     def test_a_forked_child_that_exits_leaves_the_parents_server_alone(self):

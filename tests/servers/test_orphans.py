@@ -87,7 +87,7 @@ class KilledTests(OrphanTestCase):
             time.sleep(chance.random() * 0.4)
             with self.subTest(number=number, seed=seed, signal=number_to_send.name, to_group=to_group):
                 (os.killpg if to_group else os.kill)(process.pid, number_to_send)
-                process.wait(5)
+                process.wait(60)
                 self.assertNoServers()
         self.assertNextStartCleansUp()
 
@@ -100,7 +100,7 @@ class KilledTests(OrphanTestCase):
         process.stdout.readline()
 
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(20)
+        process.wait(60)
 
         self.assertNoServers()
         self.assertSoon(lambda: not self.folders(), 5, "a folder is left")
@@ -112,7 +112,7 @@ class KilledTests(OrphanTestCase):
         time.sleep(0.2)  # the query is under way
 
         process.kill()
-        process.wait(5)
+        process.wait(60)
 
         self.assertNoServers()
 
@@ -132,7 +132,7 @@ class KilledTests(OrphanTestCase):
         self.assertSoon(self.has_initdb, 10, "no initdb came up")
 
         process.kill()
-        process.wait(5)
+        process.wait(60)
 
         self.assertNoServers()
         self.assertNextStartCleansUp()
@@ -163,7 +163,7 @@ class KilledTests(OrphanTestCase):
                     segments |= segments_of(self.servers())
 
                 process.kill()
-                process.wait(5)
+                process.wait(60)
 
                 self.assertNoServers()
         # What is in our location goes with its folder. (What lies in /dev/shm itself may be of servers of others.)
@@ -194,7 +194,7 @@ class KilledTests(OrphanTestCase):
         os.kill(supervisor, signal.SIGKILL)
         self.assertNoServers()
         process.kill()
-        process.wait(5)
+        process.wait(60)
 
         self.assertNextStartCleansUp()
 
@@ -205,7 +205,7 @@ class KilledTests(OrphanTestCase):
 import signal
 supervisor = int(open(f"/proc/{instance.server_pid}/stat").read().rpartition(")")[2].split()[1])
 os.kill(supervisor, signal.SIGKILL)
-assert instance.child_process.wait(5) is not None
+assert instance.child_process.wait(60) is not None
 with running_instance(ThrowawayPostgres()) as second:
     second.connect().close()
     print("again")
@@ -219,9 +219,11 @@ with running_instance(ThrowawayPostgres()) as second:
         process = self.start(WAITING + "time.sleep(60)")
         server = int(process.stdout.readline())
         supervisor = psutil.Process(server).ppid()
-        for pid in (supervisor, process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.wait(5)
+        # Stopped before, so that neither does anything about the other's end.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in (process.pid, supervisor):
+                os.kill(pid, number)
+        process.wait(60)
 
         self.assertNoServers()
         self.assertNotEqual(self.folders(), [])

@@ -129,7 +129,7 @@ class PathTests(ScratchTestCase):
         del environment["DBTESTCASE_DIR"]
 
         result = subprocess.run(
-            command, env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False
+            command, env=environment, cwd="/", capture_output=True, text=True, timeout=180, check=False
         )
         if "mount" in result.stderr or "unshare" in result.stderr:
             self.skipTest("nothing can be mounted here")
@@ -142,7 +142,7 @@ class PathTests(ScratchTestCase):
         command = ["unshare", "--mount", "sh", "-c", script, "sh", *self.command(USE)]
 
         result = subprocess.run(
-            command, env=self.environment(), cwd="/", capture_output=True, text=True, timeout=60, check=False
+            command, env=self.environment(), cwd="/", capture_output=True, text=True, timeout=180, check=False
         )
         if "mount" in result.stderr or "unshare" in result.stderr:
             self.skipTest("nothing can be mounted here")
