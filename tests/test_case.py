@@ -1101,3 +1101,33 @@ class LateUrlTests(unittest.TestCase):
         self.assertEqual(problems(run_case(Shop, OtherShop)), [])
         with self.assertRaisesRegex(errors.DBTestCaseError, "no test class was running"):
             engine.connect()
+
+    def test_an_engine_keeps_its_connect_args(self):
+        given = {"options": "-c timezone=Asia/Tokyo"}
+        early = create_engine(URL, connect_args=given)
+
+        class Shop(ShopTestCase):
+            def test_in_one_transaction(self):
+                late = create_engine(URL, connect_args=given)
+                own = create_engine(self.url, connect_args=given)
+                for engine in (early, late, own):
+                    with engine.connect() as connection:
+                        self.assertEqual(connection.scalar(text("SHOW timezone")), "Asia/Tokyo")
+
+            test_on_a_copy = isolate("clone")(test_in_one_transaction)
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_an_engine_of_a_class_that_is_over_says_so_while_another_class_runs(self):
+        kept = []
+
+        class Shop(ShopTestCase):
+            def test_1(self):
+                kept.append(create_engine(self.url))
+
+        class Later(ShopTestCase):
+            def test_1(self):
+                with self.assertRaisesRegex(errors.DBTestCaseError, "no test class runs the database"):
+                    kept[0].connect()
+
+        self.assertEqual(problems(run_case(Shop, Later)), [])

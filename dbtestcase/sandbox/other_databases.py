@@ -25,6 +25,7 @@ from sqlalchemy.pool import NullPool, Pool
 from dbtestcase.errors import IsolationBroken, UndeclaredDatabase
 from dbtestcase.frames import UNKNOWN, Origin, is_installed, user_origin
 
+from . import registry
 from .connection import SandboxConnection
 from .engine_origins import made_at, url_of
 
@@ -198,6 +199,8 @@ def _before_connect(dialect: sa.Dialect, record: Any, arguments: Any, parameters
     if dialect.name in _SERVERLESS:
         _last().note(dialect, _serverless(dialect, arguments))
         return
+    if registry.is_ours(url_of(dialect)):
+        return  # it says itself why it has no database now
     host = str(parameters.get("host") or parameters.get("hostaddr") or "")
     port = str(parameters.get("port") or "5432")
     database = str(parameters.get("dbname") or parameters.get("database") or parameters.get("db") or "")

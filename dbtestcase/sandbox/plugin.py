@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
 
@@ -27,8 +29,8 @@ class SandboxPlugin(CreateEnginePlugin):
             return
         # Resolved here: a URL whose class is over is an error where the engine is made.
         self._database = registry.find(url)
-        # The engine's own pool serves while no class is running; it must not connect anywhere.
-        kwargs["creator"] = unconnected(url)
+        # Whatever it would connect to, the class's database takes its place.
+        kwargs.pop("creator", None)
 
     def update_url(self, url: sa.URL) -> sa.URL:
         if self._is_beside:
@@ -41,24 +43,22 @@ class SandboxPlugin(CreateEnginePlugin):
     def engine_created(self, engine: sa.Engine) -> None:
         if self._is_beside:
             return
+        # The engine's own pool serves while no class is running; it must not connect anywhere. Not a "creator": the
+        # pool would forget its connect_args, and migrations, which run before their class, could not redirect it.
+        event.listen(engine, "do_connect", partial(_refuse, self.url))
         if self._database is None:
             registry.add_late(engine)
         else:
             self._database.redirect(engine, is_own=True)
 
 
-def unconnected(url: sa.URL) -> Any:
-    """Return a creator for the engine's own pool, which has no server to connect to."""
-
-    def creator() -> Any:
-        if registry.find(url) is None:
-            registry.running(url)
-        raise IsolationBroken(
-            f"the engine of {url.render_as_string()!r} was used after its test class was over. Engines made from a "
-            "class's 'url' live as long as the class; for one that outlives it, use dbtestcase.URL."
-        )
-
-    return creator
+def _refuse(url: sa.URL, *_: Any) -> None:
+    if registry.find(url) is None:
+        registry.running(url)
+    raise IsolationBroken(
+        f"the engine of {url.render_as_string()!r} was used after its test class was over. Engines made from a class's "
+        "'url' live as long as the class; for one that outlives it, use dbtestcase.URL."
+    )
 
 
 plugins.register(registry.PLUGIN, __name__, SandboxPlugin.__name__)

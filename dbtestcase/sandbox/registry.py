@@ -51,6 +51,11 @@ def names_running_class(url: sa.URL) -> bool:
     return (url.host or url.query.get("host") or _HOST) == _HOST
 
 
+def is_ours(url: sa.URL | None) -> bool:
+    """Whether it is the URL of an engine that our plugin has made, for a class or for :data:`URL`."""
+    return url is not None and PLUGIN in url.normalized_query.get("plugin", ())
+
+
 def find(url: sa.URL) -> Any:
     """Return the database that answers for a URL, ``None`` for the one that stands for the running class's.
 

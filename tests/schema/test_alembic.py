@@ -22,7 +22,8 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import QueuePool
 
-from dbtestcase.errors import SchemaError
+from dbtestcase import URL
+from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.schema import AlembicMigrations
 from tests.schema.support import FolderTestCase, ServerTestCase, planned
 
@@ -150,6 +151,32 @@ class UpgradeTests(ProjectTestCase, ServerTestCase):
         self.create(AlembicMigrations(self.ini))
 
         self.assertEqual(self.tables(), ["alembic_version", "shop"])
+
+    def test_the_url_that_stands_for_the_running_class_is_led_there_too(self) -> None:
+        early = create_engine(URL)
+        for made in ("create_engine(URL)", "shopapplication.engine"):
+            with self.subTest(made):
+                self.admin("DROP DATABASE test WITH (FORCE)")
+                self.admin("CREATE DATABASE test TEMPLATE template0")
+                self.env(f"""
+                    import shopapplication
+                    from alembic import context
+                    from dbtestcase import URL
+                    from sqlalchemy import create_engine
+                    with {made}.connect() as connection:
+                        context.configure(connection=connection)
+                        with context.begin_transaction():
+                            context.run_migrations()
+                """)
+                application = ModuleType("shopapplication")
+                application.engine = early  # type: ignore[attr-defined]
+
+                with mock.patch.dict(sys.modules, shopapplication=application):
+                    self.create(AlembicMigrations(self.ini))
+
+                self.assertEqual(self.tables(), ["alembic_version", "shop"])
+        with self.assertRaisesRegex(DBTestCaseError, "no test class was running"):
+            early.connect()
 
     def test_connections_that_were_open_before_are_neither_used_nor_kept(self) -> None:
         self.made.append("important")
@@ -457,6 +484,17 @@ class FlaskMigrateTests(ServerTestCase):
                 self.create(AlembicMigrations(self.folder / "migrations", app=app))
 
                 self.assertEqual(self.tables(), ["alembic_version", "shop"])
+
+    def test_an_application_that_looks_into_its_database_when_it_is_made_finds_the_test_database(self) -> None:
+        def create_app() -> Flask:
+            app = self.create_app(URL)
+            with app.app_context(), self.db.engine.connect() as connection:
+                self.assertFalse(self.db.inspect(connection).has_table("shop"))
+            return app
+
+        self.create(AlembicMigrations(self.folder / "migrations", app=create_app))
+
+        self.assertEqual(self.tables(), ["alembic_version", "shop"])
 
     def test_without_an_application_the_argument_is_named(self) -> None:
         self.assertIn("app=create_app", self.failure(AlembicMigrations(self.folder / "migrations")))
