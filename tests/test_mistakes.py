@@ -77,7 +77,7 @@ class MistakeTests(unittest.TestCase):
         self.assert_told("LazyLoadAfterClose", "What to do", "trials")
 
     def test_a_wrong_table_name(self):
-        self.assert_told("WrongTableName", "What to do", "meant: participant?")
+        self.assert_told("WrongTableName", "What to do", "if participant is meant")
 
     def test_a_rolled_back_fixture(self):
         self.assert_told("RolledBackFixture", "daniel", "What to do", "in setUp was rolled back", "commit() it")
