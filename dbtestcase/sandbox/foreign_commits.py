@@ -14,9 +14,9 @@ from .transaction import SharedTransaction
 
 __all__ = ["CommitWatch", "ServerLog"]
 
-# As a text: drivers have values of their own for a row. Behind it, whether nobody else is connected to the database,
-# and whether the server lets a transaction wait for the next test.
-_LAST_COMMIT = """SELECT concat(pg_last_committed_xact(), ' ', pg_stat_get_db_numbackends(oid) = 1, ' ',
+# Its number: the time would be one of the session's time zone. Behind it, whether nobody else is connected to the
+# database, and whether the server lets a transaction wait for the next test.
+_LAST_COMMIT = """SELECT concat((pg_last_committed_xact()).xid, ' ', pg_stat_get_db_numbackends(oid) = 1, ' ',
 current_setting('idle_in_transaction_session_timeout') = '0'
 AND coalesce(current_setting('transaction_timeout', true), '0') = '0')
 FROM pg_database WHERE datname = current_database()"""

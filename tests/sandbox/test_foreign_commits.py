@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import Connection, create_engine, func, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres, isolate
@@ -59,6 +59,25 @@ class ForeignCommitTests(unittest.TestCase):
 
         for _ in range(4):  # the copies come at another moment each time
             self.assertEqual(problems(run_case(Shop)), [])
+
+    def test_a_commit_is_the_same_in_another_time_zone(self) -> None:
+        engine = create_engine("postgresql+psycopg2://shop.invalid/shop", connect_args={"options": "-c timezone=Japan"})
+
+        class Shop(ShopTestCase):
+            app_engines = [engine]
+
+            @isolate("clone")
+            def test_1_lets_copies_be_made(self) -> None:
+                self.commit()
+
+            def test_2_commits(self) -> None:
+                self.commit()
+
+            def test_3_lives_elsewhere(self) -> None:
+                with engine.connect() as connection:
+                    self.assertEqual(connection.scalar(text("SHOW timezone")), "Japan")
+
+        self.assertEqual(problems(run_case(Shop)), [])
 
     def test_sequences_of_another_database_that_are_set_back_are_no_commits_of_others(self) -> None:
         class Shop(DatabaseTestCase):
