@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import subprocess
 import sys
@@ -15,7 +14,16 @@ from sqlalchemy import insert, select, text, update
 
 from dbtestcase.aio import AsyncDatabaseTestCase
 from tests.aio.support import DRIVERS, engine_of, names, second_runs
-from tests.support import Base, Customer, once, problems, recorded_warnings, run_case, run_with_warnings
+from tests.support import (
+    Base,
+    Customer,
+    collect_garbage,
+    once,
+    problems,
+    recorded_warnings,
+    run_case,
+    run_with_warnings,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 MANY = """
@@ -156,7 +164,7 @@ class LeftOpenTests(unittest.TestCase):
 
             with self.subTest(driver), recorded_warnings() as caught:
                 self.assertEqual(problems(run_case(Shop)), [])
-                gc.collect()
+                collect_garbage()
                 self.assertEqual([str(each.message) for each in caught], [])
 
     def test_an_assertion_that_nobody_awaits_is_an_error(self):

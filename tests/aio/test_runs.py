@@ -18,7 +18,7 @@ from dbtestcase import DatabaseTestCase, isolate
 from dbtestcase.aio import AsyncDatabaseTestCase
 from dbtestcase.errors import IsolationBroken
 from tests.aio.support import COUNT, DRIVERS, engine_of, names, second_runs
-from tests.support import Base, Customer, patience, problems, run_case
+from tests.support import Base, Customer, collect_garbage, patience, problems, run_case
 
 MARK: contextvars.ContextVar[str] = contextvars.ContextVar("MARK", default="unset")
 
@@ -194,7 +194,7 @@ class AttemptTests(unittest.TestCase):
                     await done.wait()
                     await task
 
-            gc.collect()  # tasks of earlier tests, about which the loop has something to say
+            collect_garbage()  # tasks of earlier tests, about which the loop has something to say
             # Of a step that took long it warns as well.
             with self.subTest(driver=driver), second_runs() as twice, self.assertNoLogs("asyncio", "ERROR"):
                 begun = time.monotonic()

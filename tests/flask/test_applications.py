@@ -22,7 +22,7 @@ import dbtestcase
 from dbtestcase import DatabaseTestCase
 from dbtestcase.flask import FlaskDatabaseTestCase
 from tests.flask.shop import FORBIDDEN, Customer, Entry, ShopTestCase, create_app, db
-from tests.support import once, problems, run_case
+from tests.support import collect_garbage, once, problems, run_case
 
 
 class ApplicationTests(unittest.TestCase):
@@ -215,7 +215,7 @@ class ApplicationTests(unittest.TestCase):
                 self.client.get("/customers")
 
             def test_2(self):
-                gc.collect()
+                collect_garbage()
                 self.assertIsNone(apps[0]())
 
         self.assertEqual(problems(run_case(Shop)), [])
