@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, ProgrammingError
 
 from dbtestcase import DatabaseTestCase, ThrowawayPostgres
 from tests.sandbox.support import Items, run_noting_reasons
-from tests.support import Base, Customer, of_throwaway_servers, problems, recorded_warnings, run_case
+from tests.support import Base, Customer, collect_garbage, of_throwaway_servers, problems, recorded_warnings, run_case
 
 DRIVERS = ("psycopg2", "psycopg")
 
@@ -180,10 +180,10 @@ class LeftOpenTests(unittest.TestCase):
                     connection.execute(text("SELECT 1"))
                     self.fail("while it is open")
 
-            gc.collect()  # connections of earlier tests
+            collect_garbage()  # connections of earlier tests
             with self.subTest(driver), self.assertNoLogs("sqlalchemy", level="ERROR"):
                 self.assertEqual(len(run_case(Shop).failures), 1)
-                gc.collect()
+                collect_garbage()
 
 
 class TimeoutTests(unittest.TestCase):
@@ -238,6 +238,7 @@ class InterruptedTests(unittest.TestCase):
             with self.subTest(driver):
                 self.assertEqual(problems(run_case(Shop)), [])
 
+    @of_throwaway_servers
     def test_what_a_signal_has_interrupted_is_rolled_back_and_in_autocommit_stays(self) -> None:
         def raise_it(*_: object) -> None:
             raise interruption
@@ -251,19 +252,25 @@ class InterruptedTests(unittest.TestCase):
                     schema = Base
                     app_engines = [engine]
 
+                    def setUp(self) -> None:
+                        self.pipe = self.instance.data_dir / "pipe"
+                        os.mkfifo(self.pipe)
+                        os.chown(self.pipe, self.instance.data_dir.stat().st_uid, -1)
+                        self.addCleanup(self.pipe.unlink)
+
                     def interrupt(self) -> None:
-                        while not self.instance.query("SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
-                            pass
-                        os.kill(os.getpid(), signal.SIGUSR1)
+                        with self.pipe.open("w") as pipe:  # which waits until the server reads it
+                            os.kill(os.getpid(), signal.SIGUSR1)
+                            pipe.write("Ada\n")
 
                     def test_it(self) -> None:
                         with engine.connect() as connection:
                             connection.scalar(text("SELECT 1"))
                             # psycopg2 waits for the answer, and then Python calls the handler.
-                            signals = threading.Thread(target=self.interrupt)
+                            signals = threading.Thread(target=self.interrupt, daemon=True)
                             signals.start()
                             with self.assertRaises(type(interruption)):
-                                connection.execute(text("INSERT INTO customer (name) SELECT 'Ada' FROM pg_sleep(0.5)"))
+                                connection.execute(text("COPY customer (name) FROM PROGRAM 'cat pipe'"))
                             signals.join()
                             connection.rollback()
                         self.assertRowCount(Customer, expected)

@@ -24,6 +24,7 @@ _LAST = "SELECT query FROM pg_stat_activity WHERE datname = 'test'"
 _OTHER_PROGRAM = """
 import psycopg2, sys
 connection = psycopg2.connect(sys.argv[1])
+print("connected", flush=True)
 for line in sys.stdin:
     with connection, connection.cursor() as cursor:
         cursor.execute("INSERT INTO customer (name) VALUES ('by another program')")
@@ -232,6 +233,7 @@ class LogTests(unittest.TestCase):
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 )  # fmt: skip
                 cls.addClassCleanup(cls.program.communicate)
+                cls.program.stdout.readline()
 
             def test_1(self) -> None:
                 self.count()
