@@ -72,7 +72,7 @@ def main() -> int:
     if len(sys.argv) > 1:
         begun = Path(sys.argv[1]).absolute()
         since, ours = begun.stat().st_mtime, f"{begun.parent}/"
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 15  # folders are deleted by processes of low priority
     while (left := processes(since, ours) + directories(since)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for line in left:

@@ -201,7 +201,7 @@ class TwoSessionsDeadlocked(StudyTestCase):
                     for name in names:
                         session.execute(text("UPDATE participant SET name = name WHERE name = :name"), {"name": name})
                         if name == names[0]:
-                            both.wait(10)
+                            both.wait(60)
             except Exception as error:
                 problems.append(error)
 
