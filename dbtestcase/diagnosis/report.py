@@ -146,7 +146,8 @@ def closing_line() -> str | None:
     failed = list(dict.fromkeys(_short(each.test) for each in _second_runs if each.outcome == FAILED_FIRST))
     if failed:
         lines.append(
-            f"{_counted(failed, 'failed in one transaction and passed on real connections')}{why}. What passes with "
+            f"{_counted(failed, 'failed in one transaction and passed on real connections')}{why}. Tests that expect "
+            "ids to begin at 1 need restart_identities = True on their class. What else passes with "
             '@isolate("clone") is to be marked so; what still fails depends on what its first run left, a file say.'
         )
     return "\n".join(lines) or None

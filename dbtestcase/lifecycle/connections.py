@@ -17,6 +17,7 @@ from dbtestcase.diagnosis import report
 from dbtestcase.errors import IsolationBroken
 from dbtestcase.lifecycle import schedule
 from dbtestcase.lifecycle.copies import Copies
+from dbtestcase.lifecycle.names import id_of_class
 from dbtestcase.lifecycle.sequences import ClassSequences
 from dbtestcase.lifecycle.visitors import Visitors
 from dbtestcase.sandbox import LeftOpen, SandboxedDatabase, other_databases
@@ -164,7 +165,7 @@ class ClassConnections:
         left = self.leave_class_databases()
         self.are_shared = False
         self.visitors.begin_copies()
-        with report.span("handover", self._name):
+        with report.span("handover", id_of_class(self._class)):
             if self._copies is None:
                 self.sequences.put_back(self._databases)
             for database in self._databases.values():

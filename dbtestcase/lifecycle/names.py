@@ -22,7 +22,7 @@ from dbtestcase.errors import DBTestCaseError
 from dbtestcase.lifecycle.isolation import is_isolation
 from dbtestcase.servers import ExistingPostgres, ThrowawayPostgres
 
-__all__ = ["check_names", "coroutine_tests", "id_of"]
+__all__ = ["check_names", "coroutine_tests", "id_of", "id_of_class"]
 
 _OURS = "dbtestcase"
 # What tests read, and what a class may make of it.
@@ -62,6 +62,11 @@ def check_names(test_class: type) -> None:
 def id_of(test: Any) -> str:
     """Return a test's name, also of one that uses the name ``id`` for something else."""
     return str(test.id() if callable(test.id) else unittest.TestCase.id(test))
+
+
+def id_of_class(test_class: type) -> str:
+    """Return a class's name as the ids of its tests begin: two modules may have classes of the same name."""
+    return f"{test_class.__module__}.{test_class.__qualname__}"
 
 
 def coroutine_tests(test_class: type) -> frozenset[str]:

@@ -24,7 +24,7 @@ from dbtestcase.lifecycle import classdata, lost_server, postmortem, validation
 from dbtestcase.lifecycle.app_role import logging_in, warn_of_superuser
 from dbtestcase.lifecycle.connections import ClassConnections
 from dbtestcase.lifecycle.isolation import check_not_set_by
-from dbtestcase.lifecycle.names import coroutine_tests, id_of
+from dbtestcase.lifecycle.names import coroutine_tests, id_of, id_of_class
 from dbtestcase.lifecycle.plans import contents_of, plain_url, plan_of
 from dbtestcase.lifecycle.test_runs import TestRuns
 from dbtestcase.sandbox import ClassContext, LeftOpen, Rules, SandboxedDatabase
@@ -83,11 +83,11 @@ class RunningClass:
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
-            undo.enter_context(report.span("class", self.name))
+            undo.enter_context(report.span("class", id_of_class(self._class)))
             undo.enter_context(self.explanations)
             begin(self._class.postgres)  # it boots while the schema is read
             wanted = self._plan = plan_of(self._class, self.schema)
-            with report.span("wait", self.name):
+            with report.span("wait", id_of_class(self._class)):
                 self._take(undo.enter_context(self.start(wanted)))
             for database in wanted.databases:
                 self._add(database, undo)
@@ -104,7 +104,7 @@ class RunningClass:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with report.span("stop", self.name):
+        with report.span("stop", id_of_class(self._class)):
             self.runs.end_postponed()
             self._undo.close()
 

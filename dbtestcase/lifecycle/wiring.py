@@ -16,6 +16,7 @@ from dbtestcase.errors import DBTestCaseError
 from dbtestcase.frames import user_origin
 from dbtestcase.lifecycle import classes, schedule
 from dbtestcase.lifecycle.isolation import isolation_of_method
+from dbtestcase.lifecycle.names import id_of_class
 from dbtestcase.lifecycle.running import RunningClass
 from dbtestcase.servers import expects
 
@@ -158,7 +159,7 @@ def _set_up(test_class: Any, is_ours: Callable[[type], bool]) -> None:
     test_class._dbtestcase = running
     test_class.instance, test_class.engine, test_class.url = running.instance, running.engine_for(None), running.url
     running.redirect_application()
-    with report.span("data", test_class.__qualname__):
+    with report.span("data", id_of_class(test_class)):
         running.make_class_data()
     for position, following in enumerate(schedule.after(test_class, expects())):
         if not is_ours(following):

@@ -102,6 +102,12 @@ class RunTests(unittest.TestCase):
         self.assertIn("ShopTests.test_6 and 13 more; ", run.stderr)
         self.assertNotIn("test_7", run.stderr)
 
+    def test_tests_that_passed_on_real_connections_only_are_told_what_may_be_the_reason(self):
+        run = self.run_with("report.ran_twice('shop.ShopTests.test_b', '', report.FAILED_FIRST)", DBTESTCASE_REPORT="")
+
+        self.assertIn("1 test failed in one transaction and passed on real connections: ShopTests.test_b;", run.stderr)
+        self.assertIn("ids to begin at 1 need restart_identities = True", run.stderr)
+
     def test_a_line_that_a_plugin_has_shown_is_not_printed(self):
         run = self.run_with("assert 'ShopTests.test_a' in report.closing_line()", DBTESTCASE_REPORT="")
 
@@ -222,7 +228,7 @@ class ParallelTests(unittest.TestCase):
 
         self.assertIn("where the time went is in report.html", said)
         self.assertEqual([path.name for path in folder.glob("*.html")], ["report.html"])
-        for name in ("ATests", "BTests", "CTests", "DTests"):
+        for name in ("test_a.ATests", "test_b.BTests", "test_c.CTests", "test_d.DTests"):
             self.assertIn(f'title="{name}"', (folder / "report.html").read_text(encoding="utf-8"))
 
 
