@@ -198,7 +198,7 @@ class AttemptTests(unittest.TestCase):
             # Of a step that took long it warns as well.
             with self.subTest(driver=driver), second_runs() as twice, self.assertNoLogs("asyncio", "ERROR"):
                 begun = time.monotonic()
-                with mock.patch("dbtestcase.sandbox.attempt._BOUND", 0.1):
+                with mock.patch.multiple("dbtestcase.sandbox.attempt", _BOUND=0.1, _BETWEEN=10):
                     result = run_case(Shop)
 
                 self.assertEqual(problems(result), [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 import threading
@@ -64,11 +65,13 @@ class Way:
         return frame is not None
 
     def __enter__(self) -> Way:
+        gc.disable()  # what ends the garbage of earlier tests would be on the stack, too
         sys.setprofile(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
+        gc.enable()
 
 
 class ArchitectureTests(unittest.TestCase):

@@ -564,8 +564,9 @@ class SequenceTests(unittest.TestCase):
 
 class ThreadTests(unittest.TestCase):
     def setUp(self):
-        # Seconds, a tenth of what it is: the mechanism is the same.
-        self.enterContext(mock.patch.object(attempt, "_BOUND", 0.5))
+        # Seconds, a tenth of what it is: the mechanism is the same. And a machine that stands still while a test is
+        # torn down is no reason to tell it again.
+        self.enterContext(mock.patch.multiple(attempt, _BOUND=0.5, _BETWEEN=10))
         # As in the background jobs of a shell.
         self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
 

@@ -123,7 +123,7 @@ class ForkTests(unittest.TestCase):
     def test_who_waits_for_a_child_that_was_refused_is_interrupted(self) -> None:
         engine = application_engine()
         for kind in ("auto", "savepoint"):
-            with self.subTest(kind), mock.patch.object(attempt, "_BOUND", 0.2):
+            with self.subTest(kind), mock.patch.multiple(attempt, _BOUND=0.2, _BETWEEN=10):
 
                 class Shop(Items):
                     app_engines = [engine]
