@@ -16,7 +16,7 @@ class ClassSequences:
     """The sequences of a running class's databases.
 
     Attributes:
-        are_as_prepared: Nobody has written since the schema was created, as far as is known.
+        are_as_prepared: Nobody has used the databases since the schema was created, as far as is known.
 
     Args:
         instance: The class's running instance.
@@ -44,7 +44,7 @@ class ClassSequences:
     def _present(self, name: str, database: SandboxedDatabase) -> States:
         facts = self._instance.notes.get("effects", {}).get(name) or {}
         prepared: States | None = facts.get("sequences")
-        self.are_as_prepared = self.are_as_prepared and not database.real.have_written
+        self.are_as_prepared = self.are_as_prepared and not database.real.were_any
         if prepared is not None and self.are_as_prepared:
             return prepared
         # One that the class has opened knows the catalogs already.

@@ -228,7 +228,8 @@ class CloneSupply(Generic[Connections]):
             self._leave(leave)
             if self._server.count_sessions(name) == connections:
                 return Copy(name, self._connect(name))
-            # Somebody has connected in his own way, another process for example, and may have changed it.
+            # Somebody has connected in his own way, another process for example, and may have changed it; or rows
+            # were changed by what no engine saw: COPY, or a cursor of a class of the test's own.
             self._server.drop_database(name)
             return self._make()
 

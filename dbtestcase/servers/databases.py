@@ -22,7 +22,8 @@ from dbtestcase.sql import quoted_identifier
 __all__ = ["BaseInstance", "Databases", "MaintenanceConnections", "ServerState", "awaiting_their_end"]
 
 _SESSIONS = """
-SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s), sessions
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s), sessions,
+    tup_inserted + tup_updated + tup_deleted > 0
 FROM pg_stat_database WHERE datname = %(name)s
 """
 # How often to look again whether the last connection is closed, and after how long each time, in seconds.
@@ -201,16 +202,19 @@ class Databases(ABC):
         self.execute(f"DROP DATABASE IF EXISTS {quoted_identifier(self.database_name(name))} WITH (FORCE)")
 
     def count_sessions(self, name: str) -> int | None:
-        """Return how many connections a database has had, once all are closed; ``None`` if that cannot be known."""
+        """Return how many connections a database has had, once all are closed.
+
+        ``None`` if that cannot be known, or if one of them has changed rows, those of the catalogs included.
+        """
         if self.major_version < 15:
             return None  # it is written down too late, or not at all
         for _ in range(_LOOKS):
             found = self.query(_SESSIONS, {"name": self.database_name(name)})
             if not found:
                 return None  # it was dropped
-            present, past = found[0]
+            present, past, is_changed = found[0]
             if not present:
-                return int(past)
+                return None if is_changed else int(past)
             time.sleep(_BETWEEN_LOOKS)
         return None
 
