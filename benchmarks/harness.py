@@ -104,6 +104,8 @@ class Harness:
         ]
         cache = self._workplace.caches if contender.keeps_cache else None
         variables = environment.variables(self._python, self._workplace.code, temporary, cache)
+        if contender.huge_pages:
+            variables |= environment.HUGE_PAGES
         with open(temporary / "output", "w+b") as output, open(temporary / "errors", "w+b") as errors:
             started = time.perf_counter()
             process = subprocess.Popen(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unittest
 from typing import Any
 
@@ -39,12 +38,6 @@ def ours_each(number: int, driver: str = "psycopg2") -> Series:
         attributes = {"body": body, "expected": workload.ALONE[name], "app_engines": engines}
         measured[name] = _lengths(ours(repeated(Bodied, number), metadata=metadata, **attributes))
     return measured
-
-
-def ours_without_log(number: int) -> Series:
-    """Measure dbtestcase with nothing remembered of what the tests send."""
-    os.environ["DBTESTCASE_SQL"] = "off"
-    return ours_each(number)
 
 
 def bare(number: int, driver: str = "psycopg2") -> Series:
@@ -102,25 +95,26 @@ def django(number: int) -> Series:
 
 _NUMBER = {"number": 300}
 _PLAIN, _OURS, _BARE = "plain unittest", "dbtestcase", "a bare engine, real commits"
-_WITHOUT_LOG = "dbtestcase, DBTESTCASE_SQL=off"
+_BARE_HUGE, _OURS_HUGE = f"{_BARE}, huge pages", f"{_OURS}, huge pages"
 _RECIPE, _DJANGO = "the recipe of SQLAlchemy's manual", "Django's TestCase"
 _BARE_3, _OURS_3 = f"{_BARE}, psycopg 3", f"{_OURS}, psycopg 3"
 _CONTENDERS = (
     Contender(_PLAIN, "per_test:plain", {"number": 2000}),
     Contender(_OURS, "per_test:ours_each", _NUMBER),
-    Contender(_WITHOUT_LOG, "per_test:ours_without_log", _NUMBER),
     Contender(_BARE, "per_test:bare", _NUMBER),
     Contender(_RECIPE, "per_test:recipe", _NUMBER),
     Contender(_DJANGO, "per_test:django", _NUMBER),
     Contender(_BARE_3, "per_test:bare", {**_NUMBER, "driver": "psycopg"}),
     Contender(_OURS_3, "per_test:ours_each", {**_NUMBER, "driver": "psycopg"}),
+    Contender(_BARE_HUGE, "per_test:bare", _NUMBER, huge_pages=True),
+    Contender(_OURS_HUGE, "per_test:ours_each", _NUMBER, huge_pages=True),
 )
 _DOES = {"read": "counts rows", "write": "inserts, commits and counts"}
 _DOES["write with three commits"] = "inserts and commits three times and counts"
 
 
 def _table(series: str, at_most: float) -> Table:
-    names = (_BARE, _OURS, _WITHOUT_LOG, _RECIPE, _DJANGO)
+    names = (_BARE, _OURS, _RECIPE, _DJANGO)
     return Table(
         f"A test that {_DOES[series]}",
         tuple(Row(name, series) for name in names),
@@ -133,9 +127,11 @@ def _table(series: str, at_most: float) -> Table:
     )
 
 
-def _table_of_psycopg_3(series: str) -> Table:
-    rows = (Row(_BARE_3, series), Row(_OURS_3, series))
-    return Table(f"A test that {_DOES[series]}, with psycopg 3", rows, reference=_BARE_3)
+def _pairs(bare: str, ours: str, how: str) -> list[Table]:
+    return [
+        Table(f"A test that {does}, {how}", (Row(bare, series), Row(ours, series)), reference=bare)
+        for series, does in _DOES.items()
+    ]
 
 
 TESTS = Group(
@@ -152,7 +148,8 @@ TESTS = Group(
         _table("read", 1.25),
         _table("write", 1.10),
         _table("write with three commits", 0.97),
-        *map(_table_of_psycopg_3, _DOES),
+        *_pairs(_BARE_3, _OURS_3, "with psycopg 3"),
+        *_pairs(_BARE_HUGE, _OURS_HUGE, "its memory in huge pages"),
     ),
     pinned=True,
 )

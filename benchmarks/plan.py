@@ -22,6 +22,8 @@ class Contender:
         whole: What counts is the process itself, from start to end, as series ``"process"``.
         less: Arguments of a second run, right after, whose time is subtracted; needs ``whole``.
         rounds: At most so many rounds, for what takes very long.
+        huge_pages: Its memory lies in huge pages, where the system gives them (Linux, glibc 2.35 or later): the
+            processor finds all of it without looking addresses up.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Contender:
     whole: bool = False
     less: Mapping[str, Any] | None = None
     rounds: int = 1000
+    huge_pages: bool = False
 
     @property
     def keeps_cache(self) -> bool:
