@@ -8,6 +8,8 @@ import unittest
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support import once
+
 PACKAGE = Path(__file__).parent.parent / "dbtestcase"
 
 # From the top down; a room may import from those below it. `errors` stands below all.
@@ -69,6 +71,7 @@ def room_of(name: str) -> str:
     return name.split(".")[1] if "." in name else "errors" if name == "dbtestcase.errors" else ""
 
 
+@once
 class HouseTests(unittest.TestCase):
     def setUp(self) -> None:
         self.modules = modules()

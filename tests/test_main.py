@@ -60,6 +60,7 @@ class DoctorTests(unittest.TestCase):
         self.assertRegex(result.stdout, r"- The cache folder '/proc/nowhere' cannot be used \(.+\)")
         self.assertNotIn("All is well", result.stdout)
 
+    @once
     def test_a_folder_for_instances_that_is_not_there_is_a_sentence(self):
         result = run("doctor", DBTESTCASE_DIR="/nowhere/at/all")
 
@@ -78,6 +79,7 @@ class DoctorTests(unittest.TestCase):
         self.assertIn("Tests cannot run", result.stdout)
         self.assertNotIn("Traceback", result.stderr)
 
+    @once
     def test_without_programs_it_says_where_was_looked_and_exits_with_1(self):
         result = run("doctor", DBTESTCASE_BIN_DIR="/nowhere")
 

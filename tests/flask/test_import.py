@@ -14,6 +14,7 @@ def importing(module: str, missing: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
 
+@once
 class ImportTests(unittest.TestCase):
     def test_without_flask_it_says_what_to_install(self):
         run = importing("dbtestcase.flask", missing="flask")
@@ -31,7 +32,6 @@ class ImportTests(unittest.TestCase):
     def test_the_rest_of_the_library_needs_no_flask(self):
         self.assertEqual(importing("dbtestcase", missing="flask").stderr, "")
 
-    @once
     def test_neither_extension_is_needed(self):
         for missing in ("flask_sqlalchemy", "flask_sqlalchemy_lite"):
             with self.subTest(missing):

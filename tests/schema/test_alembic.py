@@ -26,6 +26,7 @@ from dbtestcase import URL
 from dbtestcase.errors import DBTestCaseError, SchemaError
 from dbtestcase.schema import AlembicMigrations
 from tests.schema.support import FolderTestCase, ServerTestCase, planned
+from tests.support import once
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "postgresql+psycopg2://nobody:secret@db.invalid:1/important"
@@ -626,6 +627,7 @@ class PlanTests(ProjectTestCase):
 
                 self.assertNotEqual(self.fingerprint(), before)
 
+    @once
     def test_it_is_found_out_without_importing_alembic(self) -> None:
         script = textwrap.dedent("""
             import sys
