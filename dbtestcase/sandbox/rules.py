@@ -245,6 +245,9 @@ class Rules:
             return "CREATE VIEW with a volatile function"
         if not self._foreign.isdisjoint(words):
             return f"the foreign table {next(iter(sorted(self._foreign.intersection(words))))}"
+        if verb == "insert" and "conflict" in words:
+            # RETURNING xmax = 0 tells whether the row was inserted or updated, in one transaction as in many.
+            words = [word for word in words if word != "xmax"]
         return _real_name(words, calls) or next(filter(None, map(self._real_by_function, calls)), "")
 
     def _real_by_function(self, name: str) -> str:

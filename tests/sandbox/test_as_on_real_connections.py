@@ -444,6 +444,23 @@ class SchemaTests(unittest.TestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
 
+    def test_whether_a_row_was_inserted_or_updated_is_told_in_one_transaction(self) -> None:
+        upsert = text("INSERT INTO item VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET n = 2 RETURNING xmax = 0")
+
+        class Shop(Items):
+            def test_it(self) -> None:
+                with self.engine.connect() as connection:
+                    self.assertTrue(connection.scalar(upsert))
+                    connection.rollback()
+                    self.assertTrue(connection.scalar(upsert))
+                    self.assertFalse(connection.scalar(upsert))
+                    connection.commit()
+                    self.assertFalse(connection.scalar(upsert))
+
+        result, reasons = run_noting_reasons(Shop)
+
+        self.assertEqual((problems(result), reasons), ([], {}))
+
     def test_what_is_refused_for_its_own_sake_is_so_in_one_transaction_too(self) -> None:
         class Shop(Items):
             def test_it(self) -> None:

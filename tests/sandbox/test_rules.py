@@ -62,6 +62,7 @@ SELECT now(), random(), clock_timestamp(), gen_random_uuid(), pg_sleep(0), versi
 WRITES = """
 INSERT INTO item (id) VALUES (1)
 insert into "order" default values
+INSERT INTO item (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET n = 2 RETURNING (xmax = 0) AS is_new
 UPDATE item SET n = 1
 DELETE FROM item
 MERGE INTO item USING b ON (a = b) WHEN MATCHED THEN DELETE
@@ -214,6 +215,7 @@ REAL = {
     'SELECT "pg_backend_pid"()': "pg_backend_pid()",
     "SELECT xmin FROM item": "xmin",
     "SELECT item.xmin::text FROM item": "xmin",
+    "UPDATE item SET n = 1 RETURNING xmax": "xmax",
     "SELECT * FROM pg_locks": "pg_locks",
     "SELECT count(*) FROM pg_catalog.pg_stat_activity": "pg_stat_activity",
     "SELECT n_tup_ins FROM pg_stat_xact_user_tables": "pg_stat_xact_user_tables",
