@@ -206,9 +206,13 @@ class AloneTests(InstanceTestCase):
         return supply
 
     def other_sessions(self, copy):
-        with closing(self.instance.connect(copy)) as connection, connection.cursor() as cursor:
-            cursor.execute(OTHER_SESSIONS)
-            return cursor.fetchone()[0]
+        connection = self.instance.connect(copy)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(OTHER_SESSIONS)
+                return cursor.fetchone()[0]
+        finally:
+            close_and_wait([connection])  # or the next count includes it
 
     def oldest_running(self, copy):
         with closing(self.instance.connect(copy)) as connection, connection.cursor() as cursor:
