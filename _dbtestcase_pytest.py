@@ -9,23 +9,43 @@ runs that have no use for it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_finish(session: pytest.Session) -> Iterator[None]:
     """Hand over the plan, now that everybody has selected and sorted. Without classes of ours nobody would take it."""
+    collected = [*session.items]
+    yield
     case = sys.modules.get("dbtestcase.case")
     if case is None:
         return
+    if session.items != collected:
+        _take_back(session.items, [each for each in collected if _is_of(case.DatabaseTestCase, each)])
     # A worker of pytest-xdist collects all tests, and learns one by one which of them are its own.
     items = [] if hasattr(session.config, "workerinput") else session.items
-    classes = (getattr(item, "cls", None) for item in items)
     schedule = sys.modules["dbtestcase.lifecycle.schedule"]
     if any(session.config.getoption(name, False) for name in ("usepdb", "trace")):
         schedule.debug()
-    schedule.plan(each for each in classes if isinstance(each, type) and issubclass(each, case.DatabaseTestCase))
+    schedule.plan(each.cls for each in items if _is_of(case.DatabaseTestCase, each))  # type: ignore[attr-defined]
+
+
+def _is_of(base: type, item: pytest.Item) -> bool:
+    test_class = getattr(item, "cls", None)
+    return isinstance(test_class, type) and issubclass(test_class, base)
+
+
+def _take_back(items: list[pytest.Item], ours: list[pytest.Item]) -> None:
+    """Let our tests be what pytest has collected.
+
+    anyio puts functions in place of coroutine methods that its mark reaches, also one on the whole module: neither
+    ``setUp`` nor we would get to see them.
+    """
+    own = {(each.parent, each.name): each for each in ours}
+    items[:] = dict.fromkeys(own.get((each.parent, getattr(each, "originalname", each.name)), each) for each in items)
 
 
 def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> None:

@@ -92,6 +92,22 @@ class RunnerTests(unittest.TestCase):
                 self.assertIn("ran twice: ShopTests.test_1_twice", printed)
 
     @once
+    def test_the_mark_of_anyio_on_a_module_changes_nothing_for_its_classes(self):
+        marked = """
+    import pytest
+    pytestmark = pytest.mark.anyio
+
+    async def test_a_function():
+        assert asyncio.get_running_loop()
+"""
+        printed, code = run(DRIVERS[0], PASSING + marked, "-m", "pytest", "-v", "-p", "no:cacheprovider")
+
+        self.assertEqual(code, 0, printed)
+        self.assertIn("test_shop.py::ShopTests::test_1_twice PASSED", printed)
+        self.assertRegex(printed, r"test_a_function\[asyncio\S*\] (PASSED|SKIPPED)")
+        self.assertIn("ran twice: ShopTests.test_1_twice", printed)
+
+    @once
     @of_throwaway_servers
     def test_the_database_of_a_failed_test_is_kept_with_what_it_had_written(self):
         for driver in DRIVERS:
