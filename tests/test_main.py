@@ -113,7 +113,7 @@ class StartTests(unittest.TestCase):
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
             url = make_url(process.stdout.readline().strip()).set(drivername="postgresql").render_as_string()
             process.terminate()
-            process.wait(20)
+            process.wait(120)
 
         self.assertEqual(process.returncode, 0)
         with self.assertRaises(psycopg2.OperationalError):

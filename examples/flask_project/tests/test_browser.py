@@ -66,7 +66,7 @@ class BrowserTests(LiveAppTestCase):
         """Fail unless the page shows a text, now or when it has been loaded."""
         shown = expected_conditions.text_to_be_present_in_element((By.CSS_SELECTOR, selector), text)
         try:
-            WebDriverWait(self.browser, timeout=10).until(shown)
+            WebDriverWait(self.browser, timeout=60).until(shown)
         except TimeoutException:
             self.fail(f"{text!r} is not shown; the page says:\n{self.browser.find_element(By.TAG_NAME, 'body').text}")
 
