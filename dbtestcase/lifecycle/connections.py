@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 
+from psycopg2 import Error
 from psycopg2.errors import ObjectInUse
 from sqlalchemy import URL
 
@@ -21,6 +23,7 @@ from dbtestcase.lifecycle.names import id_of_class
 from dbtestcase.lifecycle.sequences import ClassSequences
 from dbtestcase.lifecycle.visitors import Visitors
 from dbtestcase.sandbox import LeftOpen, SandboxedDatabase, other_databases
+from dbtestcase.schema import effects
 from dbtestcase.servers import BaseInstance
 
 __all__ = ["ClassConnections"]
@@ -121,6 +124,23 @@ class ClassConnections:
             database.hang_up()
             database.use_real()
             database.expect_commits()
+
+    def learn_code(self) -> str:
+        """Learn what the code in the databases does that was made since the schema was: in ``setUpClass``, say.
+
+        Returns:
+            What of it needs real connections whatever a test does, as a sentence's subject; "" if nothing.
+        """
+        found = ""
+        for name, database in self._databases.items() if self.are_of_class else ():
+            if database.real.have_altered or self.visitors.have_address:
+                # Of a server that has ended the test itself will tell.
+                connect = partial(self._instance.connect, name)
+                with suppress(Error), closing(self._instance.patiently(connect)) as one:
+                    database.rules.learn(effects.read_code(one))
+                    database.real.have_altered = database.connection.are_modes_known = False
+                found = found or database.rules.always_real
+        return found
 
     def leave_class_databases(self) -> list[LeftOpen]:
         """Close those to the class's databases, if that is what they are; return what was left open.

@@ -389,7 +389,6 @@ class RunningClass:
         facts = self.instance.notes.get("effects", {}).get(database) or {}
         rules = Rules(facts)
         self.always_real = self.always_real or rules.always_real
-        deferrable = (", ".join(facts["deferrable"]), ", ".join(facts["initially_deferred"])) if facts else None
         about = ClassContext(
             owner=self.name,
             before_use=self.runs.before_use,
@@ -401,7 +400,7 @@ class RunningClass:
         )
         kind = (self.instance.options, self._plan.token, database)
         url = plain_url(self.instance, database)
-        added = SandboxedDatabase(url, about, rules=rules, kind=kind, deferrable=deferrable)
+        added = SandboxedDatabase(url, about, rules=rules, kind=kind)
         added.connects = self.instance.patiently
         undo.callback(added.close)
         self.databases[database] = added

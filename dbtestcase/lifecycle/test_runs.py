@@ -134,6 +134,8 @@ class TestRuns:
         """
         kind = isolation_of(test)
         held = HeldResult(result)
+        if kind != "class":
+            self._home.always_real = self._home.always_real or self._home.connections.learn_code()
         try:
             if kind == "auto" and not self._begins_on_copies():
                 self._run_auto(test, held, run)

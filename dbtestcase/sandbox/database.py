@@ -45,7 +45,6 @@ class SandboxedDatabase:
         url: The database; its drivername says which driver engines without one of their own use.
         rules: What its schema's functions do.
         kind: Equal for databases that are copies of one template; ``None`` if that is not known.
-        deferrable: The names of the schema's deferrable constraints, and of those of them that begin deferred.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class SandboxedDatabase:
         *,
         rules: Rules,
         kind: Hashable = None,
-        deferrable: tuple[str, str] | None = None,
     ) -> None:
         self.owner = about.owner
         self.rules = rules
@@ -73,7 +71,6 @@ class SandboxedDatabase:
         # Opens a connection with what it is given; may wait for a server that has no room for it yet.
         self.connects: Callable[[Callable[[], Any]], Any] = lambda connect: connect()
         self.before_use = about.before_use
-        self._deferrable = deferrable
         own = about.own_commits
         self.commits = None if own is None else CommitWatch(own, about.server_log)
         self.restoring_sql = ""  # sent once an attempt is undone, to leave the sequences as they were
@@ -154,7 +151,7 @@ class SandboxedDatabase:
             self.engine.url = self.url
         self.ahead = ahead
         self.real.made = 0 if ahead is None else len(ahead)
-        self.real.have_written = False
+        self.real.have_written = self.real.have_altered = False
         self.refuses = ""
         for taken in self.taken:
             taken.use_real()
@@ -225,7 +222,8 @@ class SandboxedDatabase:
                 self._locks.wake()
             if self.commits is not None:
                 self.commits.begin(opened.ask)
-            self.shared = SharedTransaction(attempt, opened, owner=self.owner, error=error, deferrable=self._deferrable)
+            known = self.rules.deferrable
+            self.shared = SharedTransaction(attempt, opened, owner=self.owner, error=error, deferrable=known)
         work = self.shared.join()
         connection.join(work)
         self._joined.append(weakref.ref(connection))

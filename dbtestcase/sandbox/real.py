@@ -161,6 +161,7 @@ class RealConnections:
         self._count = 0
         self.made = 0
         self.have_written = False
+        self.have_altered = False  # the schema, or may have
         # Called before a statement that does not just read or change rows, with why one transaction could not carry
         # it ("" if it could) and its text.
         self.before_special: Callable[[str, str], None] | None = None
@@ -225,6 +226,7 @@ class RealConnections:
         effects = self._rules.of(sql)
         if not self.have_written:
             self.have_written = not effects.is_plain or effects.writes or _counts(sql)
+        self.have_altered = self.have_altered or effects.alters or bool(effects.real)
         if not effects.is_plain and self.before_special is not None:
             self.before_special(effects.real, sql)
         origin = usual_origin(sql)

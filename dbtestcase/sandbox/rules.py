@@ -149,14 +149,18 @@ class Rules:
     Attributes:
         known: What is known of the texts that were asked about.
         always_real: What in the schema needs real connections whatever a test does, as a sentence's subject; or "".
+        deferrable: The names of the schema's deferrable constraints, and of those of them that begin deferred; ``None``
+            if they are not known.
 
     Args:
-        facts: What :func:`dbtestcase.schema.effects.read` found in the schema; nothing is known of its functions if
-            empty.
+        facts: See :meth:`learn`.
     """
 
     def __init__(self, facts: Mapping[str, Any] | None = None) -> None:
-        facts = facts or {}
+        self.learn(facts or {})
+
+    def learn(self, facts: Mapping[str, Any]) -> None:
+        """Go by what :mod:`dbtestcase.schema.effects` has found in the schema; no function is known if it is empty."""
         self.known: dict[Any, Effects] = {}
         self._volatile = frozenset(facts.get("volatile", ())) - _HARMLESS
         self._functions: dict[str, Effects] = {}
@@ -172,6 +176,8 @@ class Rules:
         # Tables on other servers, which see nothing of a transaction that is not committed.
         self._foreign = frozenset(word for name in facts.get("foreign_tables", ()) for word in _names_of(name))
         self.always_real = self._needs_real(facts.get("implicit", ()))
+        names = (facts.get("deferrable", ()), facts.get("initially_deferred", ()))
+        self.deferrable = (", ".join(names[0]), ", ".join(names[1])) if facts else None
 
     def of(self, sql: str | bytes) -> Effects:
         """Return what a text does; asked again, it costs a look into a dictionary."""

@@ -26,6 +26,7 @@ class SharedConnection:
 
     Attributes:
         physical: ``None`` if none is open.
+        are_modes_known: Whether connections begin transactions of the usual kind, unless their engine says otherwise.
         given_up: Server processes that may go on with a statement which nobody waits for any more.
 
     Args:
@@ -40,7 +41,7 @@ class SharedConnection:
         self._setup: Setup | None = None
         self._same_state: set[Setup] = set()
         self._kind = kind
-        self._are_modes_known = kind in _usual_kinds
+        self.are_modes_known = kind in _usual_kinds
         self._is_opening = False
         self._ready: Any = None
         self._lock = threading.RLock()
@@ -97,7 +98,7 @@ class SharedConnection:
             # Nobody else closes it, and while it is there no copy of the database can be made.
             fresh.close()
             self._database.stop(connection, "the engine's connect listeners fail, or leave a transaction open")
-        if setup.may_have_own_state or not self._are_modes_known:
+        if setup.may_have_own_state or not self.are_modes_known:
             self._check_modes(opened, connection, of_class=not setup.may_have_own_state)
         self.physical, self._setup = opened, setup
         self._same_state = {setup}
@@ -117,7 +118,7 @@ class SharedConnection:
             rule = f"the engine's connections begin {_MODE_WORDS[read_only != 'off']} transactions"
             self._database.stop(connection, rule, of_class=of_class)
         if of_class:
-            self._are_modes_known = True
+            self.are_modes_known = True
             if self._kind is not None:
                 _usual_kinds.add(self._kind)
 

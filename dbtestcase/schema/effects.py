@@ -13,7 +13,7 @@ from typing import Any
 from dbtestcase import sql
 from dbtestcase.schema.sequences import states
 
-__all__ = ["read"]
+__all__ = ["read", "read_code"]
 
 _MOST_SHOWN = 3
 # Also within literals: a function may build its statements as text. What is called by mistake costs some bytes.
@@ -209,8 +209,13 @@ def read(connection: Any) -> dict[str, Any]:
         * ``caches``: whether connections keep numbers of a sequence ready for themselves (CACHE).
         * ``sequences``: where they stand; see :mod:`dbtestcase.schema.sequences`.
     """
+    return {**read_code(connection), "sequences": states(connection)}
+
+
+def read_code(connection: Any) -> dict[str, Any]:
+    """Return the same without ``sequences``; waits for no lock."""
     with connection.cursor() as cursor:
-        return {**_Reader(cursor).facts(), "sequences": states(connection)}
+        return _Reader(cursor).facts()
 
 
 class _Reader:
