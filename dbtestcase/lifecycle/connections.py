@@ -132,7 +132,7 @@ class ClassConnections:
             What of it needs real connections whatever a test does, as a sentence's subject; "" if nothing.
         """
         found = ""
-        for name, database in self._databases.items() if self.are_of_class else ():
+        for name, database in self._databases.items():
             if database.real.have_altered or self.visitors.have_address:
                 # Of a server that has ended the test itself will tell.
                 connect = partial(self._instance.connect, name)

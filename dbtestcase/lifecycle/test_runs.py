@@ -134,8 +134,8 @@ class TestRuns:
         """
         kind = isolation_of(test)
         held = HeldResult(result)
-        if kind != "class":
-            self._home.always_real = self._home.always_real or self._home.connections.learn_code()
+        if self._home.connections.are_of_class and kind != "class":
+            self.leave_class()
         try:
             if kind == "auto" and not self._begins_on_copies():
                 self._run_auto(test, held, run)
@@ -145,6 +145,10 @@ class TestRuns:
                 self._run_for_real(test, held, run, "class" if kind == "class" else "clone")
         finally:
             held.tell(test)
+
+    def leave_class(self) -> None:
+        """The class's databases are about to be left for the first test, or for the first after one of "class"."""
+        self._home.always_real = self._home.always_real or self._home.connections.learn_code()
 
     def run_once(self, test: Any, debug: Callable[[], Any]) -> None:
         """Run a test as ``debug()`` does: once, without collecting errors, on real connections if it may be."""

@@ -201,6 +201,8 @@ def begin_tests(test_class: type, method: Any) -> None:
         return
     if running.runs.tasks is None:  # connections of an asynchronous class are changed by its tests, in their event loop
         running.runs.end_postponed()
+        if running.connections.are_of_class:
+            running.runs.leave_class()
         running.use_shared()
 
 

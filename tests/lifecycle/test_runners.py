@@ -292,6 +292,41 @@ class RunnerTests(unittest.TestCase):
         self.assertNotIn("A fixture of pytest that uses the database", done.stdout)
 
     @once
+    def test_pytest_with_fixtures_learns_of_code_that_set_up_class_has_made(self):
+        self.write(
+            """
+import pytest
+from sqlalchemy import text
+from dbtestcase import DatabaseTestCase
+
+class VisitTests(DatabaseTestCase):
+    @pytest.fixture(autouse=True)
+    def given(self):
+        pass
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        with cls.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE visit (id int)")
+            connection.exec_driver_sql(
+                "CREATE FUNCTION visit() RETURNS int LANGUAGE sql AS 'INSERT INTO visit VALUES (1) RETURNING id'"
+            )
+
+    def test_it(self):
+        with self.engine.connect() as connection:
+            connection.scalar(text("SELECT visit()"))
+            connection.rollback()
+            self.assertEqual(connection.scalar(text("SELECT count(*) FROM visit")), 0)
+"""
+        )
+
+        done = self.run_module("pytest", "-p", "no:cacheprovider", "test_it.py")
+
+        self.assertIn("1 passed", done.stdout, done.stdout)
+        self.assertNotIn("failed", done.stdout)  # in its first run neither
+
+    @once
     @unittest.skipUnless(is_installed("xdist"), "pytest-xdist is not installed")
     def test_pytest_xdist(self):
         done = self.run_module("pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadscope")
