@@ -21,7 +21,7 @@ from dbtestcase.diagnosis.redaction import Redaction
 from dbtestcase.diagnosis.sqltext import fingerprint, render
 from dbtestcase.frames import UNKNOWN, Origin, comes_from
 
-_PATIENCE = 2  # seconds; longest time that asking the server may take
+_PATIENCE = 5  # seconds; longest time that asking the server may take
 
 _LONGEST_QUERY = 1000  # characters; track_activity_query_size is 1,024 bytes
 

@@ -212,7 +212,11 @@ class LockWatch:
         with self._lock:
             if self._running.get(running.pid) is running or self._is_still_elsewhere(running):
                 running.scene = scene
-                ask_server(url, "SELECT pg_cancel_backend(%s)", (running.pid,))
+                try:
+                    ask_server(url, "SELECT pg_cancel_backend(%s)", (running.pid,))
+                except psycopg2.Error:
+                    running.scene = None  # to be looked at again
+                    raise
 
     def _chain(self, url: URL, pid: int) -> list[Activity]:
         """Return a process and those that block it, in order."""

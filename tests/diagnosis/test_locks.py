@@ -12,6 +12,8 @@ from sqlalchemy import create_engine, select, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from dbtestcase import ThrowawayPostgres
+from dbtestcase.diagnosis import locks
+from dbtestcase.diagnosis.backends import ask_server
 from dbtestcase.errors import LockWait
 from tests.diagnosis.support import Account, Base, Customer, LoggedTests, noted
 from tests.support import patience
@@ -51,10 +53,10 @@ class LockTests(LockCase):
         message = str(caught.exception)
         self.assertLess(took, patience(self.lock_wait + 5))
         self.assertRegex(message, r"LockTests: a statement waited [\d.]+ m?s for a lock and was cancelled")
-        self.assertRegex(message, r"Waiting:\n  connection \d \(process \d+\), waiting for [\d.]+ m?s\n")
+        self.assertRegex(message, r"Waiting:\n  connection \d+ \(process \d+\), waiting for [\d.]+ m?s\n")
         self.assertIn("needs AccessExclusiveLock on customer", message)
         self.assertRegex(
-            message, r"Blocked by:\n  a Session on connection \d \(process \d+\), idle in transaction, begun "
+            message, r"Blocked by:\n  a Session on connection \d+ \(process \d+\), idle in transaction, begun "
         )
         self.assertRegex(message, r"its transaction began at tests/diagnosis/test_locks\.py:\d+ in forgets_its_session")
         self.assertIn("last statement: SELECT customer.id", message)
@@ -118,6 +120,28 @@ class LockTests(LockCase):
             holder.execute(text("SELECT pg_advisory_lock(7)"))
             with self.assertRaisesRegex(LockWait, "advisory lock"):
                 waiter.execute(text("SELECT pg_advisory_lock(7)"))
+
+    def test_a_cancellation_that_the_server_did_not_take_is_sent_again(self):
+        cancellations = []
+
+        def ask_busy_server(url, query, parameters=()):
+            if "pg_cancel_backend" in query:
+                cancellations.append(query)
+                if len(cancellations) == 1:
+                    raise psycopg2.OperationalError("timeout expired")
+            return ask_server(url, query, parameters)
+
+        with (
+            mock.patch.object(locks, "ask_server", ask_busy_server),
+            self.connecting.connect() as holder,
+            self.connecting.connect() as waiter,
+        ):
+            holder.execute(text("SELECT pg_advisory_lock(7)"))
+            waiter.execute(text("SET statement_timeout = '60s'"))  # or a failure would hang
+            with self.assertRaisesRegex(LockWait, "advisory lock"):
+                waiter.execute(text("SELECT pg_advisory_lock(7)"))
+
+        self.assertEqual(len(cancellations), 2)
 
     def test_deadlock_of_two_threads_names_both(self):
         meet = threading.Barrier(2, timeout=60)
