@@ -19,6 +19,7 @@ from sqlalchemy.pool import Pool, QueuePool
 
 from dbtestcase.errors import IsolationBroken
 
+from . import registry
 from .connection import Gate, How, SandboxConnection
 from .drivers import SUPPORTED
 from .first_connect import answered_once
@@ -107,13 +108,22 @@ class TakenEngine:
         first_connect = next((self._once(each) for each in listeners if _is_first_connect(each)), None)
         return Setup(
             self.dialect,
-            _connect_args(self._template),
+            self._connect_args(),
             # The order is SQLAlchemy's: its own come first.
             [first_connect if first_connect is not None and _is_first_connect(each) else each for each in listeners],
             first_connect=first_connect,
             user_listeners=[each for each in listeners if not _is_sqlalchemys(each)],
             as_role=self._as_role,
         )
+
+    def _connect_args(self) -> dict[str, Any]:
+        """Return what the engine's own ``connect()`` would be called with, as far as SQLAlchemy tells.
+
+        An engine of our plugin has the class's URL; what that says is said by the URL of its database already.
+        """
+        given, url = _connect_args(self._template), self.engine.url
+        said = self.dialect.create_connect_args(url)[1] if registry.is_ours(url) else {}
+        return {name: value for name, value in given.items() if name not in said or said[name] != value}
 
     # -- pools
 
@@ -187,7 +197,7 @@ class TakenEngine:
     def _may_have_own_state(self) -> bool:
         """Whether a server may answer its connections otherwise: they may have another search_path."""
         listeners = (*_listeners(self._template, "connect"), *_listeners(self.engine.pool, "connect"))
-        has_options = self._as_role is not None or "options" in _connect_args(self._template)
+        has_options = self._as_role is not None or "options" in self._connect_args()
         return has_options or not all(map(_is_sqlalchemys, listeners))
 
     def _keep_added_listeners(self) -> bool:
@@ -422,7 +432,6 @@ def _is_sqlalchemys(listener: Any) -> bool:
 
 
 def _connect_args(pool: Pool) -> dict[str, Any]:
-    """Return what an engine's own ``connect()`` would be called with, as far as SQLAlchemy tells."""
     creator: Any = pool._creator
     code = getattr(creator, "__code__", None)
     if code is None or "cparams" not in code.co_freevars:

@@ -516,6 +516,20 @@ class OptionTests(ServerTestCase):
 
         self.assertEqual(problems(run_case(Shop)), [])
 
+    def test_options_of_the_address_are_those_of_all_engines(self):
+        engine = create_engine("postgresql+psycopg2://production.invalid/shop")
+
+        class Shop(self.shop(plain.url() + "?options=-c%20work_mem%3D2MB")):
+            isolation = "savepoint"  # engines whose connections are of different kinds would need real ones
+            app_engines = [engine]
+
+            def test_3(self):
+                for each in (self.engine, engine, create_engine(self.url)):
+                    with each.connect() as connection:
+                        self.assertEqual(connection.scalar(text("SHOW work_mem")), "2MB")
+
+        self.assertEqual(problems(run_case(Shop)), [])
+
     def test_a_role_without_the_right_is_told_which_right(self):
         plain.execute("CREATE ROLE poor LOGIN PASSWORD 'wrong-secret'")
         self.addCleanup(plain.execute, "DROP ROLE poor")
