@@ -229,12 +229,8 @@ class ServerProcessTests(unittest.TestCase):
             with self.subTest(case.__name__):
                 result = run_case(case)
 
-                # A test that goes on without its server is an error all the same.
-                self.assertEqual(
-                    {test.id().rpartition(".")[2] for test, _ in result.errors} - {"test_2_stops_it"}, set()
-                )
-                self.assertEqual(len(result.errors), case is OnACopy, problems(result))
-                self.assertEqual(result.failures, [])
+                # A test that goes on without its server keeps its own result.
+                self.assertEqual(problems(result), [])
 
 
 class ProcessLimitTests(ScratchTestCase):
