@@ -25,6 +25,8 @@ __all__ = [
 # Identifiers hold ASCII letters, digits, "_", "$" and whatever lies beyond ASCII, a no-break space included; so \w and
 # \s would be wrong. They are told by what they do not hold: a set that reaches to the end of Unicode takes milliseconds
 # to compile. A string continues on the next line; only an E'' string must know, its backslashes go on there.
+# A group that holds a lookahead or another group is repeated by "*" and "+", never by "*+" and "++": until CPython
+# 3.11.4 these go on behind what a failed repetition has read.
 _START = r"[^\x00-@\x5b-\x5e\x60\x7b-\x7f]"
 _PART = r"[^\x00-\x23\x25-/:-@\x5b-\x5e\x60\x7b-\x7f]"
 _PART_OF_TAG = r"[^\x00-/:-@\x5b-\x5e\x60\x7b-\x7f]"
@@ -35,12 +37,12 @@ _TOKEN = re.compile(
     | (?P<parameter> %\([^)]*\)[sbt] | %[sbt] | \$[0-9]+ | \?(?![|&\#\-])
         | :[A-Za-z_][A-Za-z0-9_]*+ (?! [ \t\n\r\f\v]* [(.] ) )
     | (?P<punctuation> [(),;\[\]] | \.(?![0-9]) )
-    | (?P<comment> --[^\n\r]*+ | /\*(?: [^*/]++ | \*(?!/) | /(?!\*) )*+\*/ )
+    | (?P<comment> --[^\n\r]*+ | /\*(?: [^*/]++ | \*(?!/) | /(?!\*) )*\*/ )
     | (?P<nested> /\* )
     | (?P<string> '(?: [^']++ | '' )*+'
         | [eE]'(?: [^'\\]++ | \\. | '' )*+'
           (?: (?: [ \t\f\v] | --[^\n\r]*+ )*+ [\n\r] (?: [ \t\n\r\f\v] | --[^\n\r]*+[\n\r] )*+
-              '(?: [^'\\]++ | \\. | '' )*+' )*+
+              '(?: [^'\\]++ | \\. | '' )*+' )*
         | (?: [nNbBxX] | [uU]& )'(?: [^']++ | '' )*+'
         | \$(?P<tag>(?: {_START}{_PART_OF_TAG}*+ )?)\$ .*? \$(?P=tag)\$ )
     | (?P<quoted> "(?: [^"]++ | "" )*+"
@@ -50,7 +52,7 @@ _TOKEN = re.compile(
     | (?P<unclosed> (?: [eEnNbBxX] | [uU]& )? ['"]
         | \$(?: {_START}{_PART_OF_TAG}*+ )?\$ )
     | (?P<command> \\[^\n\r]*+ )
-    | (?P<operator> :: | := | %% | @\? | \?[|&\#\-]++ | (?: (?! -- | /\* ) [+\-*/<>=~!@\#^&|`] )++ | . )
+    | (?P<operator> :: | := | %% | @\? | \?[|&\#\-]++ | (?: (?! -- | /\* ) [+\-*/<>=~!@\#^&|`] )+ | . )
     """,
     re.VERBOSE | re.DOTALL,
 )
